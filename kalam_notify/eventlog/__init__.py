@@ -1,0 +1,1 @@
+"""The log that changes are appended to and read back from."""

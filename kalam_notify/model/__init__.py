@@ -1,0 +1,36 @@
+"""The values everybody shares: ids, tables, rows, changes, identities. No behaviour beyond theirs."""
+
+from kalam_notify.model.changes import Change, Kind, PostedChange, Values, settle
+from kalam_notify.model.identity import ANONYMOUS, Identity, Role
+from kalam_notify.model.ids import (
+    SHARED,
+    ConnectionId,
+    LiveQueryId,
+    Owner,
+    TableId,
+    UserId,
+    parse_table_id,
+)
+from kalam_notify.model.rows import Row
+from kalam_notify.model.tables import Access, TableDef
+
+__all__ = [
+    "ANONYMOUS",
+    "SHARED",
+    "Access",
+    "Change",
+    "ConnectionId",
+    "Identity",
+    "Kind",
+    "LiveQueryId",
+    "Owner",
+    "PostedChange",
+    "Role",
+    "Row",
+    "TableDef",
+    "TableId",
+    "UserId",
+    "Values",
+    "parse_table_id",
+    "settle",
+]

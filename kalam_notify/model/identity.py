@@ -1,0 +1,51 @@
+"""Who is asking: user, role and claims."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from kalam_notify.model.ids import UserId
+
+
+class Role(IntEnum):
+    """Roles in rising order of what they may do."""
+
+    ANONYMOUS = 0
+    USER = 1
+    SERVICE = 2
+    DBA = 3
+    SYSTEM = 4
+
+    @property
+    def label(self) -> str:
+        """The lower-case name that tokens and messages use."""
+        return self.name.lower()
+
+    @classmethod
+    def parse(cls, label: object) -> "Role | None":
+        """The role named by a token's `role` claim, or None when there is no such role."""
+        return _BY_LABEL.get(label) if isinstance(label, str) else None
+
+
+_BY_LABEL = {role.label: role for role in Role}
+_NO_CLAIMS: Mapping[str, Any] = MappingProxyType({})
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """An authenticated (or anonymous) subscriber or producer."""
+
+    user_id: UserId
+    role: Role
+    claims: Mapping[str, Any] = _NO_CLAIMS
+    # Unix time of the token's `exp`, leeway not included; None: never (anonymous, API key).
+    expires_at: float | None = None
+
+    @property
+    def is_anonymous(self) -> bool:
+        return self.role is Role.ANONYMOUS
+
+
+ANONYMOUS = Identity(user_id=UserId(""), role=Role.ANONYMOUS)
