@@ -1,1 +1,59 @@
-"""The log that changes are appended to and read back from."""
+"""The log that changes are appended to and read back from.
+
+`open_log` makes the log that a configuration names; `base.EventLog` is what every log offers.
+"""
+
+from pathlib import Path
+
+from kalam_notify.eventlog.base import (
+    Appended,
+    EventLog,
+    Matches,
+    OnAppend,
+    Page,
+    PageRequest,
+    Stretch,
+)
+from kalam_notify.eventlog.memory import MemoryLog
+from kalam_notify.eventlog.retention import Retention
+from kalam_notify.eventlog.schema import Durability
+from kalam_notify.eventlog.sqlite import SqliteLog
+
+__all__ = [
+    "Appended",
+    "Durability",
+    "EventLog",
+    "Matches",
+    "MemoryLog",
+    "OnAppend",
+    "Page",
+    "PageRequest",
+    "Retention",
+    "SqliteLog",
+    "Stretch",
+    "open_log",
+]
+
+FILE_NAME = "kalam.db"
+
+
+def open_log(
+    url: str,
+    data_dir: Path,
+    durability: Durability = "commit",
+    retention: Retention | None = None,
+) -> EventLog:
+    """The log named by `log.url`, not started yet.
+
+    `sqlite:` lives in `data_dir`, `sqlite:/path/file.db` where it says, `memory:` nowhere. Raises
+    ValueError for any other url.
+    """
+    scheme, colon, place = url.partition(":")
+    match scheme, colon, place:
+        case "sqlite", ":", _:
+            path = Path(place) if place else data_dir / FILE_NAME
+            return SqliteLog(path, durability=durability, retention=retention)
+        case "memory", ":", "":
+            return MemoryLog(retention=retention)
+        case _:
+            raise ValueError(f"{url!r} is no log; use sqlite:, sqlite:/path/file.db or memory:")

@@ -77,17 +77,27 @@ class Page(msgspec.Struct, frozen=True):
     has_more: bool
 
 
+OnAppend = Callable[[float, int], None]
+"""Told of every stored batch: seconds from `append` until it was durable, changes accepted."""
+
+
 class EventLog(Protocol):
     """What every log offers. Coroutines do their blocking work off the event loop.
 
     All methods are called on the event loop that called `start`.
     """
 
+    on_append: OnAppend | None
+
     @property
     def first_seq(self) -> int: ...
 
     @property
     def last_seq(self) -> int: ...
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of row JSON in batches that are not durable yet: what back-pressure looks at."""
 
     def horizon(self, table: TableId | None = None) -> int:
         """The lowest position from which `table` (None: every table) reads completely."""
@@ -108,9 +118,7 @@ class EventLog(Protocol):
         its rows are stored.
         """
 
-    async def append(
-        self, batch: Sequence[PostedChange], batch_key: str | None = None
-    ) -> Appended:
+    async def append(self, batch: Sequence[PostedChange], batch_key: str | None = None) -> Appended:
         """Store a batch, all or nothing; return once it is durable.
 
         A change whose `id` was seen within retention (or earlier in the batch) is a duplicate:
@@ -120,7 +128,8 @@ class EventLog(Protocol):
         remembered, in the transaction that stores the batch, for as long as the last change that
         its batch stored; a batch that stores nothing leaves no key behind.
 
-        Raises LogUnavailable when nothing of it was stored.
+        Raises LogUnavailable when nothing of it was stored, and ValueError for a table that the
+        log was never told of. Cancelling the wait does not take the batch back.
         """
 
     def recent(self, after: int) -> Sequence[Change] | None:
@@ -142,14 +151,21 @@ class EventLog(Protocol):
 
         With `table` (and `owner`) only that table's (that owner's) changes are given. A `read` at
         the end of the log answers an empty stretch whose `upto` is `last_seq` or beyond. Raises
-        Compacted when `after` is below the horizon.
+        Compacted when `after` is below `horizon(table)`.
         """
+
+    async def trim(self) -> int:
+        """Apply retention now, as the log does by itself from time to time; the entries removed."""
 
     async def wait_beyond(self, seq: int) -> None:
         """Return as soon as `last_seq` is greater than `seq`."""
 
     async def page(self, request: PageRequest) -> Page:
-        """One page of rows as of a position; raises Compacted when that can no longer be told."""
+        """One page of rows as of a position; raises Compacted when that can no longer be told.
+
+        That is so when `as_of` is below `horizon(table)`; without a primary key, where the rows are
+        the log's own entries, also when `as_of` is given and `after` is below it.
+        """
 
     async def newest(
         self, table: TableDef, owner: Owner, matches: Matches | None, count: int

@@ -1,0 +1,1 @@
+"""From the log to the sinks: the worker loop, payloads, chunks, and the feeding of laggards."""

@@ -1,0 +1,1 @@
+"""POST /v1/changes: from a producer's bytes to a durable batch."""

@@ -1,0 +1,1 @@
+"""The WebSocket dialect: messages, states, close codes, frames. Plain synchronous code, no I/O."""

@@ -1,0 +1,203 @@
+"""Rehearse the whole way from PostgreSQL to the subscribers' views, and check every row.
+
+    python run.py                      two minutes of pgbench, 540 subscribers
+    python run.py --seconds 10 --subscribers 60
+
+Starts a private PostgreSQL, the daemon, the feeder and client processes; pgbench writes; the feeder
+(once during its first copy, once while it streams), the daemon and a third of the client processes
+are killed with SIGKILL and started again. When pgbench has stopped, every subscriber's view must
+equal the same SELECT in PostgreSQL, row for row. Exit code 0 when it does, else 1.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from rehearsal.cluster import NoPostgres
+from rehearsal.processes import SubscriberProcess
+from rehearsal.stage import Stage, spool_progress
+from rehearsal.timeline import Timeline, wait_until
+from rehearsal.verdict import Judge
+from rehearsal.views import View
+
+# How long views may take to settle once the feeder has told everything; a wrong one never does.
+_SETTLE_DEADLINE = 120.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    directory = Path(tempfile.mkdtemp(prefix="kalam-rehearsal-"))
+    # The database's own user must get through to its part of it.
+    directory.chmod(0o711)
+    try:
+        with Stage(directory, durable=not options.fast) as stage:
+            return Rehearsal(stage, options).run()
+    except NoPostgres as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        if options.keep:
+            print(f"logs and data: {directory}")
+        else:
+            shutil.rmtree(directory)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seconds", type=int, default=120, help="of pgbench after the first copy")
+    parser.add_argument("--subscribers", type=int, default=540)
+    parser.add_argument("--processes", type=int, default=6, help="client processes")
+    parser.add_argument("--pgbench-clients", type=int, default=4)
+    parser.add_argument("--fast", action="store_true", help="PostgreSQL without fsync")
+    parser.add_argument("--keep", action="store_true", help="keep the directory with the logs")
+    return parser
+
+
+class Rehearsal:
+    """The acts, in order. Half of the clients are there before the first row, half come later."""
+
+    def __init__(self, stage: Stage, options: argparse.Namespace) -> None:
+        self._stage = stage
+        self._options = options
+        self._timeline = Timeline()
+        self._clients = stage.add_subscribers(options.processes, options.subscribers)
+
+    def run(self) -> int:
+        early, late = self._clients[::2], self._clients[1::2]
+        self._admit(early, "before the first row")
+        self._copy_under_load()
+        pgbench = self._stage.start_pgbench(self._options.pgbench_clients, self._options.seconds)
+        self._timeline.tell(f"pgbench writes for {self._options.seconds} s")
+        self._admit(late, "while pgbench writes")
+        self._kill_everybody_once(pgbench)
+        summary = pgbench.communicate()[0]
+        self._timeline.tell(
+            f"pgbench has stopped, the feeder is {self._stage.slot_lag():,} B behind"
+        )
+        wait_until(lambda: self._stage.slot_lag() <= 0, "the feeder to catch up")
+        self._timeline.tell("the feeder has caught up")
+        return self._judge(summary)
+
+    def _admit(self, processes: Sequence[SubscriberProcess], when: str) -> None:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.await_line("ready")
+        count = sum(len(process.setup.questions) for process in processes)
+        self._timeline.tell(f"{count} subscribers live, {when}")
+
+    def _copy_under_load(self) -> None:
+        """The first copy while others write, and the feeder killed in the middle of it."""
+        load = self._stage.start_pgbench(self._options.pgbench_clients, seconds=3600)
+        self._stage.feeder.start()
+        wait_until(lambda: spool_progress(self._stage.feeder_state()) > 0, "the copy to begin")
+        self._stage.feeder.kill()
+        done = spool_progress(self._stage.feeder_state())
+        self._timeline.tell(f"feeder killed during its copy, {done:,} B of it acknowledged")
+        self._stage.feeder.start()
+        wait_until(self._is_streaming, "the end of the copy")
+        load.kill()
+        load.communicate()
+        self._timeline.tell("copy done, the feeder streams")
+
+    def _is_streaming(self) -> bool:
+        state = self._stage.feeder_state()
+        return state is not None and state.phase == "streaming"
+
+    def _kill_everybody_once(self, pgbench: "subprocess.Popen[str]") -> None:
+        pause = self._options.seconds / 5
+        self._while_pgbench_writes(pause)
+        self._stage.feeder.kill()
+        self._stage.feeder.start()
+        self._timeline.tell("feeder killed, started again")
+        self._while_pgbench_writes(pause)
+        self._kill_a_third()
+        self._while_pgbench_writes(pause)
+        self._stage.daemon.kill()
+        self._stage.daemon.start()
+        self._timeline.tell("daemon killed, started again")
+        if pgbench.poll() is not None:
+            self._timeline.tell("note: pgbench had ended before the last kill")
+
+    def _while_pgbench_writes(self, seconds: float) -> None:
+        time.sleep(seconds)
+        self._stage.feeder.require_running()
+        self._stage.daemon.require_running()
+
+    def _kill_a_third(self) -> None:
+        """Neighbours, so that both kinds are among them: with saved views and without."""
+        third = self._clients[: max(2, len(self._clients) // 3)]
+        for process in third:
+            process.kill()
+        for process in third:
+            process.start()
+        for process in third:
+            process.await_line("ready")
+            how = "resumed from saved views" if process.setup.keep else "started over"
+            self._timeline.tell(f"{len(process.setup.questions)} subscribers killed, {how}")
+
+    def _judge(self, pgbench_summary: str) -> int:
+        told = self._stage.history_as_told()
+        judge = Judge(self._stage.database, told)
+        views: list[View] = []
+
+        def settled() -> bool:
+            views[:] = [view for process in self._clients for view in process.views()]
+            return not any(judge.difference(view) for view in views)
+
+        try:
+            wait_until(settled, "the views to settle", _SETTLE_DEADLINE)
+        except TimeoutError as error:
+            print(error)
+        faults = [fault for view in views if (fault := judge.difference(view))]
+        faults += [fault] if (fault := judge.difference_of_history()) else []
+        if self._stage.feeder.end() or self._stage.daemon.end():
+            faults.append("the feeder or the daemon did not end with exit code 0")
+        _print_report(views, len(told), judge, pgbench_summary)
+        for fault in faults[:20]:
+            print(f"WRONG  {fault}")
+        print(f"{len(faults)} FAULTS" if faults else "EXACT: every view equals PostgreSQL's answer")
+        return 1 if faults else 0
+
+
+def _print_report(views: Sequence[View], history: int, judge: Judge, pgbench_summary: str) -> None:
+    print()
+    for line in pgbench_summary.splitlines():
+        if line.startswith(("number of transactions actually", "tps", "latency average")):
+            print(f"pgbench: {line}")
+    print(f"rows in pgbench_history: {history:,}, each told once" if history else "no history")
+    print()
+    print(
+        f"{'query':34} {'subs':>5} {'rows in views':>14} {'changes':>11} {'enter':>8} "
+        f"{'leave':>8} {'resumes':>8} {'exact':>6}"
+    )
+    kinds: dict[str, list[View]] = defaultdict(list)
+    for view in views:
+        kinds[view.question.kind].append(view)
+    for kind in sorted(kinds):
+        print(_line(kind, kinds[kind], judge))
+    print(_line("all", views, judge))
+    print()
+
+
+def _line(kind: str, views: Sequence[View], judge: Judge) -> str:
+    rows = sum(len(view.rows) + len(view.events) for view in views)
+    exact = sum(judge.difference(view) is None for view in views)
+    changes, enters, leaves, resumes = (
+        sum(getattr(view, name) for view in views)
+        for name in ("changes", "enters", "leaves", "resumes")
+    )
+    return (
+        f"{kind:34} {len(views):5} {rows:14,} {changes:11,} {enters:8,} {leaves:8,} "
+        f"{resumes:8,} {exact:6}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The command line: one module per verb, one boundary for errors.
+
+Exit codes: 0 clean, 1 a fault at run time, 2 usage or configuration.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from kalam_notify.cli import check_config, client_verbs, serve, sign_token
+from kalam_notify.errors import KalamNotifyError, OperatorFault
+from kalam_notify.version import __version__
+
+CLEAN, RUNTIME_FAULT, USAGE = 0, 1, 2
+
+_EXAMPLES = """\
+examples:
+  kalam-notify serve --dev                      try it out: prints a token, needs no file
+  kalam-notify serve --config config.yaml       run it
+  echo '{"table":"app.orders","change_type":"insert","row_data":{"id":1}}' | kalam-notify publish
+  kalam-notify tail "SELECT * FROM app.orders" --snapshot
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and answer the exit code. Faults are told on stderr, one line each."""
+    args = build_parser().parse_args(argv)
+    try:
+        code = args.run(args)
+        sys.stdout.flush()
+        return int(code)
+    except OperatorFault as fault:
+        _complain(str(fault))
+        return USAGE
+    except KalamNotifyError as fault:
+        _complain(str(fault))
+        return RUNTIME_FAULT
+    except KeyboardInterrupt:
+        return RUNTIME_FAULT
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python must not complain about that at exit once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return RUNTIME_FAULT
+    except OSError as error:
+        _complain(f"kalam-notify: {error}")
+        return RUNTIME_FAULT
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kalam-notify",
+        description="Exact live queries over WebSocket, from row changes posted over HTTP.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"kalam-notify {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    serve.add_parser(verbs)
+    check_config.add_parser(verbs)
+    sign_token.add_parser(verbs)
+    client_verbs.add_parsers(verbs)
+    return parser
+
+
+def _complain(lines: str) -> None:
+    for line in lines.splitlines():
+        print(line, file=sys.stderr)

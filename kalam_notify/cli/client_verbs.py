@@ -1,0 +1,107 @@
+"""`publish`, `tail` and `explain`: the verbs that talk to a running server."""
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from kalam_notify.cli.verbs import add_verb
+
+if TYPE_CHECKING:
+    from kalam_notify.cli.verbs import Verbs
+
+DEFAULT_URL = "http://127.0.0.1:2900"
+
+_PUBLISH_EXAMPLES = """\
+  kalam-notify publish changes.ndjson
+  producer | kalam-notify publish --url http://10.0.0.5:2900 --token "$TOKEN" -
+"""
+_TAIL_EXAMPLES = """\
+  kalam-notify tail "SELECT * FROM app.orders"                       live changes only
+  kalam-notify tail "SELECT * FROM app.orders" --snapshot            the rows there are, then live
+  kalam-notify tail "SELECT id FROM app.orders WHERE total > 100" --last 20
+  kalam-notify tail "SELECT * FROM app.orders" --from 0 --json       all the log holds, as JSON
+"""
+_EXPLAIN_EXAMPLES = """\
+  kalam-notify explain "SELECT * FROM app.orders WHERE status = 'open'"
+"""
+
+
+def add_parsers(verbs: "Verbs") -> None:
+    _add_publish(verbs)
+    _add_tail(verbs)
+    _add_explain(verbs)
+
+
+def _add_publish(verbs: "Verbs") -> None:
+    parser = add_verb(verbs, "publish", "post changes to a server", _PUBLISH_EXAMPLES)
+    _add_connection(parser)
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        default="-",
+        help="JSON, a JSON array or NDJSON; - or nothing: stdin",
+    )
+    parser.set_defaults(run=_publish)
+
+
+def _add_tail(verbs: "Verbs") -> None:
+    parser = add_verb(verbs, "tail", "subscribe from a terminal", _TAIL_EXAMPLES)
+    _add_connection(parser)
+    parser.add_argument("sql", metavar="SQL", help="SELECT columns FROM namespace.table [WHERE]")
+    parser.add_argument(
+        "--from", dest="from_seq", metavar="SEQ", type=_seq, help="every change after this seq"
+    )
+    parser.add_argument("--last", metavar="N", type=_seq, help="the newest N rows, then live")
+    parser.add_argument("--snapshot", action="store_true", help="all rows there are, then live")
+    parser.add_argument("--json", action="store_true", help="one server message per line")
+    parser.set_defaults(run=_tail)
+
+
+def _add_explain(verbs: "Verbs") -> None:
+    parser = add_verb(verbs, "explain", "tell how a server would run a query", _EXPLAIN_EXAMPLES)
+    _add_connection(parser)
+    parser.add_argument("sql", metavar="SQL", help="the SELECT of a subscription")
+    parser.set_defaults(run=_explain)
+
+
+def _add_connection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--url",
+        metavar="BASE",
+        default=DEFAULT_URL,
+        help=f"http(s):// or ws(s)://host:port; default: {DEFAULT_URL}",
+    )
+    parser.add_argument(
+        "--token",
+        metavar="T",
+        default=os.environ.get("KALAM_NOTIFY_TOKEN") or None,
+        help="a JWT; default: the environment's KALAM_NOTIFY_TOKEN",
+    )
+
+
+def _seq(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and int(text) < 2**53):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, 0 or more")
+    return int(text)
+
+
+# The client is imported when it is asked for: the server's start has no need of it.
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from kalam_notify.client.commands import publish
+
+    return publish(args)
+
+
+def _tail(args: argparse.Namespace) -> int:
+    from kalam_notify.client.commands import tail
+
+    return tail(args)
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from kalam_notify.client.commands import explain
+
+    return explain(args)

@@ -1,0 +1,295 @@
+"""The socket of the client: one connection, many subscriptions, reconnecting by itself.
+
+One task owns the connection. It connects, authenticates, subscribes everything from where it
+stands, and hands each message to its subscription. When the connection ends, the close code says
+whether to come back (protocol/close.py), and the back-off says when.
+
+A subscription that is not read fast enough holds nothing up. Its queue is bounded; when it is
+full the client unsubscribes it, and subscribes it again from its cursor once the reader has caught
+up, so nothing is lost and no other subscription waits.
+"""
+
+import asyncio
+import inspect
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import msgspec
+import orjson
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from kalam_notify.client.address import websocket_url
+from kalam_notify.client.backoff import Backoff
+from kalam_notify.client.events import Message
+from kalam_notify.client.faults import ConnectionLost
+from kalam_notify.client.following import Following, Phase
+from kalam_notify.client.subscription import Subscription
+from kalam_notify.client.view import NoView, View
+from kalam_notify.errors import AuthenticationFailed, KalamNotifyError, SubscriptionRefused
+from kalam_notify.protocol.close import RECONNECT, Reconnect
+
+logger = logging.getLogger(__name__)
+
+Token = str | Callable[[], str | Awaitable[str]]
+"""A token, or what is asked for one at every connect."""
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+# Subscribes that the server dropped for their rate are sent again after this.
+RATE_PAUSE_SECONDS: Final = 1.0
+
+
+class Client:
+    """A connection to a server that is kept up until the client is closed.
+
+    `url` is `http(s)://host:port` or `ws(s)://host:port`. `token` may be a function that is asked
+    at each connect, so that an expired token is followed by a new one. `authenticate` says whether
+    it goes along with the handshake or, where a proxy takes the header away, as a message.
+    `on_message` sees every message of the server, `on_trouble` every loss of the connection and
+    the seconds until the next attempt. `connect_options` go to `websockets.connect`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Token | None = None,
+        authenticate: Literal["header", "message"] = "header",
+        backoff: Backoff | None = None,
+        on_message: Callable[[Message], None] | None = None,
+        on_trouble: Callable[[str, float], None] | None = None,
+        **connect_options: Any,
+    ) -> None:
+        self._url = websocket_url(url)
+        self._token = token
+        self._by_header = authenticate == "header"
+        self._backoff = backoff or Backoff()
+        self._on_message = on_message
+        self._on_trouble = on_trouble
+        self._connect_options: dict[str, Any] = {
+            "max_size": MAX_MESSAGE_BYTES,
+            "ping_timeout": 60,
+            "proxy": None,
+            **connect_options,
+        }
+        self._subscriptions: dict[str, Subscription] = {}
+        self._names = itertools.count(1)
+        self._socket: ClientConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._fault: KalamNotifyError | None = None
+        self._last_token: str | None = None
+        self._auth_error: str | None = None
+        self._repeating: asyncio.Task[None] | None = None
+        self._rate_pause = RATE_PAUSE_SECONDS
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection (1000) and end every iteration."""
+        for subscription in self._subscriptions.values():
+            subscription.finish()
+        tasks = [task for task in (self._task, self._repeating) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def subscribe(
+        self,
+        sql: str,
+        *,
+        id: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        live_only: bool = False,
+        primary_key: Sequence[str] | None = None,
+        keep_view: bool = True,
+    ) -> Subscription:
+        """Subscribe to a query; answered by the events of the returned subscription.
+
+        Without `options` it starts with a snapshot; `live_only` leaves that out. `options` are
+        the protocol's: `batch_size`, `last_rows`, `from`. An `id` in use is replaced. A reader that
+        wants the events alone saves the memory of a view with `keep_view=False`.
+        """
+        if self._fault is not None:
+            raise self._fault
+        name = id or f"q{next(self._names)}"
+        following = Following(name, sql, None if live_only else options or {})
+        replaced = self._subscriptions.get(name)
+        subscription = Subscription(self, following, View(primary_key) if keep_view else NoView())
+        self._subscriptions[name] = subscription
+        if replaced is not None:
+            replaced.fail(SubscriptionRefused("REPLACED", f"subscription {name} was replaced"))
+        await self.resume(subscription)
+        return subscription
+
+    async def resume(self, subscription: Subscription) -> None:
+        """Ask for a subscription from where it stands; at the next connect when there is none."""
+        if self._socket is not None and subscription.following.phase is Phase.IDLE:
+            await self._send(self._socket, subscription.following.request())
+
+    async def forget(self, subscription: Subscription) -> None:
+        """Unsubscribe, unless another subscription has taken the id."""
+        if self._subscriptions.get(subscription.id) is not subscription:
+            return
+        del self._subscriptions[subscription.id]
+        if self._socket is not None:
+            message = {"type": "unsubscribe", "subscription_id": subscription.id}
+            await self._send(self._socket, message)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                started = loop.time()
+                why, after_a_pause = await self._connection()
+                if loop.time() - started > self._backoff.cap:
+                    self._backoff.reset()
+                delay = self._backoff.next_delay(after_a_pause=after_a_pause)
+                logger.info("%s; the next attempt is in %.1f s", why, delay)
+                if self._on_trouble is not None:
+                    self._on_trouble(why, delay)
+                await asyncio.sleep(delay)
+        except KalamNotifyError as fault:
+            self._end(fault)
+        except Exception as fault:
+            logger.exception("the client failed")
+            self._end(ConnectionLost(0, repr(fault)))
+
+    def _end(self, fault: KalamNotifyError) -> None:
+        self._fault = fault
+        for subscription in self._subscriptions.values():
+            subscription.fail(fault)
+
+    async def _connection(self) -> tuple[str, bool]:
+        """One connection from its start to its end: why it ended, whether to pause before the next.
+
+        Raises what ends the client for good.
+        """
+        token = await self._current_token()
+        self._auth_error = None
+        headers = {}
+        if token is not None and self._by_header:
+            headers["Authorization"] = f"Bearer {token}"
+        try:
+            async with connect(
+                self._url, additional_headers=headers, **self._connect_options
+            ) as socket:
+                try:
+                    await self._converse(socket, None if self._by_header else token)
+                finally:
+                    self._disconnected()
+            return "the connection ended", False
+        except ConnectionClosed as closed:
+            return await self._after_close(closed)
+        except InvalidStatus as refused:
+            return _after_refusal(refused)
+        except (OSError, TimeoutError, InvalidHandshake, EOFError) as fault:
+            return f"cannot connect: {fault}", False
+
+    async def _current_token(self) -> str | None:
+        if callable(self._token):
+            token = self._token()
+            self._last_token = await token if inspect.isawaitable(token) else token
+        else:
+            self._last_token = self._token
+        return self._last_token
+
+    async def _converse(self, socket: ClientConnection, token: str | None) -> None:
+        if token is not None:
+            await self._send(socket, {"type": "authenticate", "method": "jwt", "token": token})
+        self._socket = socket
+        for subscription in list(self._subscriptions.values()):
+            await self.resume(subscription)
+        while True:
+            await self._receive(socket, _decode(await socket.recv()))
+
+    def _disconnected(self) -> None:
+        self._socket = None
+        for subscription in self._subscriptions.values():
+            subscription.following.pause()
+
+    async def _receive(self, socket: ClientConnection, message: dict[str, Any]) -> None:
+        if self._on_message is not None:
+            self._on_message(message)
+        kind = message.get("type")
+        if kind == "auth_error":
+            self._auth_error = str(message.get("message"))
+            return
+        if message.get("subscription_id") == "rate_limit":
+            self._ask_again_later()
+            return
+        subscription = self._subscriptions.get(str(message.get("subscription_id")))
+        if subscription is None:
+            return
+        if kind == "error":
+            self._refused(subscription, message)
+            return
+        answer = subscription.offer(message)
+        if answer is not None:
+            await self._send(socket, answer)
+
+    def _refused(self, subscription: Subscription, message: Message) -> None:
+        code = str(message.get("code"))
+        # A page asked for twice, or too late: the server goes on by itself.
+        if code != "BATCH_FETCH_FAILED":
+            self._subscriptions.pop(subscription.id, None)
+            subscription.fail(SubscriptionRefused(code, str(message.get("message"))))
+
+    def _ask_again_later(self) -> None:
+        """The server dropped one of our messages: repeat the subscribes that it may have been."""
+        if self._repeating is None or self._repeating.done():
+            self._repeating = asyncio.create_task(self._ask_again())
+
+    async def _ask_again(self) -> None:
+        await asyncio.sleep(self._rate_pause)
+        for subscription in list(self._subscriptions.values()):
+            if self._socket is not None and subscription.following.phase is Phase.REQUESTED:
+                await self._send(self._socket, subscription.following.request())
+
+    async def _after_close(self, closed: ConnectionClosed) -> tuple[str, bool]:
+        code = closed.rcvd.code if closed.rcvd is not None else 1006
+        reason = closed.rcvd.reason if closed.rcvd is not None else ""
+        why = f"the connection was closed: {code} {reason}".strip()
+        match RECONNECT.get(code, Reconnect.JITTERED):
+            case Reconnect.NO:
+                raise ConnectionLost(code, reason)
+            case Reconnect.WITH_NEW_TOKEN:
+                used = self._last_token
+                if not callable(self._token) or await self._current_token() == used:
+                    raise AuthenticationFailed(self._auth_error or reason or why)
+                return why, False
+            case Reconnect.AFTER_A_PAUSE:
+                return why, True
+        return why, False
+
+    async def _send(self, socket: ClientConnection, message: Mapping[str, Any]) -> None:
+        try:
+            await socket.send(orjson.dumps(message).decode())
+        except ConnectionClosed:
+            # Whoever reads the socket learns of it too; what was not sent is asked for again.
+            logger.debug("not sent, the connection is closed: %s", message.get("type"))
+
+
+def _after_refusal(refused: InvalidStatus) -> tuple[str, bool]:
+    """What an HTTP answer in place of the upgrade means: 5xx and 429 pass, the rest does not."""
+    status = refused.response.status_code
+    if status == 401:
+        raise AuthenticationFailed("the server refused the handshake: 401")
+    if status < 500 and status != 429:
+        raise ConnectionLost(status, refused.response.reason_phrase)
+    return f"the server refuses the connection for now: {status}", True

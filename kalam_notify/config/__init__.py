@@ -1,0 +1,50 @@
+"""Configuration: settings structs, the way they are loaded, and what can change at a reload."""
+
+from kalam_notify.config.addresses import Address, parse_address
+from kalam_notify.config.advice import PLACEHOLDER_SECRET, require_authentication, warnings
+from kalam_notify.config.dev import dev_config
+from kalam_notify.config.load import load_config
+from kalam_notify.config.reload import Differences, reload_differences, reloaded
+from kalam_notify.config.settings import (
+    ApiKey,
+    AuthSettings,
+    Config,
+    JwtSettings,
+    LimitSettings,
+    LoggingSettings,
+    LogSettings,
+    MetricsSettings,
+    RetentionSettings,
+    ServerSettings,
+    TablesSettings,
+    TlsSettings,
+    WebSocketSettings,
+)
+from kalam_notify.config.sources import Override
+
+__all__ = [
+    "PLACEHOLDER_SECRET",
+    "Address",
+    "ApiKey",
+    "AuthSettings",
+    "Config",
+    "Differences",
+    "JwtSettings",
+    "LimitSettings",
+    "LogSettings",
+    "LoggingSettings",
+    "MetricsSettings",
+    "Override",
+    "RetentionSettings",
+    "ServerSettings",
+    "TablesSettings",
+    "TlsSettings",
+    "WebSocketSettings",
+    "dev_config",
+    "load_config",
+    "parse_address",
+    "reload_differences",
+    "reloaded",
+    "require_authentication",
+    "warnings",
+]

@@ -1,0 +1,63 @@
+"""What starts, or would start, but deserves a word: warnings, and what `serve` insists on."""
+
+from collections.abc import Iterator
+
+from kalam_notify.config.settings import Config
+from kalam_notify.errors import ConfigurationFault, Fault
+
+# The secret printed in config.example.yaml: whoever has read that file could sign tokens.
+PLACEHOLDER_SECRET = "change-me-this-secret-is-printed-in-the-example-file"
+
+SHORTEST_SECRET_BYTES = 32
+
+
+def warnings(config: Config) -> list[str]:
+    """What an operator should know about a valid configuration, one line each."""
+    return list(_warnings(config))
+
+
+def _warnings(config: Config) -> Iterator[str]:
+    yield from _authentication(config)
+    if config.limits.max_body_bytes > config.limits.ingest_queue_bytes:
+        yield (
+            "limits.max_body_bytes: is more than limits.ingest_queue_bytes: "
+            "a body that large would never be let in"
+        )
+    if config.log.url == "memory:":
+        yield "log.url: memory: keeps nothing: a restart forgets every change and row"
+    for name, table in config.tables.declared.items():
+        if not table.is_shared and table.access != "private":
+            yield f"tables.declared.{name}.access: has no meaning for a user table"
+
+
+def _authentication(config: Config) -> Iterator[str]:
+    jwt = config.auth.jwt
+    if jwt.secret == PLACEHOLDER_SECRET:
+        yield (
+            "auth.jwt.secret: is the placeholder of the example file: "
+            "replace it, serve will not start with it"
+        )
+    elif jwt.secret is not None and len(jwt.secret.encode()) < SHORTEST_SECRET_BYTES:
+        yield f"auth.jwt.secret: is shorter than {SHORTEST_SECRET_BYTES} bytes: it can be guessed"
+    asymmetric = any(not name.startswith("HS") for name in jwt.algorithms)
+    if (jwt.public_key or jwt.jwks_url) and not asymmetric:
+        yield "auth.jwt.algorithms: names no algorithm that public_key or jwks_url are for"
+    if jwt.jwks_url is not None and jwt.jwks_url.startswith("http:"):
+        yield "auth.jwt.jwks_url: is fetched without TLS: whoever sits between can sign tokens"
+    if not jwt.is_configured and not config.auth.anonymous:
+        yield "auth: nobody could connect: serve wants auth.jwt or auth.anonymous (or --dev)"
+
+
+def require_authentication(config: Config, source: str) -> None:
+    """Raise ConfigurationFault unless `serve` may start with this way to authenticate.
+
+    `source` is what the faults blame: the configuration file, or the command.
+    """
+    jwt = config.auth.jwt
+    if not jwt.is_configured and not config.auth.anonymous:
+        cure = "set auth.jwt.secret, public_key or jwks_url, or auth.anonymous, or start with --dev"
+        raise ConfigurationFault([Fault(source, "auth", "no way to authenticate", cure)])
+    if jwt.secret == PLACEHOLDER_SECRET:
+        cure = "replace it by a secret of your own, e.g. from: openssl rand -hex 32"
+        value = "the placeholder of the example file"
+        raise ConfigurationFault([Fault(source, "auth.jwt.secret", value, cure)])

@@ -1,0 +1,166 @@
+"""What no single key can tell: keys that contradict one another, files that are not there.
+
+Each check yields findings about the keys it looked at, the one to blame first. A finding about a
+key that is already faulty is not told: its value there is only the default.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from kalam_notify.config.addresses import parse_address
+from kalam_notify.config.keys import fits, load_public_key, prepare_secret
+from kalam_notify.config.readers import BadValue
+from kalam_notify.config.settings import Config, JwtSettings
+from kalam_notify.config.tree import HIDDEN, show
+from kalam_notify.errors import Fault, SqlRefused
+
+
+class Finding(NamedTuple):
+    keys: tuple[str, ...]
+    value: str
+    cure: str
+
+
+def check(config: Config, sources: Mapping[str, str], faults: list[Fault]) -> None:
+    """Add the faults of a configuration whose keys are each valid by themselves."""
+    faulty = {fault.key for fault in faults}
+    for finding in _findings(config):
+        if faulty.isdisjoint(finding.keys):
+            source = next((sources[key] for key in finding.keys if key in sources), "defaults")
+            faults.append(Fault(source, finding.keys[0], finding.value, finding.cure))
+
+
+def _findings(config: Config) -> Iterator[Finding]:
+    yield from _tls(config)
+    yield from _addresses(config)
+    yield from _pace(config)
+    yield from _log(config)
+    yield from _jwt(config.auth.jwt)
+    yield from _api_keys(config)
+    yield from _policies(config)
+
+
+def _tls(config: Config) -> Iterator[Finding]:
+    cert, key = config.server.tls.cert, config.server.tls.key
+    keys = ("server.tls.cert", "server.tls.key")
+    if cert is None and key is not None:
+        yield Finding(keys, "null", "cert and key go together: give both or neither")
+    if key is None and cert is not None:
+        yield Finding(keys[::-1], "null", "cert and key go together: give both or neither")
+    for name, path in zip(keys, (cert, key), strict=True):
+        if path is not None and not _is_readable(path):
+            yield Finding((name,), show(str(path)), "give the path of a PEM file that can be read")
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        with path.open("rb"):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def _addresses(config: Config) -> Iterator[Finding]:
+    listen, internal = config.server.listen, config.server.internal_listen
+    if internal is not None and internal == listen:
+        address = parse_address(listen)
+        if address is not None and address.port != 0:
+            keys = ("server.internal_listen", "server.listen")
+            yield Finding(keys, show(internal), "give an address other than server.listen")
+
+
+def _pace(config: Config) -> Iterator[Finding]:
+    pace = config.websocket
+    if pace.batch_size > pace.max_batch_size:
+        keys = ("websocket.batch_size", "websocket.max_batch_size")
+        cure = f"give at most max_batch_size ({pace.max_batch_size}), or raise that"
+        yield Finding(keys, show(pace.batch_size), cure)
+    if pace.idle_timeout <= pace.ping_interval:
+        keys = ("websocket.idle_timeout", "websocket.ping_interval")
+        cure = f"give more than ping_interval ({pace.ping_interval:g} s), or lower that"
+        yield Finding(keys, show(pace.idle_timeout), cure)
+
+
+def _log(config: Config) -> Iterator[Finding]:
+    if config.log.url == "memory:" and config.server.workers > 1:
+        cure = "a log in memory serves one process: set server.workers to 1, or log.url to sqlite:"
+        yield Finding(("log.url", "server.workers"), show(config.log.url), cure)
+
+
+def _jwt(jwt: JwtSettings) -> Iterator[Finding]:
+    at = "auth.jwt."
+    if not jwt.algorithms:
+        yield Finding((at + "algorithms",), "[]", "give at least one algorithm, such as HS256")
+    if jwt.public_key is not None and jwt.jwks_url is not None:
+        keys = (at + "jwks_url", at + "public_key")
+        yield Finding(keys, show(jwt.jwks_url), "give public_key or jwks_url, not both")
+    if jwt.is_configured:
+        for algorithm in jwt.algorithms:
+            yield from _key_of_algorithm(jwt, algorithm)
+    if jwt.secret is not None:
+        try:
+            prepare_secret(jwt.secret)
+        except BadValue as refusal:
+            yield Finding((at + "secret",), HIDDEN, str(refusal))
+    if jwt.public_key is not None:
+        yield from _public_key(jwt, jwt.public_key)
+
+
+def _key_of_algorithm(jwt: JwtSettings, algorithm: str) -> Iterator[Finding]:
+    keys = ("auth.jwt.algorithms", "auth.jwt.secret", "auth.jwt.public_key", "auth.jwt.jwks_url")
+    if algorithm.startswith("HS"):
+        if jwt.secret is None:
+            cure = "HS algorithms need auth.jwt.secret: give it, or name the key's own algorithms"
+            yield Finding(keys, algorithm, f"{cure} (RS256, ES256, ...)")
+    elif jwt.public_key is None and jwt.jwks_url is None:
+        yield Finding(keys, algorithm, "needs auth.jwt.public_key or auth.jwt.jwks_url")
+
+
+def _public_key(jwt: JwtSettings, text: str) -> Iterator[Finding]:
+    place = "auth.jwt.public_key"
+    try:
+        key = load_public_key(text)
+    except BadValue as refusal:
+        yield Finding((place,), HIDDEN, str(refusal))
+        return
+    for algorithm in jwt.algorithms:
+        if not algorithm.startswith("HS") and not fits(key, algorithm):
+            cure = "this algorithm does not fit the key in auth.jwt.public_key"
+            yield Finding(("auth.jwt.algorithms", place), algorithm, cure)
+
+
+def _api_keys(config: Config) -> Iterator[Finding]:
+    names: set[str] = set()
+    digests: set[str] = set()
+    for index, key in enumerate(config.auth.api_keys):
+        place = f"auth.api_keys[{index}]"
+        if key.name in names:
+            cure = "two keys have this name: give each its own"
+            yield Finding((f"{place}.name", "auth.api_keys"), show(key.name), cure)
+        if key.sha256 in digests:
+            cure = "this key is there already: give each producer its own"
+            yield Finding((f"{place}.sha256", "auth.api_keys"), HIDDEN, cure)
+        names.add(key.name)
+        digests.add(key.sha256)
+
+
+def _policies(config: Config) -> Iterator[Finding]:
+    tables = [
+        (table, table.policy)
+        for table in config.tables.declared.values()
+        if table.is_shared and table.policy is not None
+    ]
+    if not tables:
+        return
+    # Here and not on top: the sql room stands beside this one, and most runs have no policy.
+    from kalam_notify.sql import Limits, check_policy, parse_policy
+
+    limits = Limits(config.websocket.max_sql_bytes, config.websocket.max_sql_terms)
+    for table, policy in tables:
+        try:
+            check_policy(parse_policy(policy, limits), table)
+        except SqlRefused as refusal:
+            place = f"tables.declared.{table.id}"
+            cure = " ".join(refusal.message.split())
+            yield Finding((f"{place}.policy", place), show(policy), cure)

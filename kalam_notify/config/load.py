@@ -1,0 +1,33 @@
+"""Flags over environment over YAML over defaults: the one way to a `Config`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kalam_notify.config.checks import check
+from kalam_notify.config.decode import Decoder
+from kalam_notify.config.settings import Config
+from kalam_notify.config.sources import Override, lay_environment, lay_overrides, read_file
+from kalam_notify.config.tree import Tree
+from kalam_notify.errors import ConfigurationFault, Fault
+
+
+def load_config(
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Sequence[Override] = (),
+) -> Config:
+    """Read, lay over one another and check all sources.
+
+    `environ` is what `os.environ` holds (None: nothing); only `KALAM_NOTIFY_…` is looked at.
+    Raises ConfigurationFault with every fault there is.
+    """
+    faults: list[Fault] = []
+    tree: Tree = {} if file is None else read_file(file, faults)
+    lay_environment(tree, environ or {}, faults)
+    lay_overrides(tree, overrides, faults)
+    decoder = Decoder(faults)
+    config = decoder.config(tree)
+    check(config, decoder.sources, faults)
+    if faults:
+        raise ConfigurationFault(faults)
+    return config

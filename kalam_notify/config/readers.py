@@ -1,0 +1,169 @@
+"""How the value of one key is read: one reader per kind of value.
+
+A reader takes what YAML, an environment variable (always text) or a flag gave, and answers the
+typed value or raises `BadValue`, whose text is the cure the operator is told. Numbers and booleans
+may come as text, so that one reader serves all sources.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import msgspec
+
+from kalam_notify.config.units import DURATION_CURE, SIZE_CURE, parse_duration, parse_size
+
+T = TypeVar("T")
+
+_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True}
+_TRUTH |= {"false": False, "no": False, "off": False, "0": False}
+
+
+class BadValue(ValueError):
+    """A value that a key does not take. Its text tells what would be taken."""
+
+    # The item to blame, where the value is a list.
+    item: object = None
+
+
+class Reader(msgspec.Struct, Generic[T], frozen=True):
+    """Marks a field of a settings struct with the way its value is read."""
+
+    read: Callable[[object], T]
+    # A secret's value never appears in a fault.
+    is_secret: bool = False
+
+    def hidden(self) -> "Reader[T]":
+        return Reader(self.read, is_secret=True)
+
+
+def nullable(reader: Reader[T]) -> Reader[T | None]:
+    """The same, and null."""
+
+    def read(value: object) -> T | None:
+        return None if value is None else reader.read(value)
+
+    return Reader(read, is_secret=reader.is_secret)
+
+
+def integer(least: int, most: int = 2**53) -> Reader[int]:
+    cure = f"give a whole number from {least} to {most}"
+    if most == 2**53:
+        cure = f"give a whole number, {least} or more"
+
+    def read(value: object) -> int:
+        if isinstance(value, str) and _INTEGER.fullmatch(value):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise BadValue(cure)
+        return value
+
+    return Reader(read)
+
+
+def duration(*, allow_zero: bool = False) -> Reader[float]:
+    def read(value: object) -> float:
+        seconds = parse_duration(value)
+        if seconds is None:
+            raise BadValue(DURATION_CURE)
+        if seconds == 0 and not allow_zero:
+            raise BadValue("give a duration above 0")
+        return seconds
+
+    return Reader(read)
+
+
+def size(least: int = 1) -> Reader[int]:
+    def read(value: object) -> int:
+        parsed = parse_size(value)
+        if parsed is None:
+            raise BadValue(SIZE_CURE)
+        if parsed < least:
+            raise BadValue(f"give a size of at least {least} bytes")
+        return parsed
+
+    return Reader(read)
+
+
+def choice(*names: str) -> Reader[str]:
+    def read(value: object) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise BadValue(f"give one of {', '.join(names)}")
+        return value
+
+    return Reader(read)
+
+
+def list_of(reader: Reader[T]) -> Reader[tuple[T, ...]]:
+    """A YAML list, a JSON list as text, or items separated by commas."""
+
+    def read(value: object) -> tuple[T, ...]:
+        return tuple(read_item(item) for item in as_list(value))
+
+    def read_item(item: object) -> T:
+        try:
+            return reader.read(item)
+        except BadValue as refusal:
+            refusal.item = item
+            raise
+
+    return Reader(read)
+
+
+def as_list(value: object) -> list[object]:
+    """The items of a list however it was written; raises BadValue when it is none."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, str):
+        raise BadValue("give a list")
+    if value.lstrip().startswith("["):
+        return _json_list(value)
+    return [item for part in value.split(",") if (item := part.strip())]
+
+
+def _json_list(text: str) -> list[object]:
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadValue("this starts like a JSON list but is not valid JSON") from None
+    if not isinstance(items, list):
+        raise BadValue("give a list")
+    return items
+
+
+def _read_boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    truth = _TRUTH.get(value.lower()) if isinstance(value, str) else None
+    if truth is None:
+        raise BadValue("give true or false")
+    return truth
+
+
+def _read_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadValue("give text, in quotes where YAML would read something else")
+    if not value:
+        raise BadValue("give text that is not empty")
+    return value
+
+
+def _read_workers(value: object) -> int:
+    if value == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores()
+    try:
+        return integer(1, 1024).read(value)
+    except BadValue:
+        raise BadValue("give a whole number from 1 to 1024, or auto for one per core") from None
+
+
+def cores() -> int:
+    return os.cpu_count() or 1
+
+
+boolean = Reader(_read_boolean)
+text = Reader(_read_text)
+workers = Reader(_read_workers)

@@ -1,0 +1,158 @@
+"""The file of the SQLite log: its tables, its version, and how it is opened.
+
+    tables      every table that has had data: its shape, and how far retention has gone in it
+    log         one entry per change, keyed by seq; `size` is Change.size, `at` Unix milliseconds
+    batch_keys  idempotency keys of whole batches, with the seq of the batch's last entry
+    rows        the current rows of tables with a primary key, with the seq that wrote each
+    state       one row: the last seq ever given, the bytes in the log, how far retention has gone
+
+All of one append happens in one transaction, so whatever the moment of a crash, the file holds
+whole batches only, and rows that agree with the log. `state.last_seq` is kept apart from the log,
+so that a seq is not given twice after retention has emptied it. Texts of rows are JSON as it was
+posted, byte for byte.
+"""
+
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+from kalam_notify.errors import StorageFault
+
+Durability = Literal["commit", "os"]
+
+APPLICATION_ID = 0x4B4C4E59  # "KLNY"
+FORMAT_VERSION = 1
+BUSY_SECONDS = 30.0
+
+_SCHEMA = """
+CREATE TABLE tables (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    primary_key TEXT NOT NULL,
+    horizon INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE log (
+    seq INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    tbl INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    old_seq INTEGER,
+    id TEXT,
+    row TEXT,
+    old TEXT
+) STRICT;
+CREATE INDEX log_by_owner ON log (tbl, owner, seq, old_seq);
+CREATE UNIQUE INDEX log_by_id ON log (id) WHERE id IS NOT NULL;
+CREATE TABLE batch_keys (key TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX batch_keys_by_seq ON batch_keys (seq);
+CREATE TABLE rows (
+    tbl INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    key TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    row TEXT NOT NULL,
+    PRIMARY KEY (tbl, owner, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX rows_by_seq ON rows (tbl, owner, seq);
+CREATE TABLE state (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    last_seq INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    horizon INTEGER NOT NULL
+) STRICT;
+INSERT INTO state VALUES (1, 0, 0, 0);
+"""
+
+
+def prepare(path: Path) -> None:
+    """Create the file, or make sure that it is a log of this version; else StorageFault."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(_connect(path)) as connection:
+            if _is_ready(path, connection):
+                return
+            _create(path, connection)
+    except (sqlite3.Error, OSError) as fault:
+        raise StorageFault(f"{path}: cannot be opened as a log: {fault}") from fault
+
+
+def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
+    """The connection that appends. "commit": COMMIT returns when the disk has the data."""
+    connection = _connect(path)
+    _enter_wal(connection)
+    connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'commit' else 'NORMAL'}")
+    connection.execute("PRAGMA cache_size = -32768")
+    # Larger than the default: each checkpoint costs an fsync of the database file.
+    connection.execute("PRAGMA wal_autocheckpoint = 4096")
+    connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
+    # Trimmed entries need not be wiped; some builds do so by default, at the price of the writes.
+    connection.execute("PRAGMA secure_delete = FAST")
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    connection = _connect(path)
+    connection.execute("PRAGMA query_only = ON")
+    connection.execute("PRAGMA cache_size = -8192")
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Each connection is used by one thread at a time, but not always by the one that made it.
+    connection = sqlite3.connect(
+        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    # Rows are bytes everywhere above; decoding them here would only be undone.
+    connection.text_factory = bytes
+    return connection
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    # Changing the mode wants the file alone, and SQLite does not wait for that by itself.
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as fault:
+            if fault.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _is_ready(path: Path, connection: sqlite3.Connection) -> bool:
+    """Whether the file is a log of this version (True) or empty (False); else StorageFault."""
+    application = _number(connection, "PRAGMA application_id")
+    version = _number(connection, "PRAGMA user_version")
+    if application == APPLICATION_ID:
+        if version != FORMAT_VERSION:
+            raise StorageFault(
+                f"{path}: data format {version}, but this release reads format {FORMAT_VERSION};"
+                " run the release that wrote it, or start with another data_dir"
+            )
+        return True
+    if application or version or _number(connection, "SELECT count(*) FROM sqlite_schema"):
+        raise StorageFault(f"{path}: a database of another program; choose another data_dir")
+    return False
+
+
+def _create(path: Path, connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    # Another worker may have been first.
+    if not _is_ready(path, connection):
+        for statement in _SCHEMA.split(";\n"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+    connection.execute("COMMIT")
+
+
+def _number(connection: sqlite3.Connection, query: str) -> int:
+    (value,) = connection.execute(query).fetchone()
+    return int(value)

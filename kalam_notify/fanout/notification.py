@@ -1,0 +1,150 @@
+"""NotificationService: the worker loop, and the chunked streaming fan-out.
+
+The loop takes what the log has beyond its position, prepares it (fanout/batch.py: row JSON made
+once, a snapshot of the handles), moves its position, and streams the prepared messages out in
+chunks of SHARED_NOTIFY_CHUNK_SIZE handles. Between two chunks the event loop gets a turn, so that
+pings, accepts and ingest stay alive however many subscribers a table has.
+
+Flow control is one test per handle: is it LIVE? If not, skip it, the log has the change. An offer
+that is not taken moves the handle to CATCHING_UP with its cursor before the batch.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from kalam_notify.eventlog.base import EventLog
+from kalam_notify.fanout.batch import MAX_BATCH_BYTES, Delivery, prepare
+from kalam_notify.fanout.frames import FrameSet
+from kalam_notify.fanout.stats import FanoutStats
+from kalam_notify.model import Change
+from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle, SubscriptionState
+from kalam_notify.subscriptions.manager import ConnectionsManager
+from kalam_notify.subscriptions.plans import FilterNode
+
+SHARED_NOTIFY_CHUNK_SIZE = 256
+"""Handles served between two turns of the event loop."""
+
+_MAX_READ = 1000
+_LIVE = SubscriptionState.LIVE
+
+
+class NotificationService:
+    """Follows the log and hands every change to the live subscriptions that see it."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        manager: ConnectionsManager,
+        stats: FanoutStats,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._log = log
+        self._manager = manager
+        self._stats = stats
+        self._clock = clock
+        # Everything up to here has been prepared for the handles that were live.
+        self.position = log.last_seq
+        # Called when the position has moved and the batch has been streamed.
+        self.on_moved: Callable[[], None] = lambda: None
+        # Called with a filter whose evaluation raised.
+        self.on_broken: Callable[[FilterNode, Exception], None] = lambda node, error: None
+
+    async def run(self) -> None:
+        """The worker loop; ends only by cancellation."""
+        while True:
+            await self._log.wait_beyond(self.position)
+            await self.notify(await self._waiting())
+
+    async def _waiting(self) -> Sequence[Change]:
+        """What the log has beyond the position: out of memory, or read back when that is full."""
+        changes = self._log.recent(self.position)
+        if changes is None:
+            stretch = await self._log.read(
+                self.position, limit=_MAX_READ, max_bytes=MAX_BATCH_BYTES
+            )
+            changes = stretch.changes
+        return changes
+
+    async def notify(self, changes: Sequence[Change]) -> None:
+        """Deliver consecutive changes, the first being the first after the position."""
+        started, done = self._clock(), 0
+        while done < len(changes):
+            batch = prepare(self._manager, self.position, changes, done, self._clock)
+            # From this line on, a subscription that goes live has the batch behind it.
+            self.position = batch.upto
+            for node, error in self._manager.take_broken():
+                self.on_broken(node, error)
+            await self.notify_shared_table_streaming(batch.shared, batch.after)
+            await self.notify_user_table_streaming(batch.user, batch.after)
+            done += batch.taken
+            self.on_moved()
+        if self._stats.observe_fanout is not None:
+            self._stats.observe_fanout(self._clock() - started, self.position)
+
+    async def notify_shared_table_streaming(
+        self, deliveries: Sequence[Delivery], after: int
+    ) -> None:
+        """Stream prepared messages to the subscribers of SHARED tables, chunk by chunk.
+
+        `after` is the position before the batch, where a handle that is too full falls back to.
+        """
+        await self._stream(deliveries, after)
+
+    async def notify_user_table_streaming(
+        self, deliveries: Sequence[Delivery], after: int
+    ) -> None:
+        """The same for USER tables, whose plans have come out of their own index."""
+        await self._stream(deliveries, after)
+
+    async def _stream(self, deliveries: Sequence[Delivery], after: int) -> None:
+        # Sockets that get messages of several subscriptions are written to once, at the end.
+        held: dict[Sink, None] | None = {} if len(deliveries) > 1 else None
+        served = 0
+        for frames, handles in deliveries:
+            for start in range(0, len(handles), SHARED_NOTIFY_CHUNK_SIZE):
+                chunk = handles[start : start + SHARED_NOTIFY_CHUNK_SIZE]
+                if served + len(chunk) > SHARED_NOTIFY_CHUNK_SIZE:
+                    await asyncio.sleep(0)
+                    served = 0
+                served += len(chunk)
+                self._serve(chunk, frames, after, held)
+        if held:
+            await self._flush(list(held), served)
+
+    def _serve(
+        self,
+        chunk: Sequence[SubscriptionHandle],
+        frames: FrameSet,
+        after: int,
+        held: dict[Sink, None] | None,
+    ) -> None:
+        head, data, taken, size = b"", b"", 0, 0
+        for handle in chunk:
+            if handle.state is not _LIVE:
+                continue
+            if handle.head is not head:
+                head = handle.head
+                data = frames.for_head(head)
+            sink = handle.sink
+            if held is None or len(sink.subscriptions) == 1:
+                accepted = sink.offer(data)
+            else:
+                accepted = sink.hold(data)
+                held[sink] = None
+            if accepted:
+                taken += 1
+                size += len(data)
+            else:
+                handle.overfull(after)
+                self._stats.catch_ups += 1
+        self._stats.deliveries += taken * frames.row_count
+        self._stats.delivery_bytes += size
+
+    async def _flush(self, sinks: Sequence[Sink], served: int) -> None:
+        for sink in sinks:
+            if served >= SHARED_NOTIFY_CHUNK_SIZE:
+                await asyncio.sleep(0)
+                served = 0
+            served += 1
+            sink.flush()

@@ -1,0 +1,201 @@
+"""POST /v1/changes: from an HTTP request to a durable batch.
+
+The order of the checks is the order of their cost: method, sender, media type, room at the gate,
+size, and only then a byte of the body is kept. A post holds its bytes at the gate until the log
+has stored them. It is a plain ASGI application, because thousands of small posts a second come
+through here, and every layer above ASGI would cost as much as the work itself.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from kalam_notify.errors import ChangeRefused, ClientFault, LogUnavailable
+from kalam_notify.eventlog.base import Appended, EventLog
+from kalam_notify.ingest.answers import error_answer, fault_answer, json_answer
+from kalam_notify.ingest.body import outlives_refusal, read_body
+from kalam_notify.ingest.decoders import Batch, decode_batch
+from kalam_notify.ingest.gate import Gate, overloaded
+from kalam_notify.ingest.limits import IngestLimits
+from kalam_notify.ingest.media import form_of, inflate, is_gzip
+from kalam_notify.ingest.rules import MAX_ID_CHARS, Rules
+from kalam_notify.model import Identity, PostedChange, Role, TableId
+from kalam_notify.model.catalog import Catalog
+
+logger = logging.getLogger(__name__)
+
+Authorize = Callable[[str | None, str | None], Awaitable[Identity]]
+"""`Authorization` and `X-API-Key` (None: not sent) -> who asks; raises AuthenticationFailed."""
+
+# A compressed body above this is inflated off the event loop: 4 KiB can become 4 MiB.
+_INFLATE_HERE_BYTES: Final = 4096
+_ALLOW = {"Allow": "POST, OPTIONS"}
+
+
+class IngestMetrics(Protocol):
+    """Told once per request and table, never per change."""
+
+    def request(self, status: int) -> None: ...
+
+    def ingested(self, table: TableId, changes: int) -> None: ...
+
+
+class _NoMetrics:
+    def request(self, status: int) -> None:
+        pass
+
+    def ingested(self, table: TableId, changes: int) -> None:
+        pass
+
+
+def create_ingest_routes(
+    log: EventLog,
+    catalog: Catalog,
+    authorize: Authorize,
+    limits: Callable[[], IngestLimits],
+    *,
+    metrics: IngestMetrics | None = None,
+    gate: Gate | None = None,
+) -> list[Route]:
+    """The routes of ingest, for a Starlette application with `answers.ERROR_HANDLERS`.
+
+    `limits` is asked once per request, so that a reload holds from the next request on; `catalog`
+    is reloaded in place. Close `gate` to refuse posts while draining.
+    """
+    endpoint = ChangesEndpoint(
+        log, catalog, authorize, limits, metrics or _NoMetrics(), gate or Gate()
+    )
+    return [Route("/v1/changes", endpoint)]
+
+
+class ChangesEndpoint:
+    """The ASGI application behind POST /v1/changes."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        catalog: Catalog,
+        authorize: Authorize,
+        limits: Callable[[], IngestLimits],
+        metrics: IngestMetrics,
+        gate: Gate,
+    ) -> None:
+        self._log = log
+        self._catalog = catalog
+        self._authorize = authorize
+        self._limits = limits
+        self._metrics = metrics
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await self._answer(scope, receive)
+        except ClientDisconnect:
+            return  # in the middle of its body: nothing was stored, nobody is there to be told
+        except ClientFault as fault:
+            response = fault_answer(fault)
+        except Exception:
+            logger.exception("a post to /v1/changes failed")
+            response = error_answer(500, "the server failed on this request")
+        if response.status_code >= 400 and not outlives_refusal(scope, response.status_code):
+            response.headers["Connection"] = "close"
+        self._metrics.request(response.status_code)
+        await response(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+        method = scope["method"]
+        if method == "OPTIONS":
+            return Response(status_code=204, headers=_ALLOW)
+        if method != "POST":
+            return error_answer(405, f"{method} /v1/changes: only POST", headers=_ALLOW)
+        return await self._post(Headers(scope=scope), receive)
+
+    async def _post(self, headers: Headers, receive: Receive) -> Response:
+        identity = await self._authorize(headers.get("authorization"), headers.get("x-api-key"))
+        if identity.role < Role.SERVICE:
+            return error_answer(403, "posting changes takes the role service, dba or system")
+        limits = self._limits()
+        form = form_of(headers.get("content-type"))
+        zipped = is_gzip(headers.get("content-encoding"))
+        batch_key = _batch_key(headers)
+        with self._gate.ticket(limits.ingest_queue_bytes) as ticket:
+            body = await read_body(receive, headers, ticket, limits.max_body_bytes)
+            if zipped:
+                body = await _inflated(body, limits.max_body_bytes)
+                ticket.grow(len(body))
+            batch = decode_batch(body, form, Rules(self._catalog, limits))
+            changes = await _resting(batch)
+            del body
+            appended = await self._store(changes, batch_key)
+        return json_answer(
+            {
+                "accepted": appended.accepted,
+                "duplicates": appended.duplicates,
+                "first_seq": appended.first_seq,
+                "last_seq": appended.last_seq,
+            }
+        )
+
+    async def _store(self, changes: Sequence[PostedChange], batch_key: str | None) -> Appended:
+        if not changes:
+            return Appended(0, 0, None, None)
+        try:
+            appended = await self._log.append(changes, batch_key)
+        except LogUnavailable as fault:
+            logger.warning("the log takes no changes: %s", fault)
+            raise overloaded("changes cannot be stored at the moment") from fault
+        for table, count in self._per_table(changes, appended).items():
+            self._metrics.ingested(table, count)
+        return appended
+
+    def _per_table(
+        self, changes: Sequence[PostedChange], appended: Appended
+    ) -> Mapping[TableId, int]:
+        """How many changes each table took, duplicates left out."""
+        if appended.first_seq is None:
+            return {}
+        if appended.duplicates == 0:
+            return Counter(change.table for change in changes)
+        # Which ones were new is known to the log alone; it holds them, as they were just stored.
+        stored = self._log.recent(appended.first_seq - 1) or ()
+        return Counter(change.table for change in stored[: appended.accepted])
+
+
+def _batch_key(headers: Headers) -> str | None:
+    """The `Idempotency-Key`; raises ChangeRefused when it is not one key of 1-256 characters."""
+    keys = headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    if len(set(keys)) > 1 or not 0 < len(keys[0]) <= MAX_ID_CHARS:
+        raise ChangeRefused(
+            400,
+            "INVALID_CHANGE",
+            f"Idempotency-Key is one key of 1-{MAX_ID_CHARS} characters",
+            field="Idempotency-Key",
+        )
+    return keys[0]
+
+
+async def _inflated(body: bytes, limit: int) -> bytes:
+    if len(body) <= _INFLATE_HERE_BYTES:
+        return inflate(body, limit)
+    return await asyncio.to_thread(inflate, body, limit)
+
+
+async def _resting(batch: Batch) -> list[PostedChange]:
+    """Run a batch to its end, letting the event loop turn wherever it rests."""
+    while True:
+        try:
+            next(batch)
+        except StopIteration as done:
+            changes: list[PostedChange] = done.value
+            return changes
+        await asyncio.sleep(0)

@@ -1,0 +1,109 @@
+"""Log lines for people (text) or for machines (JSON, one object a line).
+
+Whatever a line is made of, what looks like a token or an API key is blacked out before it is
+written: exceptions and peers' input quote more than anybody foresees.
+"""
+
+import json
+import logging
+import re
+import sys
+import time
+from math import isfinite
+from typing import Any, TextIO
+
+from kalam_notify.config import LoggingSettings
+
+_JWT = re.compile(r"\beyJ[\w-]{5,}\.[\w-]+\.[\w-]*")
+_CREDENTIAL = re.compile(
+    r"(?i)\b(bearer\s+|x-api-key['\"]?[\s:,=]+(?:b?['\"])?|(?<=[?&])(?:access_)?token=)[^\s\"'&,]+"
+)
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_CONTROL |= {9: "\\t", 10: "\\n", 13: "\\r"}
+
+# What every record carries; anything beyond came with `extra=`.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -> None:
+    """Send every logger's lines to `stream` (None: stderr), in the form and at the level set.
+
+    Called again it replaces what it set before.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonLines() if settings.format == "json" else TextLines())
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        if isinstance(old.formatter, JsonLines | TextLines):
+            root.removeHandler(old)
+    root.addHandler(handler)
+    set_level(settings.level)
+
+
+def set_level(level: str) -> None:
+    """Change the level while running: one of debug, info, warning, error, critical."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def redact(text: str) -> str:
+    """`text` without tokens and API keys."""
+    return _CREDENTIAL.sub(r"\1[redacted]", _JWT.sub("[token]", text))
+
+
+class TextLines(logging.Formatter):
+    """`2026-01-31T12:00:00.000Z INFO kalam_notify.app: message key=value`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        # A message that quotes a peer must not be able to begin a line of its own.
+        message = record.getMessage().translate(_CONTROL)
+        fields = "".join(f" {name}={_field(value)}" for name, value in _extra(record).items())
+        line = f"{_timestamp(record)} {record.levelname} {record.name}: {message}{fields}"
+        trace = _exception(self, record)
+        return redact(f"{line}\n{trace}" if trace else line)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: ts, level, logger, message, extra fields, exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "ts": _timestamp(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        for name, value in _extra(record).items():
+            line.setdefault(name, _json_value(value))
+        trace = _exception(self, record)
+        if trace:
+            line["exception"] = redact(trace)
+        return json.dumps(line, ensure_ascii=True)
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{seconds}.{int(record.msecs):03d}Z"
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+def _field(value: object) -> str:
+    text = str(value).translate(_CONTROL)
+    return json.dumps(text, ensure_ascii=False) if not text or " " in text or "=" in text else text
+
+
+def _json_value(value: object) -> object:
+    if value is None or isinstance(value, int) or (isinstance(value, float) and isfinite(value)):
+        return value
+    return redact(str(value))
+
+
+def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    parts = []
+    if record.exc_info and record.exc_info[0] is not None:
+        parts.append(formatter.formatException(record.exc_info))
+    if record.stack_info:
+        parts.append(formatter.formatStack(record.stack_info))
+    return "\n".join(parts)

@@ -1,0 +1,130 @@
+"""What /metrics tells, in Prometheus' terms.
+
+Nothing is counted per delivery: the fan-out adds its sums per chunk to plain integers
+(fanout/stats.py), and everything that can be told from the present state is read at the scrape.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from kalam_notify.eventlog import EventLog
+from kalam_notify.fanout.stats import FanoutStats
+from kalam_notify.model import TableId
+from kalam_notify.subscriptions.manager import ConnectionsManager
+from kalam_notify.version import __version__
+
+PREFIX = "kalam_notify_"
+
+_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """The metrics of one worker process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.changes_ingested: Counter[TableId] = Counter()
+        self.ingest_requests: Counter[int] = Counter()
+        self.log_append_seconds = self._histogram(
+            "log_append_seconds", "From handing a batch to the log until it was durable"
+        )
+        self.fanout_seconds = self._histogram(
+            "fanout_seconds", "From taking waiting changes until the last socket was offered them"
+        )
+        self.ingest_to_socket_seconds = self._histogram(
+            "ingest_to_socket_seconds",
+            "From handing a batch to the log until its changes were offered to the last socket",
+        )
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(PREFIX + name, text, buckets=_FAST, registry=self.registry)
+
+    def request(self, status: int) -> None:
+        """An ingest request was answered."""
+        self.ingest_requests[status] += 1
+
+    def ingested(self, table: TableId, changes: int) -> None:
+        """Changes of a table were stored."""
+        self.changes_ingested[table] += changes
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry)
+
+
+class StateCollector(Collector):
+    """Metrics that are read from the server's state when they are asked for."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        log: EventLog,
+        manager: ConnectionsManager,
+        stats: FanoutStats,
+        closes: Counter[int],
+        send_buffer_bytes: Callable[[], int],
+    ) -> None:
+        self._metrics = metrics
+        self._log = log
+        self._manager = manager
+        self._stats = stats
+        self._closes = closes
+        self._send_buffer_bytes = send_buffer_bytes
+
+    def collect(self) -> Iterator[Metric]:
+        manager, stats = self._manager, self._stats
+        yield _gauge("connections", "Open WebSocket connections", len(manager.connections))
+        subscriptions = GaugeMetricFamily(
+            PREFIX + "subscriptions", "Subscriptions by kind of table", labels=["scope"]
+        )
+        subscriptions.add_metric(["shared"], manager.shared_count)
+        subscriptions.add_metric(["user"], manager.user_count)
+        yield subscriptions
+        yield _gauge(
+            "lagging_subscriptions",
+            "Subscriptions that are fed from the log, not live",
+            manager.lagging_count,
+        )
+        yield _gauge("log_last_seq", "The newest seq of the log", self._log.last_seq)
+        yield _gauge(
+            "send_buffer_bytes", "Bytes that wait for sockets", self._send_buffer_bytes()
+        )
+        yield _counter("deliveries", "Row-changes handed to a socket", stats.deliveries)
+        yield _counter("delivery_bytes", "Bytes handed to sockets", stats.delivery_bytes)
+        yield _counter("catch_ups", "Times a subscription had to be fed", stats.catch_ups)
+        yield _counter(
+            "plans_disabled", "Filters whose evaluation raised an error", stats.plans_disabled
+        )
+        yield _counter(
+            "filter_evaluations", "Filters evaluated on a row", manager.filter_evaluations
+        )
+        yield _labelled(
+            "changes_ingested", "Changes stored", "table", self._metrics.changes_ingested
+        )
+        yield _labelled(
+            "ingest_requests", "Posts answered", "status", self._metrics.ingest_requests
+        )
+        yield _labelled("closes", "WebSocket connections closed", "code", self._closes)
+        build = GaugeMetricFamily(PREFIX + "build_info", "The release", labels=["version"])
+        build.add_metric([__version__], 1)
+        yield build
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(PREFIX + name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(PREFIX + name, text, value=value)
+
+
+def _labelled(name: str, text: str, label: str, counts: "Counter[TableId] | Counter[int]") -> Metric:
+    family = CounterMetricFamily(PREFIX + name, text, labels=[label])
+    for value, count in counts.items():
+        family.add_metric([str(value)], count)
+    return family

@@ -1,0 +1,63 @@
+"""The `options` of a subscribe: three numbers, told from everything that is not one."""
+
+from typing import Any
+
+import msgspec
+
+from kalam_notify.errors import SubscriptionRefused
+
+MAX_SEQ = 2**53 - 1
+"""The largest integer that every JSON reader holds exactly."""
+
+
+UNREACHABLE = MAX_SEQ
+"""A position beyond every log: resuming from it is answered with `resumed: false`."""
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How a subscription begins when it is not live only."""
+
+    batch_size: int
+    last_rows: int | None = None
+    from_seq: int | None = None
+
+
+def parse_options(
+    raw: dict[str, Any] | None, *, batch_size: int, max_batch_size: int
+) -> Options | None:
+    """The options asked for, None for live only; raises SubscriptionRefused (UNSUPPORTED).
+
+    `batch_size` is what stands where the client names none. `from` wins over its alias
+    `from_seq_id`, and over `last_rows`.
+    """
+    if raw is None:
+        return None
+    if "batch_size" in raw:
+        batch_size = min(max(_integer("batch_size", raw["batch_size"]), 1), max_batch_size)
+    last_rows = None
+    if "last_rows" in raw:
+        last_rows = _bounded("last_rows", _integer("last_rows", raw["last_rows"]))
+    from_seq = None
+    for name in ("from_seq_id", "from"):
+        if name in raw:
+            from_seq = parse_seq(name, raw[name])
+    return Options(batch_size=batch_size, last_rows=last_rows, from_seq=from_seq)
+
+
+def parse_seq(name: str, value: object) -> int:
+    """A position: a non-negative integer below 2**53, or its decimal string."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 16:
+        value = int(value)
+    return _bounded(name, _integer(name, value))
+
+
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SubscriptionRefused("UNSUPPORTED", f"option {name} must be an integer")
+    return value
+
+
+def _bounded(name: str, value: int) -> int:
+    if not 0 <= value <= MAX_SEQ:
+        raise SubscriptionRefused("UNSUPPORTED", f"option {name} must be from 0 to 2^53 - 1")
+    return value

@@ -1,0 +1,201 @@
+"""One connection's conversation, without its socket: text messages and time in, actions out.
+
+The states and what moves between them (docs/protocol.md draws this table):
+
+    UNAUTHENTICATED  may only authenticate; closed when auth_timeout passes
+    ANONYMOUS        may subscribe to public tables (auth.anonymous), and may still authenticate
+    AUTHENTICATED    may subscribe; may authenticate again as the same user; closed at exp + leeway
+    CLOSED           nothing is heard or said any more
+
+The session decides and the caller acts: it never sends, verifies or subscribes by itself.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+from kalam_notify.model import ANONYMOUS, Identity
+from kalam_notify.protocol import close, messages
+from kalam_notify.protocol.close import Close
+from kalam_notify.protocol.messages import (
+    Authenticate,
+    NextBatch,
+    Ping,
+    Subscribe,
+    SubscriptionRequest,
+    Unreadable,
+    Unsubscribe,
+)
+from kalam_notify.protocol.rate import MessageRate, Verdict
+
+
+class State(Enum):
+    UNAUTHENTICATED = "unauthenticated"
+    ANONYMOUS = "anonymous"
+    AUTHENTICATED = "authenticated"
+    CLOSED = "closed"
+
+
+class Event(Enum):
+    VERIFIED = "verified"  # a token held
+    REFUSED = "refused"  # a token did not hold, or was another user's
+    AUTH_DEADLINE = "auth deadline"  # auth_timeout passed
+    EXPIRED = "expired"  # the token's exp plus leeway passed
+    UNREADABLE = "unreadable"  # a message that is none of the protocol's
+    FLOODED = "flooded"  # ten times over the message rate
+    ENDED = "ended"  # the socket is closing, by whichever side
+
+
+_ALWAYS = {
+    Event.REFUSED: State.CLOSED,
+    Event.UNREADABLE: State.CLOSED,
+    Event.FLOODED: State.CLOSED,
+    Event.ENDED: State.CLOSED,
+}
+
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    State.UNAUTHENTICATED: {
+        Event.VERIFIED: State.AUTHENTICATED,
+        Event.AUTH_DEADLINE: State.CLOSED,
+        **_ALWAYS,
+    },
+    State.ANONYMOUS: {Event.VERIFIED: State.AUTHENTICATED, **_ALWAYS},
+    State.AUTHENTICATED: {
+        Event.VERIFIED: State.AUTHENTICATED,
+        Event.EXPIRED: State.CLOSED,
+        **_ALWAYS,
+    },
+    State.CLOSED: {Event.ENDED: State.CLOSED},
+}
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A message for this client alone."""
+
+    payload: bytes
+
+
+class Verify(msgspec.Struct, frozen=True):
+    """Check this token, then tell `verified` or `refused` before the next message."""
+
+    token: str
+
+
+class IdentityChanged(msgspec.Struct, frozen=True):
+    """The same user showed a token with another role or other claims."""
+
+    identity: Identity
+
+
+Action = Reply | Verify | IdentityChanged | Close | SubscriptionRequest | NextBatch | Unsubscribe
+
+
+class SessionLimits(Protocol):
+    """What a session reads of the configuration's `websocket` section."""
+
+    @property
+    def messages_per_second(self) -> float: ...
+    @property
+    def message_burst(self) -> int: ...
+
+
+_NOTHING: tuple[Action, ...] = ()
+
+
+class Session:
+    """The conversation of one connection."""
+
+    __slots__ = ("_rate", "identity", "state")
+
+    def __init__(self, *, anonymous_allowed: bool) -> None:
+        self.state = State.ANONYMOUS if anonymous_allowed else State.UNAUTHENTICATED
+        # Whose requests these are; ANONYMOUS until a token has been verified.
+        self.identity: Identity = ANONYMOUS
+        self._rate = MessageRate()
+
+    def receive(self, text: str, now: float, limits: SessionLimits) -> Sequence[Action]:
+        """What one text message asks for. `now` is monotonic, in seconds."""
+        if self.state is State.CLOSED:
+            return _NOTHING
+        verdict = self._rate.judge(now, limits.messages_per_second, limits.message_burst)
+        if verdict is not Verdict.PASS:
+            return self._over_the_rate(verdict)
+        try:
+            message = messages.decode(text)
+        except messages.MalformedAuthentication as error:
+            return self.refused(str(error))
+        except Unreadable as error:
+            self._move(Event.UNREADABLE)
+            return (close.unreadable(str(error)),)
+        return self._heard(message)
+
+    def _heard(self, message: messages.ClientMessage) -> Sequence[Action]:
+        match message:
+            case Authenticate(token=token):
+                return (Verify(token),)
+            case Subscribe(subscription=request):
+                return (self._admitted(request),)
+            case Ping():
+                return _NOTHING
+            case NextBatch() | Unsubscribe():
+                return (message,)
+
+    def _admitted(self, request: SubscriptionRequest) -> Action:
+        if self.state is State.UNAUTHENTICATED:
+            return Reply(messages.error(request.id, "AUTH_REQUIRED", "authenticate first"))
+        if not messages.is_subscription_id(request.id):
+            why = "a subscription id is 1 to 128 characters, not blank, no control characters"
+            return Reply(messages.error(request.id, "INVALID_SUBSCRIPTION_ID", why))
+        return request
+
+    def _over_the_rate(self, verdict: Verdict) -> Sequence[Action]:
+        if verdict is Verdict.ABUSE:
+            self._move(Event.FLOODED)
+            return (close.ABUSE,)
+        why = "too many messages; this one was dropped"
+        return (Reply(messages.error(messages.RATE_ERRORS, "RATE_LIMIT_EXCEEDED", why)),)
+
+    def verified(self, identity: Identity) -> Sequence[Action]:
+        """A token held: greet a new user, renew the same one, refuse another."""
+        before, first = self.identity, self.identity.is_anonymous
+        if not first and identity.user_id != before.user_id:
+            return self.refused("this connection belongs to another user")
+        self._move(Event.VERIFIED)
+        self.identity = identity
+        welcome = Reply(messages.auth_success(identity))
+        if identity.role == before.role and identity.claims == before.claims:
+            return (welcome,)
+        return (welcome, IdentityChanged(identity))
+
+    def refused(self, why: str) -> Sequence[Action]:
+        """A token did not hold."""
+        self._move(Event.REFUSED)
+        return (Reply(messages.auth_error(why)), close.AUTH_FAILED)
+
+    def binary(self) -> Sequence[Action]:
+        """A binary message arrived."""
+        if self.state is State.CLOSED:
+            return _NOTHING
+        why = "messages are JSON text"
+        return (Reply(messages.error(messages.PROTOCOL_ERRORS, "UNSUPPORTED_DATA", why)),)
+
+    def auth_deadline(self) -> Sequence[Action]:
+        """auth_timeout has passed since the connection opened."""
+        if self.state is not State.UNAUTHENTICATED:
+            return _NOTHING
+        self._move(Event.AUTH_DEADLINE)
+        return (Reply(messages.auth_error("no token came in time")), close.AUTH_TIMEOUT)
+
+    def expired(self) -> Sequence[Action]:
+        """The token's exp plus leeway has passed."""
+        self._move(Event.EXPIRED)
+        return (Reply(messages.auth_error("the token has expired")), close.AUTH_EXPIRED)
+
+    def ended(self) -> None:
+        """The socket is closing: nothing more is heard."""
+        self._move(Event.ENDED)
+
+    def _move(self, event: Event) -> None:
+        self.state = TRANSITIONS[self.state][event]

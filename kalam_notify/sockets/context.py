@@ -1,0 +1,101 @@
+"""What every connection of a worker process shares: settings, the desk, the wheel, counters."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from kalam_notify.config import Config
+from kalam_notify.fanout.desk import SubscriptionDesk
+from kalam_notify.fanout.feeder import Feeder
+from kalam_notify.model import Identity
+from kalam_notify.sockets.addresses import TrustedProxies
+from kalam_notify.sockets.wheel import Wheel
+from kalam_notify.subscriptions.manager import ConnectionsManager
+
+
+class Verifier(Protocol):
+    """What checks the tokens of connections."""
+
+    def verify(self, token: str) -> Identity:
+        """Raises AuthenticationFailed; KeyNotYetKnown where `refresh` could help."""
+
+    async def refresh(self) -> None: ...
+
+
+class OpenSocket(Protocol):
+    """A connection whose socket has not been closed yet."""
+
+    def abort(self) -> None:
+        """Close the socket without another word."""
+
+
+class Shared:
+    """One object for the life of a worker; `config` and `verifier` are replaced at a reload."""
+
+    def __init__(
+        self,
+        config: Config,
+        verifier: Verifier,
+        manager: ConnectionsManager,
+        desk: SubscriptionDesk,
+        feeder: Feeder,
+        *,
+        clock: Callable[[], float],
+        wheel: Wheel,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self.spawn = spawn
+        self.verifier = verifier
+        self.manager = manager
+        self.desk = desk
+        self.feeder = feeder
+        self.clock = clock
+        self.wheel = wheel
+        self.is_draining = False
+        # Sockets that are open, those in their closing handshake included.
+        self.open_sockets: set[OpenSocket] = set()
+        # Connections per client address; kept only while there is a limit.
+        self.by_address: Counter[str] = Counter()
+        # Closed connections by close code; 1006 where no close frame went either way.
+        self.closes: Counter[int] = Counter()
+        self._closed = asyncio.Event()
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Take a (re)loaded configuration. Open connections read it from here on."""
+        self.config = config
+        self.websocket = config.websocket
+        # Seconds that a token is honoured beyond its exp.
+        self.leeway = config.auth.jwt.leeway
+        self.proxies = TrustedProxies(config.server.trusted_proxies)
+        self.allowed_origins = frozenset(
+            origin.lower().rstrip("/") for origin in config.server.allowed_origins
+        )
+
+    async def all_closed(self, timeout: float) -> None:
+        """Wait until every socket is closed; those still open after `timeout` seconds are cut."""
+        until = self.clock() + timeout
+        while self.open_sockets and self.clock() < until:
+            self._closed.clear()
+            try:
+                async with asyncio.timeout(until - self.clock()):
+                    await self._closed.wait()
+            except TimeoutError:
+                break
+        for connection in list(self.open_sockets):
+            connection.abort()
+
+    def socket_closed(self, connection: OpenSocket, code: int) -> None:
+        """A socket is closed for good; `code` is the close code that went either way, or 1006."""
+        self.open_sockets.discard(connection)
+        self.closes[code] += 1
+        self._closed.set()
+
+    def admits_origin(self, origin: str | None) -> bool:
+        """Whether a handshake from this `Origin` (None: no such header) may go on."""
+        if origin is None:
+            return not self.config.server.strict_origin
+        if not self.allowed_origins or "*" in self.allowed_origins:
+            return True
+        return origin.lower() in self.allowed_origins

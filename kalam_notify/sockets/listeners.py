@@ -1,0 +1,113 @@
+"""Listening sockets, and the HTTP protocol (uvicorn's, on httptools) that serves each of them."""
+
+import asyncio
+import email.utils
+import socket
+import ssl
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.server import ServerState
+
+from kalam_notify.config import Address
+from kalam_notify.errors import Fault, ConfigurationFault
+from kalam_notify.sockets.connection import WebSocketConnection
+from kalam_notify.sockets.context import Shared
+from kalam_notify.sockets.upgrade import HttpProtocol
+
+BACKLOG = 4096
+"""Connections that may wait for accept: a whole fleet comes back at once after a restart."""
+
+_KEEP_ALIVE = 75
+"""Seconds that an idle HTTP connection is kept: longer than the usual proxy keeps its own."""
+
+
+def bind(address: Address, *, key: str = "server.listen", reuse_port: bool = False) -> socket.socket:
+    """A bound TCP socket; raises ConfigurationFault naming `key` when there is none to be had."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        family, _, _, _, where = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(where)
+    except OSError as error:
+        cure = f"cannot listen there: {error.strerror or error}"
+        raise ConfigurationFault([Fault("address", key, str(address), cure)]) from error
+    listener.setblocking(False)
+    return listener
+
+
+def url_of(listener: socket.socket, tls: bool) -> str:
+    """`http(s)://HOST:PORT` of a bound socket."""
+    host, port = listener.getsockname()[:2]
+    return f"{'https' if tls else 'http'}://{Address(host, port)}"
+
+
+class Listener:
+    """One address being served, until `stop`."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        app: ASGIApp,
+        shared: Shared,
+        *,
+        websocket: bool,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._socket = listener
+        self._tls = tls
+        self._shared = shared
+        self.state = ServerState()
+        self.wheel_tick: int | None = None
+        self._protocol_class = _protocol_class(shared, websocket)
+        self._config = uvicorn.Config(
+            app,
+            http=self._protocol_class,
+            ws=WebSocketConnection,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=_KEEP_ALIVE,
+        )
+        self._config.load()
+
+    async def start(self) -> None:
+        """Accept connections."""
+        self.visit(self._shared.clock())
+        self._shared.wheel.set(self, self._shared.clock() + 1)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            self._protocol, sock=self._socket, ssl=self._tls, backlog=BACKLOG
+        )
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self._protocol_class(
+            config=self._config, server_state=self.state, app_state={}
+        )
+
+    def visit(self, now: float) -> float | None:
+        """The wheel's visit: the Date header once a second."""
+        date = email.utils.formatdate(usegmt=True).encode()
+        self.state.default_headers = [(b"date", date), (b"server", b"kalam-notify")]
+        return now + 1
+
+    async def stop(self, grace: float) -> None:
+        """Accept no more; requests in hand have `grace` seconds to be answered."""
+        self._server.close()
+        self._shared.wheel.discard(self)
+        for connection in list(self.state.connections):
+            connection.shutdown()
+        if self.state.tasks:
+            await asyncio.wait(list(self.state.tasks), timeout=grace)
+
+
+def _protocol_class(shared: Shared, websocket: bool) -> type[HttpProtocol]:
+    return type("HttpProtocol", (HttpProtocol,), {"shared": shared, "serves_websocket": websocket})

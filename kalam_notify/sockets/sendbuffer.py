@@ -1,0 +1,130 @@
+"""A socket's bounded send buffer: bytes offered, taken or refused, never waited for.
+
+The kernel's send is nearly all of what a delivery costs, so bytes go straight to the descriptor
+as long as nothing waits in front of them; the rest of a partial write, and everything behind it,
+goes through the transport, which keeps the order and says when it has drained. Under TLS every
+byte goes through the transport.
+
+The transport's high-water mark is 0: it calls `pause_writing` as soon as a byte waits, and
+`resume_writing` when none does. So "may write directly" is one flag, kept by those two calls.
+
+Descriptors are reused: the flag must fall before the transport closes its own. Both uvloop and
+asyncio close it only after `connection_lost`, which calls `shut`.
+"""
+
+import asyncio
+import os
+
+
+class SendBuffer:
+    """The writing side of one connection; WebSocketConnection is one."""
+
+    __slots__ = (
+        "_direct",
+        "_fd",
+        "_limit",
+        "_pending",
+        "_pending_size",
+        "_queued",
+        "_transport",
+    )
+
+    _transport: asyncio.Transport
+
+    def attach(self, transport: asyncio.Transport, limit: int) -> None:
+        """Take the transport of an open socket; `limit` is send_buffer_bytes."""
+        self._transport = transport
+        self._limit = limit
+        # What is held for the next flush.
+        self._pending: list[bytes] | None = None
+        self._pending_size = 0
+        # Bytes that ever went through the transport.
+        self._queued = 0
+        transport.set_write_buffer_limits(high=0)
+        if transport.get_extra_info("sslcontext") is None:
+            self._fd = transport.get_extra_info("socket").fileno()
+        else:
+            self._fd = -1
+        self._direct = self._fd >= 0 and transport.get_write_buffer_size() == 0
+
+    def shut(self) -> None:
+        """Write nothing directly any more."""
+        self._direct = False
+        self._fd = -1
+
+    def drained(self) -> None:
+        """The transport has written everything."""
+        self._direct = self._fd >= 0
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the socket has not taken yet."""
+        return self._transport.get_write_buffer_size() + self._pending_size
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the socket has taken from the transport: grows as the peer reads."""
+        return self._queued - self._transport.get_write_buffer_size()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether nothing waits for the socket."""
+        return self._direct or self.waiting == 0
+
+    def offer(self, frames: bytes) -> bool:
+        """Hand over whole frames; False: they would not fit, and nothing was taken."""
+        if not self._direct:
+            return self._offer_behind(frames)
+        try:
+            sent = os.write(self._fd, frames)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            # The peer is gone; the transport finds out by itself and says connection_lost.
+            self._direct = False
+            self._transport.abort()
+            return True
+        if sent != len(frames):
+            self._direct = False
+            self._queue(memoryview(frames)[sent:])
+        return True
+
+    def _offer_behind(self, frames: bytes) -> bool:
+        if self._transport.is_closing():
+            return True
+        waiting = self.waiting
+        if waiting and waiting + len(frames) > self._limit:
+            return False
+        self._queue(frames)
+        return True
+
+    def _queue(self, data: bytes | memoryview) -> None:
+        self._queued += len(data)
+        self._transport.write(data)
+
+    def hold(self, frames: bytes) -> bool:
+        """Take whole frames for the next flush; False: they would not fit."""
+        waiting = self._pending_size if self._direct else self.waiting
+        if waiting and waiting + len(frames) > self._limit:
+            return False
+        self.defer(frames)
+        return True
+
+    def defer(self, frames: bytes) -> None:
+        """Take whole frames for the next flush, whatever waits."""
+        if self._pending is None:
+            self._pending = []
+        self._pending.append(frames)
+        self._pending_size += len(frames)
+
+    def flush(self) -> None:
+        """Write what was held as one piece."""
+        pending = self._pending
+        if pending is None:
+            return
+        frames = pending[0] if len(pending) == 1 else b"".join(pending)
+        self._pending, self._pending_size = None, 0
+        if self._direct:
+            self.offer(frames)
+        elif not self._transport.is_closing():
+            self._queue(frames)

@@ -1,0 +1,161 @@
+"""From an HTTP request to a WebSocket: uvicorn's protocol, with the upgrade in our hands.
+
+uvicorn hands an upgraded connection to a class by writing the request out again and having it
+parsed a second time; here the parsed request goes straight to websockets' `accept`, bytes that
+came right behind it are kept, and everything that may refuse it is asked before the 101.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import httptools
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from websockets.datastructures import Headers
+from websockets.http11 import Request
+from websockets.protocol import State as WireState
+from websockets.server import ServerProtocol
+
+from kalam_notify.sockets.connection import WebSocketConnection
+from kalam_notify.sockets.context import Shared
+from kalam_notify.sockets.wire_log import WIRE_LOG
+
+PATH = b"/v1/ws"
+_RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+class _Refusal(Exception):
+    """An upgrade that is answered with an HTTP status."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One HTTP connection; becomes a WebSocketConnection where it asks for that.
+
+    A connection whose request has not come whole within handshake_timeout is closed.
+    """
+
+    # Set on a subclass per listener, because uvicorn's constructor is not ours.
+    shared: Shared
+    serves_websocket: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.wheel_tick: int | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.shared.wheel.discard(self)
+        super().connection_lost(exc)
+
+    def visit(self, now: float) -> float | None:
+        """The wheel's visit: the request's head did not come in time."""
+        self.transport.close()
+        return None
+
+    def _expect_request(self) -> None:
+        shared = self.shared
+        shared.wheel.set(self, shared.clock() + shared.websocket.handshake_timeout)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self.wheel_tick is None:
+            self._expect_request()
+
+    def on_headers_complete(self) -> None:
+        self.shared.wheel.discard(self)
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as upgrade:
+            # An upgrade to anything else is ignored, and the request answered as HTTP/1.1.
+            if self._should_upgrade():
+                self._upgrade(data[upgrade.args[0] :])
+
+    def _upgrade(self, rest: bytes) -> None:
+        self.connections.discard(self)
+        try:
+            connection, response, token = self._accept()
+        except _Refusal as refusal:
+            self._refuse(refusal)
+            return
+        # The parser and this protocol hold each other.
+        transport = self.transport
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does when a connection ends
+        transport.write(response)
+        transport.set_protocol(connection)
+        connection.open(transport, token, rest)
+
+    def _accept(self) -> tuple[WebSocketConnection, bytes, str | None]:
+        shared, headers = self.shared, _decoded(self.headers)
+        if not self.serves_websocket or self.url.partition(b"?")[0] != PATH:
+            raise _Refusal(404, "NOT_FOUND", "no WebSocket here; it is at /v1/ws")
+        if not shared.admits_origin(headers.get("origin")):
+            raise _Refusal(403, "FORBIDDEN", "this origin is not allowed")
+        if shared.is_draining:
+            raise _Refusal(503, "OVERLOADED", "the server is shutting down")
+        if len(shared.open_sockets) >= shared.websocket.max_connections:
+            raise _Refusal(503, "OVERLOADED", "the server has all the connections it may have")
+        protocol = ServerProtocol(
+            state=WireState.OPEN,
+            max_size=shared.websocket.max_message_bytes,
+            logger=WIRE_LOG,
+        )
+        response = protocol.accept(
+            Request(self.url.decode("latin-1"), headers, self.scope["method"])
+        )
+        if response.status_code != 101:
+            body = response.body.decode() if response.body else ""
+            raise _Refusal(response.status_code, "INVALID_REQUEST", body.strip())
+        address = self._count_address(headers)
+        connection = WebSocketConnection(shared, protocol, address)
+        return connection, response.serialize(), _token(headers)
+
+    def _count_address(self, headers: Headers) -> str | None:
+        shared = self.shared
+        limit = shared.config.limits.connections_per_address
+        if not limit:
+            return None
+        peer = self.client[0] if self.client else ""
+        address = shared.proxies.client(peer, headers.get_all("x-forwarded-for"))
+        if shared.by_address[address] >= limit:
+            raise _Refusal(429, "RATE_LIMITED", "too many connections from this address")
+        shared.by_address[address] += 1
+        return address
+
+    def _refuse(self, refusal: _Refusal) -> None:
+        body = orjson.dumps({"error": {"code": refusal.code, "message": refusal.message}})
+        lines = [b"content-type: application/json", b"content-length: %d" % len(body)]
+        if refusal.status in (429, 503):
+            lines.append(b"retry-after: 1")
+        if refusal.status == 426:
+            lines.append(b"upgrade: websocket")
+        lines.append(b"connection: close")
+        head = STATUS_LINE[refusal.status] + b"\r\n".join(lines)
+        self.transport.write(head + b"\r\n\r\n" + body)
+        self.transport.close()
+
+
+def _decoded(raw: _RawHeaders) -> Headers:
+    return Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw])
+
+
+def _token(headers: Headers) -> str | None:
+    """What the Authorization header shows as a token; None where there is no such header."""
+    value = headers.get("authorization")
+    if value is None:
+        return None
+    scheme, _, token = value.partition(" ")
+    # Another scheme is no token that holds: it is refused like one.
+    return token.strip() if scheme.lower() == "bearer" else ""

@@ -1,0 +1,192 @@
+"""How a filter can be found without asking it: the choice of its entries in the index.
+
+A predicate is cut into a set of terms, at least one of which holds wherever it is TRUE, and a
+residual that has to be asked once a term was met (None: the terms say it all).
+
+Of the operands of an AND the one expected to hold for the fewest rows is taken, by a fixed rule:
+equality, IN, long prefixes, closed ranges, short prefixes, half-open ranges, booleans. An OR can
+be found when each of its operands can.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from kalam_notify.sql.describe import listed, literal
+from kalam_notify.sql.like import literal_prefix
+from kalam_notify.sql.normal import conjunction
+from kalam_notify.sql.ranges import Bound, Interval
+from kalam_notify.sql.tree import Call, Column, Constant, Expression
+
+MAX_PREFIX = 32
+"""Characters of a LIKE prefix that the index knows; the rest is asked."""
+
+_NUMBER = ("int", "float")
+_ORDERINGS = ("<", "<=", ">", ">=")
+
+
+class Equals(NamedTuple):
+    """The column has this value; booleans as their keys (`value_key`)."""
+
+    column: str
+    value: object
+
+
+class Within(NamedTuple):
+    """The column lies in the interval; `family` is number or text."""
+
+    column: str
+    family: str
+    interval: Interval
+
+
+class Begins(NamedTuple):
+    """The column's text begins so."""
+
+    column: str
+    prefix: str
+
+
+Term = Equals | Within | Begins
+
+
+class Access(NamedTuple):
+    """The terms a filter is filed under (None: it has to be scanned) and what remains to be asked.
+
+    `cost` is the rank of the choice, lower for fewer expected rows.
+    """
+
+    terms: tuple[Term, ...] | None
+    residual: Expression | None
+    cost: float
+
+
+class TruthKey(NamedTuple):
+    """The key of a boolean, which must not be met by the number 1 or 0."""
+
+    value: bool
+
+
+TRUE_KEY, FALSE_KEY = TruthKey(True), TruthKey(False)
+
+
+def access(predicate: Expression) -> Access:
+    """The cheapest way to find a predicate in normal form."""
+    operands = predicate.args if isinstance(predicate, Call) and predicate.op == "and" else ()
+    candidates = list(_candidates(operands or (predicate,)))
+    if not candidates:
+        return Access(None, predicate, float("inf"))
+    best = min(candidates, key=lambda candidate: candidate.cost)
+    rest = [operand for operand in operands or (predicate,) if operand not in best.covers]
+    residual = conjunction(rest) if rest else None
+    return Access(best.terms, residual, best.cost)
+
+
+class _Candidate(NamedTuple):
+    terms: tuple[Term, ...]
+    covers: tuple[Expression, ...]
+    cost: float
+
+
+def _candidates(operands: Iterable[Expression]) -> Iterable[_Candidate]:
+    bounds: dict[tuple[str, str], list[Call]] = {}
+    for operand in operands:
+        if not isinstance(operand, Call):
+            continue
+        if operand.op == "or":
+            yield from _alternatives(operand)
+        this, other = operand.args[0], operand.args[-1]
+        if not isinstance(this, Column) or not isinstance(other, Constant):
+            continue
+        if operand.op in ("=", "in"):
+            yield from _values(this.name, operand)
+        elif operand.op == "like":
+            yield from _prefix(this.name, operand)
+        elif operand.op in _ORDERINGS and other.kind in (*_NUMBER, "text"):
+            family = "text" if other.kind == "text" else "number"
+            bounds.setdefault((this.name, family), []).append(operand)
+    for (column, family), calls in bounds.items():
+        yield _range(column, family, calls)
+
+
+def _alternatives(call: Call) -> Iterable[_Candidate]:
+    ways = [access(operand) for operand in call.args]
+    terms: list[Term] = []
+    for way in ways:
+        if way.terms is None:
+            return
+        terms.extend(way.terms)
+    exact = all(way.residual is None for way in ways)
+    unique = tuple(dict.fromkeys(terms))
+    yield _Candidate(unique, (call,) if exact else (), sum(way.cost for way in ways))
+
+
+def _values(column: str, call: Call) -> Iterable[_Candidate]:
+    members = [found for found in call.args[1:] if isinstance(found, Constant)]
+    kinds = {found.kind for found in members} - {"null"}
+    if not kinds <= {"int", "float", "text", "bool"}:
+        return
+    keys = [value_key(found.value) for found in members if found.value is not None]
+    terms = tuple(Equals(column, key) for key in keys)
+    cost = 70.0 if "bool" in kinds else 1 + (len(terms) - 1) / 10
+    yield _Candidate(terms, (call,), cost)
+
+
+def _prefix(column: str, call: Call) -> Iterable[_Candidate]:
+    pattern, escape = (*(arg.value for arg in call.args[1:] if isinstance(arg, Constant)), None)[:2]
+    prefix, rest = literal_prefix(pattern, escape)
+    if not prefix:
+        return
+    exact = rest == "%" and len(prefix) <= MAX_PREFIX
+    cost = 5.0 if len(prefix) > 2 else 40 / len(prefix)
+    yield _Candidate((Begins(column, prefix[:MAX_PREFIX]),), (call,) if exact else (), cost)
+
+
+def _range(column: str, family: str, calls: list[Call]) -> _Candidate:
+    lows: list[Bound] = []
+    highs: list[Bound] = []
+    for call in calls:
+        bound = call.args[1]
+        assert isinstance(bound, Constant), bound
+        if call.op in (">", ">="):
+            lows.append((bound.value, 1 if call.op == ">" else 0))
+        else:
+            highs.append((bound.value, -1 if call.op == "<" else 0))
+    interval = Interval(max(lows, default=None), min(highs, default=None))
+    cost = 10.0 if lows and highs else 60.0
+    return _Candidate((Within(column, family, interval),), tuple(calls), cost)
+
+
+def value_key(value: object) -> object:
+    """What a value is looked up by: numbers and text by themselves, booleans apart."""
+    if value is True:
+        return TRUE_KEY
+    return FALSE_KEY if value is False else value
+
+
+def explain(terms: Iterable[Term]) -> str:
+    """The terms for people: `hash status IN ('a', 'b')`, `range price >= 1 AND < 5`."""
+    values: dict[str, list[str]] = {}
+    others: list[str] = []
+    for term in terms:
+        if isinstance(term, Equals):
+            value = term.value.value if isinstance(term.value, TruthKey) else term.value
+            values.setdefault(term.column, []).append(literal(value))
+        elif isinstance(term, Begins):
+            others.append(f"prefix {term.column} {literal(term.prefix)}")
+        else:
+            others.append(f"range {term.column} {_interval(term.interval)}")
+    hashes = [
+        f"hash {column} = {found[0]}" if len(found) == 1 else f"hash {column} IN {listed(found)}"
+        for column, found in values.items()
+    ]
+    return " or ".join(hashes + others)
+
+
+def _interval(interval: Interval) -> str:
+    low, high = interval
+    parts = []
+    if low is not None:
+        parts.append(f"{'>' if low[1] else '>='} {literal(low[0])}")
+    if high is not None:
+        parts.append(f"{'<' if high[1] else '<='} {literal(high[0])}")
+    return " AND ".join(parts)

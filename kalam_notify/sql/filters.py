@@ -1,0 +1,54 @@
+"""The WHERE clause of a query, ready to be asked."""
+
+from collections.abc import Hashable
+from typing import Any
+
+from kalam_notify.sql.compiler import Test, compile_predicate
+from kalam_notify.sql.tree import FALSE, TRUE, Expression
+
+
+class Filter:
+    """A predicate in normal form, with its compiled form made when it is first asked.
+
+    Two filters that mean the same (see `normal`) are equal.
+    """
+
+    __slots__ = ("_data", "_test", "predicate")
+
+    def __init__(self, predicate: Expression) -> None:
+        self.predicate = predicate
+        self._test: Test | None = None
+        self._data: tuple[Any, ...] = ()
+
+    @property
+    def key(self) -> Hashable:
+        """The normal form itself."""
+        return self.predicate
+
+    @property
+    def matches_all(self) -> bool:
+        """No WHERE, or one that is always TRUE."""
+        return self.predicate == TRUE
+
+    @property
+    def matches_nothing(self) -> bool:
+        """Never TRUE, whatever the row (a policy over a claim that the subscriber lacks)."""
+        return self.predicate == FALSE
+
+    def matches(self, values: dict[str, Any]) -> bool:
+        """Whether the filter is TRUE of a row's values. May be called from any thread."""
+        test = self._test
+        if test is None:
+            # Data first: another thread may see the test as soon as it is there.
+            test, self._data = compile_predicate(self.predicate)
+            self._test = test
+        return test(values, self._data)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Filter) and self.predicate == other.predicate
+
+    def __hash__(self) -> int:
+        return hash(self.predicate)
+
+    def __repr__(self) -> str:
+        return f"Filter({self.predicate})"

@@ -1,0 +1,169 @@
+"""Plans: the work is per distinct query, not per subscriber.
+
+Subscriptions with the same table, owner, filter and projection share one `Plan`. Plans with the
+same filter hang on one `FilterNode`, so that the filter is judged once per change; the nodes of a
+table (of one owner's part of a USER table) are found through a `FilterIndex`. All of it is
+interned: made by the first subscription, dropped with the last.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from kalam_notify.model import Change, Owner, TableDef
+from kalam_notify.sql import Filter, FilterIndex, Projection, Query
+from kalam_notify.subscriptions.handle import SubscriptionHandle
+from kalam_notify.subscriptions.sights import Sight, sight
+
+
+class Census:
+    """How many subscriptions are live, over all plans."""
+
+    __slots__ = ("live",)
+
+    def __init__(self) -> None:
+        self.live = 0
+
+
+class Plan:
+    """What a change has to go through for the subscriptions that share it."""
+
+    __slots__ = ("_census", "live", "node", "owner", "projection", "subscribers", "table")
+
+    def __init__(
+        self,
+        table: TableDef,
+        owner: Owner,
+        node: "FilterNode",
+        projection: Projection,
+        census: Census,
+    ) -> None:
+        self._census = census
+        self.table = table
+        self.owner = owner
+        self.node = node
+        self.projection = projection
+        # Subscriptions that hold this plan, in whatever state.
+        self.subscribers = 0
+        # Those at the head, in no particular order.
+        self.live: list[SubscriptionHandle] = []
+
+    @property
+    def filter(self) -> Filter:
+        return self.node.filter
+
+    def join(self, handle: SubscriptionHandle) -> None:
+        """Put a handle among the live ones. O(1)."""
+        handle.place = len(self.live)
+        self.live.append(handle)
+        self._census.live += 1
+
+    def leave(self, handle: SubscriptionHandle) -> None:
+        """Take a handle from the live ones: the last one moves into its place. O(1)."""
+        last = self.live.pop()
+        if last is not handle:
+            self.live[handle.place] = last
+            last.place = handle.place
+        handle.place = -1
+        self._census.live -= 1
+
+    def sight(self, change: Change) -> Sight | None:
+        """How one change of this plan's table and owner is seen through its filter."""
+        matches = self.filter.matches
+        old_matches = change.old is not None and matches(change.old.values)
+        new_matches = change.row is not None and matches(change.row.values)
+        return sight(change, old_matches, new_matches)
+
+
+class FilterNode:
+    """One distinct filter and the plans (one per distinct projection) that use it."""
+
+    __slots__ = ("filter", "plans")
+
+    def __init__(self, filter: Filter) -> None:
+        self.filter = filter
+        # Nearly always one; a list is a fifth of a dict's size.
+        self.plans: list[Plan] = []
+
+    def plan_for(self, projection: Projection) -> Plan | None:
+        for plan in self.plans:
+            if plan.projection.key == projection.key:
+                return plan
+        return None
+
+
+class TablePlans:
+    """The plans of one SHARED table, or of one owner's rows of a USER table."""
+
+    __slots__ = ("_census", "_nodes", "index", "owner", "table")
+
+    def __init__(self, table: TableDef, owner: Owner, census: Census) -> None:
+        self._census = census
+        self.table = table
+        self.owner = owner
+        self.index: FilterIndex[FilterNode] = FilterIndex()
+        self._nodes: dict[object, FilterNode] = {}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __iter__(self) -> Iterator[Plan]:
+        for node in self._nodes.values():
+            yield from node.plans
+
+    def acquire(self, query: Query) -> Plan:
+        """The plan of a query, made where nobody has asked the same; counts one subscriber."""
+        node = self._nodes.get(query.filter.key)
+        if node is None:
+            node = self._nodes[query.filter.key] = FilterNode(query.filter)
+            self.index.add(node.filter, node)
+        plan = node.plan_for(query.projection)
+        if plan is None:
+            plan = Plan(self.table, self.owner, node, query.projection, self._census)
+            node.plans.append(plan)
+        plan.subscribers += 1
+        return plan
+
+    def release(self, plan: Plan) -> None:
+        """One subscriber fewer; the last one takes the plan, and its filter, along."""
+        plan.subscribers -= 1
+        if plan.subscribers:
+            return
+        node = plan.node
+        node.plans.remove(plan)
+        if not node.plans:
+            self.index.discard(node.filter, node)
+            del self._nodes[node.filter.key]
+
+    def find(self, query: Query) -> Plan | None:
+        """The plan that a query would share, if somebody has asked the same."""
+        node = self._nodes.get(query.filter.key)
+        return None if node is None else node.plan_for(query.projection)
+
+    def route(self, change: Change) -> Sequence[tuple[FilterNode, Sight]]:
+        """The filters that see this change, and as what; each filter once."""
+        if change.old is None:
+            if change.row is None:
+                return ()
+            seen = sight(change, False, True)
+            assert seen is not None
+            return [(node, seen) for node in self.index.matching(change.row.values)]
+        before = self.index.matching(change.old.values)
+        if change.row is None:
+            return [(node, Sight.DELETE) for node in before] if change.kind == "delete" else ()
+        return _both_images(change, before, self.index.matching(change.row.values))
+
+
+def _both_images(
+    change: Change, before: list[FilterNode], after: list[FilterNode]
+) -> Sequence[tuple[FilterNode, Sight]]:
+    routed = []
+    left = {id(node): node for node in before}
+    for node in after:
+        was_in = left.pop(id(node), None) is not None
+        seen = sight(change, was_in, True)
+        if seen is not None:
+            routed.append((node, seen))
+    for node in left.values():
+        seen = sight(change, True, False)
+        if seen is not None:
+            routed.append((node, seen))
+    return routed

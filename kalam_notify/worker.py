@@ -1,0 +1,342 @@
+"""One worker process: every room built, started in order, stopped in reverse.
+
+    log -> fan-out (NotificationService, Feeder) -> desk -> sockets and HTTP
+"""
+
+import asyncio
+import gc
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from kalam_notify.auth import Authenticator
+from kalam_notify.config import Config, reload_differences, reloaded
+from kalam_notify.errors import ConfigurationFault, Fault, OperatorFault
+from kalam_notify.eventlog import Retention, open_log
+from kalam_notify.fanout.desk import SubscriptionDesk
+from kalam_notify.fanout.feeder import Feeder
+from kalam_notify.fanout.notification import NotificationService
+from kalam_notify.fanout.stats import FanoutStats
+from kalam_notify.ingest.answers import ERROR_HANDLERS
+from kalam_notify.ingest.gate import Gate
+from kalam_notify.ingest.http import create_ingest_routes
+from kalam_notify.ingest.limits import IngestLimits
+from kalam_notify.logs import set_level
+from kalam_notify.metrics import Metrics, StateCollector
+from kalam_notify.model import Identity
+from kalam_notify.model.catalog import Catalog
+from kalam_notify.ops.routes import OpsEndpoints
+from kalam_notify.protocol import close
+from kalam_notify.sockets.context import Shared
+from kalam_notify.sockets.listeners import Listener
+from kalam_notify.sockets.wheel import Wheel
+from kalam_notify.subscriptions.manager import ConnectionsManager
+from kalam_notify.version import __version__
+
+_log = logging.getLogger("kalam_notify.worker")
+
+_GRACE = 3.0
+"""Seconds that requests in hand and closing handshakes get after the drain."""
+
+
+class Sockets(NamedTuple):
+    """Bound sockets to serve: the public one and, where configured, the internal one."""
+
+    public: socket.socket
+    internal: socket.socket | None
+
+
+class Worker:
+    """Serves until `stop` is called."""
+
+    def __init__(self, config: Config, reload: Callable[[], Config]) -> None:
+        self.config = config
+        self._load_config = reload
+        self._stopping = asyncio.Event()
+        self._ready = False
+        self._started_at = time.time()
+        retention = config.log.retention
+        self.log = open_log(
+            config.log.url,
+            config.server.data_dir,
+            config.log.durability,
+            Retention(retention.max_age, retention.max_bytes),
+        )
+        self.catalog = Catalog(
+            config.tables.declared.values(),
+            auto_create=config.tables.auto_create,
+            on_create=lambda table: self.log.declare([table]),
+        )
+        self.manager = ConnectionsManager()
+        self.stats = FanoutStats()
+        self.metrics = Metrics()
+        self.gate = Gate()
+        self._authenticator = Authenticator(config.auth)
+
+    def stop(self) -> None:
+        """Drain and end; callable from a signal handler of the loop."""
+        self._stopping.set()
+
+    async def serve(self, sockets: Sockets, announce: Callable[[], None]) -> None:
+        """Run until stopped; `announce` is called once connections are accepted."""
+        await self.log.start()
+        try:
+            self.log.declare(self.catalog.tables())
+            async with asyncio.TaskGroup() as tasks:
+                await self._serve(tasks, sockets, announce)
+        finally:
+            await self.log.close()
+
+    async def _serve(
+        self, tasks: asyncio.TaskGroup, sockets: Sockets, announce: Callable[[], None]
+    ) -> None:
+        self._tasks = tasks
+        self._build(tasks)
+        running = [
+            tasks.create_task(self.service.run(), name="fan-out"),
+            tasks.create_task(self.feeder.run(), name="feeder"),
+            tasks.create_task(self.shared.wheel.run(), name="wheel"),
+        ]
+        self._keep_keys_fresh()
+        listeners = self._listeners(sockets)
+        for listener in listeners:
+            await listener.start()
+        self._ready = True
+        _tune_garbage_collection()
+        announce()
+        await self._stopping.wait()
+        await self._drain()
+        self.gate.close()
+        for listener in listeners:
+            await listener.stop(_GRACE)
+        for task in [*running, self._key_keeper]:
+            task.cancel()
+
+    def _build(self, tasks: asyncio.TaskGroup) -> None:
+        config, clock = self.config, asyncio.get_running_loop().time
+        self.service = NotificationService(self.log, self.manager, self.stats, clock=clock)
+        self.feeder = Feeder(
+            self.log,
+            self.manager,
+            self.stats,
+            position=lambda: self.service.position,
+            batch_grace=lambda: self.config.websocket.batch_grace,
+        )
+        self.service.on_moved = self.feeder.position_moved
+        self.service.on_broken = self.feeder.disable
+        self.desk = SubscriptionDesk(self.catalog, self.manager, self.feeder)
+        self.desk.configure(config.websocket, config.limits.subscriptions_per_user)
+        self.shared = Shared(
+            config,
+            self._authenticator.tokens,
+            self.manager,
+            self.desk,
+            self.feeder,
+            clock=clock,
+            wheel=Wheel(clock, _tick(config)),
+            spawn=tasks.create_task,
+        )
+        self._measure(clock)
+
+    def _measure(self, clock: Callable[[], float]) -> None:
+        metrics = self.metrics
+        arrivals: list[tuple[int, float]] = []
+
+        def appended(seconds: float, changes: int) -> None:
+            metrics.log_append_seconds.observe(seconds)
+            if changes:
+                arrivals.append((self.log.last_seq, clock() - seconds))
+
+        def fanned_out(seconds: float, position: int) -> None:
+            metrics.fanout_seconds.observe(seconds)
+            now = clock()
+            while arrivals and arrivals[0][0] <= position:
+                metrics.ingest_to_socket_seconds.observe(now - arrivals.pop(0)[1])
+
+        self.log.on_append = appended
+        self.stats.observe_fanout = fanned_out
+        metrics.registry.register(
+            StateCollector(
+                metrics,
+                self.log,
+                self.manager,
+                self.stats,
+                self.shared.closes,
+                lambda: sum(c.waiting for c in self.manager.connections.values()),
+            )
+        )
+
+    # HTTP
+
+    def _listeners(self, sockets: Sockets) -> list[Listener]:
+        ops = OpsEndpoints(
+            ready=self._why_not_ready,
+            health=self._health,
+            metrics=self.metrics.render,
+            explain=self._explain,
+            authorize=self._authorize,
+            open_metrics=lambda: self.config.metrics.open,
+        )
+        ingest = create_ingest_routes(
+            self.log,
+            self.catalog,
+            self._authorize,
+            self._ingest_limits,
+            metrics=self.metrics,
+            gate=self.gate,
+        )
+        tls = tls_context(self.config)
+        public = ops.open_routes()
+        if sockets.internal is None:
+            public += [*ingest, *ops.admin_routes(internal=False)]
+        listeners = [
+            Listener(sockets.public, _application(public), self.shared, websocket=True, tls=tls)
+        ]
+        if sockets.internal is not None:
+            internal = [*ops.open_routes(), *ingest, *ops.admin_routes(internal=True)]
+            listeners.append(
+                Listener(
+                    sockets.internal,
+                    _application(internal),
+                    self.shared,
+                    websocket=False,
+                    tls=None,
+                )
+            )
+        return listeners
+
+    def _keep_keys_fresh(self) -> None:
+        tokens = self._authenticator.tokens
+        self._key_keeper = self._tasks.create_task(tokens.keep_fresh(), name="signing keys")
+
+    async def _authorize(self, authorization: str | None, api_key: str | None) -> Identity:
+        return await self._authenticator.authorize(authorization, api_key)
+
+    def _ingest_limits(self) -> IngestLimits:
+        return self.config.limits
+
+    def _why_not_ready(self) -> str | None:
+        if self.shared.is_draining:
+            return "draining"
+        return None if self._ready else "starting"
+
+    def _health(self) -> Mapping[str, Any]:
+        why_not = self._why_not_ready()
+        return {
+            "status": "ok" if why_not is None else why_not,
+            "version": __version__,
+            "api_version": "v1",
+            "uptime_seconds": round(time.time() - self._started_at, 3),
+            "last_seq": self.log.last_seq,
+            "position": self.service.position,
+            **self.manager.statistics(),
+            "lagging_subscriptions": self.manager.lagging_count,
+            "ingest": self.gate.statistics(),
+            "log": self.log.statistics(),
+        }
+
+    def _explain(self, sql: str, identity: Identity) -> Mapping[str, Any]:
+        return self.desk.explain(sql, identity)
+
+    # Reload and drain
+
+    def reload(self) -> None:
+        """Take what can be taken of the configuration as it is now; keep the old one if bad."""
+        try:
+            new = self._load_config()
+            differences = reload_differences(self.config, new)
+            self._apply(reloaded(self.config, new))
+        except OperatorFault as fault:
+            _log.error("the configuration was not reloaded: %s", fault)
+            return
+        _log.info("configuration reloaded; changed: %s", ", ".join(differences.applied) or "none")
+        if differences.needs_restart:
+            _log.warning("waits for a restart: %s", ", ".join(differences.needs_restart))
+
+    def _apply(self, config: Config) -> None:
+        before = {table.id: table for table in self.catalog.tables()}
+        self.log.declare(config.tables.declared.values())
+        self.config = config
+        self._authenticator = Authenticator(config.auth)
+        self.shared.verifier = self._authenticator.tokens
+        self._key_keeper.cancel()
+        self._keep_keys_fresh()
+        self.catalog.replace(
+            config.tables.declared.values(), auto_create=config.tables.auto_create
+        )
+        self.log.retain(Retention(config.log.retention.max_age, config.log.retention.max_bytes))
+        self.desk.configure(config.websocket, config.limits.subscriptions_per_user)
+        self.shared.configure(config)
+        set_level(config.logging.level)
+        after = {table.id: table for table in self.catalog.tables()}
+        self.desk.tables_changed(
+            {name for name in before if before[name] != after.get(name)}
+        )
+
+    async def _drain(self) -> None:
+        """Close the clients' connections, spread over drain_seconds, so that they do not all
+        come down on the other servers in one moment.
+        """
+        self.shared.is_draining = True
+        loop = asyncio.get_running_loop()
+        started, seconds = loop.time(), self.config.server.drain_seconds
+        waiting = list(self.manager.connections.values())
+        _log.info("draining %d connections", len(waiting))
+        # The last fifth of the time is for the closing handshakes.
+        step = seconds * 0.8 / max(len(waiting), 1)
+        for number, connection in enumerate(waiting):
+            ahead = started + number * step - loop.time()
+            if ahead > 0:
+                await asyncio.sleep(ahead)
+            connection.end(close.SHUTTING_DOWN)
+        for connection in list(self.manager.connections.values()):
+            connection.end(close.SHUTTING_DOWN)
+        await self.shared.all_closed(started + seconds + 1 - loop.time())
+
+
+def _application(routes: Sequence[Route]) -> Starlette:
+    return Starlette(routes=list(routes), exception_handlers=dict(ERROR_HANDLERS))
+
+
+def tls_context(config: Config) -> ssl.SSLContext | None:
+    """The TLS that the configuration asks for; raises ConfigurationFault for unusable files."""
+    cert, key = config.server.tls.cert, config.server.tls.key
+    if cert is None or key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        cure = f"give a certificate and its key as PEM files ({error})"
+        raise ConfigurationFault([Fault("file", "server.tls", str(cert), cure)]) from error
+    return context
+
+
+def _tick(config: Config) -> float:
+    """The wheel's tick: fine enough for the shortest of the timeouts, a tenth of it."""
+    settings = config.websocket
+    shortest = min(
+        settings.auth_timeout,
+        settings.handshake_timeout,
+        settings.ping_interval,
+        settings.idle_timeout,
+        settings.slow_reader_timeout,
+    )
+    return min(max(shortest / 10, 0.01), 0.25)
+
+
+def _tune_garbage_collection() -> None:
+    """What exists now stays: keep it out of every later collection, and collect less often.
+
+    A full collection walks every object; with tens of thousands of connections that is a pause
+    that all of them feel.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)

@@ -1,0 +1,140 @@
+"""What a question measures with: servers, clients and floors, all ended when the case is over."""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from loadtest.client import Client, ClientPlan
+from loadtest.floor import Floor
+from loadtest.harness import native
+from loadtest.harness.cpu import Cores, CpuMeter
+from loadtest.harness.faults import LoadTestFault
+from loadtest.harness.lines import Event
+from loadtest.harness.options import Options
+from loadtest.harness.producer import Producer
+from loadtest.harness.progress import Progress
+from loadtest.harness.rows import RowMaker, change_payload
+from loadtest.harness.server import TABLE, Server, scratch_directory
+
+BUSY = 0.9  # of one core: above it the measuring side held the measured one up
+
+
+class Stage:
+    """The processes of one case; made by `Bench.stage`."""
+
+    def __init__(self, bench: "Bench", stack: contextlib.AsyncExitStack) -> None:
+        self._bench = bench
+        self._stack = stack
+        self._cores = bench.cores
+        self._client_pids: list[int] = []
+
+    async def server(self, *, workers: int = 1, pinned: bool = True, **websocket: Any) -> Server:
+        """The server pointed at, or a fresh one with these websocket settings."""
+        options = self._bench.options
+        if options.url is not None:
+            server = Server.running(options)
+        else:
+            directory = self._stack.enter_context(scratch_directory(options))
+            cores = self._cores.server if pinned else self._cores.all
+            server = await Server.start(directory, cores, workers, **websocket)
+        self._stack.push_async_callback(server.close)
+        return server
+
+    async def client(
+        self, target: Server | Floor, plan: ClientPlan, *, pinned: bool = True
+    ) -> Client:
+        """Subscribers on the way to the server (with tokens) or to the floor (without)."""
+        if isinstance(target, Server) and not plan.tokens:
+            plan = _with_token(plan, target.token_for("subscriber"))
+        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        cores = self._cores.client if pinned else self._cores.all
+        client = await Client.start(
+            plan, target.address, directory, cores, self._tell, python=self._bench.uses_python
+        )
+        self._stack.push_async_callback(client.process.close)
+        self._client_pids.append(client.process.pid)
+        return client
+
+    async def subscribers(
+        self, target: Server | Floor, plan: ClientPlan, *, pinned: bool = True
+    ) -> Client:
+        """The same, waited for until all are live."""
+        self._bench.progress.step(f"{plan.connections} connections to {target.address}")
+        client = await self.client(target, plan, pinned=pinned)
+        await client.ready()
+        return client
+
+    async def floor(self, rows: list[str], *, pinned: bool = True) -> Floor | None:
+        """The bare send loop for a message with these rows; None (and a note): no compiler."""
+        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        cores = self._cores.server if pinned else self._cores.all
+        floor = await Floor.start(change_payload(rows), directory, cores)
+        if floor is None:
+            self._bench.note("no C compiler: there is no floor to compare with")
+            return None
+        self._stack.push_async_callback(floor.process.close)
+        return floor
+
+    async def producer(
+        self, server: Server, rows: RowMaker, *, table: str = TABLE, connections: int = 1
+    ) -> Producer:
+        producer = await Producer.open(server.base, server.producer_token, table, rows, connections)
+        self._stack.callback(producer.close)
+        return producer
+
+    @contextlib.contextmanager
+    def watching_client(self, what: str) -> Any:
+        """Notes when clients and producer together kept their core busy."""
+        meter = CpuMeter(*self._client_pids, os.getpid())
+        begun = time.monotonic_ns()
+        yield
+        busy = meter.lap() / (time.monotonic_ns() - begun)
+        self._bench.client_was_busy(what, busy)
+
+    def _tell(self, event: Event) -> None:
+        if event["event"] == "progress":
+            self._bench.progress.detail(f"{event['ready']} live, {event['rows']} rows arrived")
+
+
+class Bench:
+    """One run of a question: the options, the machine, and what is to be said in the report."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.cores = Cores()
+        self.progress = Progress(options.question, quiet=options.quiet)
+        self.notes: list[str] = []
+        self.uses_python = options.python_client or native.build("client", zlib=True) is None
+        os.sched_setaffinity(0, self.cores.client)
+        if not self.cores.are_apart:
+            self.note("one core only: server and client shared it, and disturbed one another")
+        if options.url is not None:
+            self.note("the server was already running: it is not pinned, its settings are its own")
+        if self.uses_python:
+            self.note("the client in Python was used: it is the bottleneck above small numbers")
+
+    def note(self, text: str) -> None:
+        """A sentence for the report; said once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def client_was_busy(self, what: str, busy: float) -> None:
+        if busy > BUSY and not self.options.small:
+            self.note(f"{what}: the client side was the bottleneck ({busy:.0%} of its core busy)")
+
+    def require_own_server(self) -> None:
+        if self.options.url is not None:
+            raise LoadTestFault("this question starts servers of its own: leave --url away")
+
+    @contextlib.asynccontextmanager
+    async def stage(self) -> AsyncIterator[Stage]:
+        async with contextlib.AsyncExitStack() as stack:
+            yield Stage(self, stack)
+
+
+def _with_token(plan: ClientPlan, token: str) -> ClientPlan:
+    return ClientPlan(**{**plan.__dict__, "tokens": (token,)})

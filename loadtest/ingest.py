@@ -1,0 +1,76 @@
+"""How many changes a second are durably accepted while 20 subscribers receive all of them?
+
+The floor is SQLite itself on the same disk: a bare loop that inserts the same rows with one fsync
+per batch, in turn with the server.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+from loadtest.client import ClientPlan
+from loadtest.fanout import ALL
+from loadtest.harness.lines import LineProcess
+from loadtest.harness.question import Question
+from loadtest.harness.report import Bar, Measurement, median
+from loadtest.harness.rows import RowMaker
+from loadtest.harness.stage import Bench
+
+ROUNDS = 3
+
+
+async def bare_sqlite(bench: Bench, seconds: float, batch: int) -> float:
+    """Rows per second of the bare loop."""
+    with tempfile.TemporaryDirectory(prefix="kalam-load-", dir=bench.options.scratch) as path:
+        command = (sys.executable, "-m", "loadtest.floor.bare_sqlite", path, str(seconds))
+        process = await LineProcess.start([*command, str(batch)], bench.cores.server)
+        try:
+            return float((await process.wait("stored", seconds + 60))["rows_per_second"])
+        finally:
+            await process.close()
+
+
+async def measure(
+    bench: Bench, subscribers: int, *, batch: int, producers: int, bar: float
+) -> Measurement:
+    seconds = bench.options.time(9) / ROUNDS
+    async with bench.stage() as stage:
+        server = await stage.server()
+        client = await stage.subscribers(server, ClientPlan(subscribers, [ALL]))
+        producer = await stage.producer(server, RowMaker(), connections=producers)
+        bench.progress.step(f"posts of {batch} from {producers} producers")
+        rates, floors = [], []
+        meter, cpu = server.meter(), 0
+        for _ in range(ROUNDS):
+            meter.lap()
+            made, begun = producer.rows.made, time.monotonic()
+            with stage.watching_client(f"posts of {batch}"):
+                await producer.post_for(seconds, batch)
+                rates.append((producer.rows.made - made) / (time.monotonic() - begun))
+            client.expect(producer.rows.made * subscribers)
+            await client.arrived(120)
+            cpu += meter.lap()
+            floors.append(await bare_sqlite(bench, seconds, batch))
+        made = producer.rows.made
+        (await client.report()).require_each(made, producer.rows.sum_between(1, made))
+    return Measurement(
+        f"posts of {batch} from {producers} producers, {subscribers} subscribers",
+        median(rates),
+        "changes per second",
+        median(floors),
+        median(rate / floor for rate, floor in zip(rates, floors, strict=True)),
+        Bar("at least", bar),
+        {"server_cpu_us_per_change": cpu / 1000 / made, "changes": made},
+    )
+
+
+async def run(bench: Bench) -> Sequence[Measurement]:
+    subscribers = bench.options.many(20, 5)
+    return [
+        await measure(bench, subscribers, batch=100, producers=4, bar=30_000),
+        await measure(bench, subscribers, batch=1, producers=32, bar=2_000),
+    ]
+
+
+QUESTION = Question("ingest", "Changes durably accepted and delivered", run)

@@ -1,0 +1,118 @@
+"""How long from the post of a change to its arrival at 1,000 subscribers, at 100 changes a second?
+
+The stamp is taken when the producer builds the post, the arrival when the client's read returns,
+both on the same monotonic clock. The floor's stamp is taken right before its loop starts. Beside
+the subscribers one more connection pings every few milliseconds: its slowest pong shows the longest
+time for which the server's loop did not turn.
+"""
+
+from collections.abc import Sequence
+
+from loadtest.client import Client, ClientPlan, Delays
+from loadtest.fanout import ALL
+from loadtest.floor import Floor
+from loadtest.harness import plot
+from loadtest.harness.producer import Producer
+from loadtest.harness.question import Question
+from loadtest.harness.report import Bar, Measurement
+from loadtest.harness.rows import RowMaker
+from loadtest.harness.stage import Bench
+
+RATE = 100
+ROUNDS = 4
+PING_US = 4000
+
+
+async def server_round(producer: Producer, client: Client, seconds: float) -> tuple[Delays, float]:
+    """Delays of one stretch, and how late the producer itself was, in seconds."""
+    client.command("reset")
+    first = producer.rows.made + 1
+    expected = max(1, round(RATE * seconds))
+    client.expect(expected * client.plan.total)
+    late = await producer.post_at(RATE, seconds)
+    await client.arrived()
+    report = await client.report()
+    report.require_each(expected, producer.rows.sum_between(first, producer.rows.made))
+    return report.delay, late
+
+
+async def floor_round(floor: Floor, client: Client, seconds: float) -> Delays:
+    client.command("reset")
+    messages = max(1, round(RATE * seconds))
+    client.expect(messages * client.plan.total)
+    walk = await floor.send(messages, 1_000_000 // RATE)
+    await client.arrived()
+    report = await client.report()
+    report.require_each(messages, RowMaker.sum_between(walk.first_n, walk.last_n))
+    return report.delay
+
+
+def curve(delays: Delays) -> list[tuple[float, int]]:
+    return [(edge / 1e6, count) for edge, count in delays.buckets]
+
+
+async def run(bench: Bench) -> Sequence[Measurement]:
+    subscribers = bench.options.many(1000, 20)
+    seconds = bench.options.time(16) / ROUNDS
+    served: list[Delays] = []
+    bare: list[Delays] = []
+    async with bench.stage() as stage:
+        server = await stage.server()
+        client = await stage.subscribers(server, ClientPlan(subscribers, [ALL]))
+        producer = await stage.producer(server, RowMaker(), connections=8)
+        floor = await stage.floor([RowMaker().row()])
+        plan = ClientPlan(subscribers, [ALL])
+        floor_client = await stage.subscribers(floor, plan) if floor else None
+        prober = await stage.subscribers(
+            server, ClientPlan(1, [ALL], subscriptions=0, ping_us=PING_US)
+        )
+        await server_round(producer, client, min(seconds, 1))
+        prober.command("reset")
+        bench.progress.step(f"{RATE} changes a second to {subscribers} subscribers")
+        for _ in range(ROUNDS):
+            with stage.watching_client("latency"):
+                delays, late = await server_round(producer, client, seconds)
+            served.append(delays)
+            if late > 0.005:
+                bench.note(f"the producer was up to {late * 1000:.0f} ms late with a post")
+            if floor and floor_client:
+                bare.append(await floor_round(floor, floor_client, seconds))
+        ping = (await prober.report()).ping
+    return figures(subscribers, Delays.merge(served), Delays.merge(bare), ping)
+
+
+def figures(subscribers: int, served: Delays, bare: Delays, ping: Delays) -> list[Measurement]:
+    def quantile(percent: float, bar: float | None) -> Measurement:
+        value, floor = served.percentile(percent), bare.percentile(percent) or None
+        return Measurement(
+            f"p{percent:g} to {subscribers} subscribers",
+            value,
+            "ms",
+            floor,
+            value / floor if floor else None,
+            Bar("at most", bar) if bar else None,
+            {"curve": curve(served), "name": "server"} if percent == 50 else {},
+        )
+
+    return [
+        quantile(50, 6),
+        quantile(99, 15),
+        quantile(99.9, None),
+        Measurement(
+            "slowest arrival",
+            served.max / 1e6,
+            "ms",
+            bare.max / 1e6 or None,
+            details={"curve": curve(bare), "name": "floor"},
+        ),
+        Measurement(
+            f"slowest of {ping.count} pongs",
+            ping.max / 1e6,
+            "ms",
+            bar=Bar("at most", 20),
+            details={"p99_ms": ping.percentile(99)},
+        ),
+    ]
+
+
+QUESTION = Question("latency", "Delay from post to socket", run, plot.delays)

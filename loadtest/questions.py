@@ -1,0 +1,31 @@
+"""All questions by name."""
+
+from loadtest import (
+    burst,
+    compression,
+    fanout,
+    filters,
+    ingest,
+    latency,
+    memory,
+    slow,
+    storm,
+    workers,
+)
+from loadtest.harness.question import Question
+
+QUESTIONS: dict[str, Question] = {
+    module.QUESTION.name: module.QUESTION
+    for module in (
+        fanout,
+        burst,
+        filters,
+        memory,
+        storm,
+        ingest,
+        latency,
+        slow,
+        compression,
+        workers,
+    )
+}

@@ -1,0 +1,314 @@
+"""Authentication, errors, limits and closes: what a connection may say and what it hears back."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from helpers.server import Server, insert
+from helpers.wire import Wire, wire
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+StartServer = Callable[..., Server]
+
+
+async def test_a_header_token_is_greeted_before_anything_else(server: Server) -> None:
+    headers = {"Authorization": f"Bearer {server.token('alice', 'dba')}"}
+    async with connect(server.ws_url, additional_headers=headers, proxy=None) as socket:
+        assert json.loads(await socket.recv()) == {
+            "type": "auth_success",
+            "user": "alice",
+            "user_id": "alice",
+            "role": "dba",
+            "protocol": {"serialization": "json", "compression": "none"},
+        }
+
+
+async def test_a_client_may_subscribe_without_waiting_for_auth_success(server: Server) -> None:
+    async with wire(server.ws_url) as client:
+        await client.say(type="authenticate", method="jwt", token=server.token())
+        await client.subscribe("s", "SELECT * FROM app.orders")
+        await client.hear_type("auth_success")
+        await client.hear_type("subscription_ack")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "authenticate", "method": "jwt", "token": "not.a.token"},
+        {"type": "authenticate", "method": "basic", "token": "x"},
+        {"type": "authenticate", "method": "jwt"},
+        {"type": "authenticate", "method": "jwt", "token": 5},
+    ],
+)
+async def test_a_bad_authentication_is_told_then_closed(
+    server: Server, message: dict[str, Any]
+) -> None:
+    async with wire(server.ws_url) as client:
+        await client.say(**message)
+        await client.hear_type("auth_error")
+        assert (await client.closed())[0] == 1008
+
+
+@pytest.mark.parametrize("header", ["Bearer nonsense", "Basic YTpi", "Bearer"])
+async def test_a_bad_header_is_told_after_the_upgrade(server: Server, header: str) -> None:
+    async with connect(
+        server.ws_url, additional_headers={"Authorization": header}, proxy=None
+    ) as socket:
+        client = Wire(socket)
+        await client.hear_type("auth_error")
+        assert (await client.closed())[0] == 1008
+
+
+async def test_another_users_token_ends_the_connection(server: Server) -> None:
+    async with wire(server.ws_url, server.token("alice")) as client:
+        await client.say(type="authenticate", method="jwt", token=server.token("bob"))
+        await client.hear_type("auth_error")
+        assert (await client.closed())[0] == 1008
+
+
+async def test_a_silent_client_is_closed_when_its_time_to_authenticate_is_over(
+    start_server: StartServer,
+) -> None:
+    server = start_server(websocket={"auth_timeout": "300ms"})
+    async with wire(server.ws_url) as client:
+        await client.hear_type("auth_error")
+        assert (await client.closed())[0] == 1008
+
+
+async def test_a_token_ends_at_its_expiry_and_a_renewed_one_goes_on(
+    start_server: StartServer,
+) -> None:
+    server = start_server(auth={"jwt": {"leeway": 0}})
+    short = server.token(ttl=2.0)
+    async with wire(server.ws_url, short) as ends, wire(server.ws_url, short) as goes_on:
+        renewed = server.token(ttl=600.0)
+        await goes_on.authenticate(renewed)
+        await ends.hear_type("auth_error")
+        assert (await ends.closed())[0] == 1008
+        assert await goes_on.settled(renewed) == []
+
+
+async def test_subscribing_without_a_token_is_auth_required(server: Server) -> None:
+    async with wire(server.ws_url) as client:
+        await client.subscribe("mine", "SELECT * FROM app.orders")
+        error = await client.hear_type("error")
+        assert (error["subscription_id"], error["code"]) == ("mine", "AUTH_REQUIRED")
+        await client.authenticate(server.token())
+
+
+async def test_anonymous_clients_see_public_tables_only_and_are_not_timed_out(
+    start_server: StartServer,
+) -> None:
+    server = start_server(auth={"anonymous": True}, websocket={"auth_timeout": "200ms"})
+    async with wire(server.ws_url) as client:
+        # A second client's time-out would come no sooner than this one's.
+        await client.live("s", "SELECT * FROM app.orders")
+        for sql in ("SELECT * FROM app.vault", "SELECT * FROM app.notes"):
+            await client.subscribe("no", sql)
+            assert (await client.hear_type("error"))["code"] == "UNAUTHORIZED"
+        await client.authenticate(server.token("alice"))
+        await client.live("mine", "SELECT * FROM app.notes")
+
+
+@pytest.mark.parametrize(
+    ("subscription", "code"),
+    [
+        ({"id": " ", "sql": "SELECT * FROM app.orders"}, "INVALID_SUBSCRIPTION_ID"),
+        ({"id": "x" * 129, "sql": "SELECT * FROM app.orders"}, "INVALID_SUBSCRIPTION_ID"),
+        ({"id": "a\u0007", "sql": "SELECT * FROM app.orders"}, "INVALID_SUBSCRIPTION_ID"),
+        ({"id": "s", "sql": "SELECT * FROM app.orders ORDER BY id"}, "INVALID_SQL"),
+        ({"id": "s", "sql": "SELECT * FROM app.orders WHERE"}, "INVALID_SQL"),
+        ({"id": "s", "sql": "SELECT * FROM app.vault"}, "UNAUTHORIZED"),
+        ({"id": "s", "sql": "SELECT * FROM app.orders", "options": {"from": -1}}, "UNSUPPORTED"),
+        (
+            {"id": "s", "sql": "SELECT * FROM app.orders", "options": {"last_rows": 2**53}},
+            "UNSUPPORTED",
+        ),
+        (
+            {"id": "s", "sql": "SELECT * FROM app.orders", "options": {"batch_size": "9"}},
+            "UNSUPPORTED",
+        ),
+        ({"id": "s", "sql": "SELECT * FROM app.orders", "options": {"from": 1.5}}, "UNSUPPORTED"),
+        (
+            {"id": "s", "sql": "SELECT * FROM app.orders", "options": {"last_rows": True}},
+            "UNSUPPORTED",
+        ),
+    ],
+)
+async def test_a_refused_subscription_names_its_own_id_and_the_connection_stays(
+    server: Server, subscription: dict[str, Any], code: str
+) -> None:
+    token = server.token()
+    async with wire(server.ws_url, token) as client:
+        await client.say(type="subscribe", subscription=subscription)
+        error = await client.hear_type("error")
+        assert (error["subscription_id"], error["code"]) == (subscription["id"], code)
+        assert await client.settled(token) == []
+
+
+async def test_an_unknown_table_is_not_found(start_server: StartServer) -> None:
+    server = start_server()
+    async with wire(server.ws_url, server.token()) as client:
+        await client.subscribe("s", "SELECT * FROM no.such")
+        assert (await client.hear_type("error"))["code"] == "NOT_FOUND"
+
+
+async def test_next_batch_of_nothing_is_batch_fetch_failed(server: Server) -> None:
+    async with wire(server.ws_url, server.token()) as client:
+        await client.say(type="next_batch", subscription_id="none")
+        error = await client.hear_type("error")
+        assert (error["subscription_id"], error["code"]) == ("none", "BATCH_FETCH_FAILED")
+
+
+async def test_the_subscription_limit_counts_a_replacement_once(
+    start_server: StartServer,
+) -> None:
+    server = start_server(websocket={"max_subscriptions_per_connection": 2})
+    async with wire(server.ws_url, server.token()) as client:
+        for name in ("a", "b", "b"):
+            await client.live(name, "SELECT * FROM app.orders")
+        await client.subscribe("c", "SELECT * FROM app.orders")
+        error = await client.hear_type("error")
+        assert error["code"] == "SUBSCRIPTION_LIMIT_EXCEEDED"
+        await client.say(type="unsubscribe", subscription_id="a")
+        await client.live("c", "SELECT * FROM app.orders")
+
+
+async def test_a_binary_message_is_unsupported_and_the_connection_stays(server: Server) -> None:
+    token = server.token()
+    async with wire(server.ws_url, token) as client:
+        await client.socket.send(b"\x00\x01")
+        error = await client.hear_type("error")
+        assert (error["subscription_id"], error["code"]) == ("protocol", "UNSUPPORTED_DATA")
+        assert await client.settled(token) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not json",
+        "[]",
+        '"text"',
+        "{}",
+        '{"type":"nonsense"}',
+        '{"type":5}',
+        '{"type":"subscribe"}',
+        '{"type":"subscribe","subscription":{"id":1,"sql":"x"}}',
+        '{"type":"subscribe","subscription":{"id":"a"}}',
+        '{"type":"subscribe","subscription":{"id":"a","sql":"x","options":[]}}',
+        '{"type":"unsubscribe"}',
+        "[" * 100_000,
+    ],
+)
+async def test_what_is_no_message_of_the_protocol_closes_1011(server: Server, text: str) -> None:
+    async with wire(server.ws_url, server.token()) as client:
+        await client.socket.send(text)
+        assert (await client.closed())[0] == 1011
+
+
+async def test_invalid_utf8_closes_1007(server: Server) -> None:
+    async with wire(server.ws_url, server.token()) as client:
+        await client.socket.send(b"\xff\xfe", text=True)
+        assert (await client.closed())[0] == 1007
+
+
+async def test_a_message_over_the_size_closes_1009(start_server: StartServer) -> None:
+    server = start_server(websocket={"max_message_bytes": "1KiB"})
+    async with wire(server.ws_url, server.token()) as client:
+        await client.say(type="ping", pad="x" * 2000)
+        assert (await client.closed())[0] == 1009
+
+
+async def test_fragments_are_one_message(server: Server) -> None:
+    async with wire(server.ws_url, server.token()) as client:
+        text = json.dumps(
+            {"type": "subscribe", "subscription": {"id": "é", "sql": "SELECT * FROM app.orders"}},
+            ensure_ascii=False,
+        )
+        await client.socket.send([text[:20], text[20:60], "", text[60:]])
+        assert (await client.hear_type("subscription_ack"))["subscription_id"] == "é"
+
+
+async def test_too_many_messages_are_dropped_and_ten_times_too_many_close(
+    start_server: StartServer,
+) -> None:
+    server = start_server(websocket={"messages_per_second": 1, "message_burst": 5})
+    async with wire(server.ws_url, server.token()) as client:
+        for _ in range(6):
+            await client.say(type="ping")
+        error = await client.hear_type("error")
+        assert (error["subscription_id"], error["code"]) == ("rate_limit", "RATE_LIMIT_EXCEEDED")
+        for _ in range(60):
+            await client.say(type="ping")
+        assert (await client.closed())[0] == 1008
+
+
+async def test_a_peer_that_answers_no_ping_is_closed_1011(start_server: StartServer) -> None:
+    server = start_server(websocket={"ping_interval": "200ms", "idle_timeout": "900ms"})
+    reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
+    writer.write(
+        b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        b"Authorization: Bearer " + server.token().encode() + b"\r\n\r\n"
+    )
+    async with asyncio.timeout(20):
+        heard = await reader.read()
+    writer.close()
+    assert b"\x89\x00" in heard, "a ping"
+    assert b"\x03\xf3" in heard, "the close code 1011"
+
+
+async def test_pings_of_the_client_are_answered(server: Server) -> None:
+    async with wire(server.ws_url, server.token()) as client:
+        started = time.monotonic()
+        async with asyncio.timeout(20):
+            await (await client.socket.ping(b"hello"))
+        assert time.monotonic() >= started
+
+
+async def test_origins_are_checked_before_the_upgrade(start_server: StartServer) -> None:
+    server = start_server(
+        server={"allowed_origins": ["https://app.example"], "strict_origin": True}
+    )
+    for headers in ({"Origin": "https://evil.example"}, {}):
+        with pytest.raises(InvalidStatus) as refusal:
+            async with connect(server.ws_url, additional_headers=headers, proxy=None):
+                pass
+        assert refusal.value.response.status_code == 403
+    async with connect(server.ws_url, origin="https://app.example", proxy=None):
+        pass
+
+
+async def test_beyond_max_connections_the_answer_is_503(start_server: StartServer) -> None:
+    server = start_server(websocket={"max_connections": 1})
+    async with wire(server.ws_url, server.token()):
+        with pytest.raises(InvalidStatus) as refusal:
+            async with connect(server.ws_url, proxy=None):
+                pass
+        assert refusal.value.response.status_code == 503
+
+
+async def test_a_lost_role_or_claim_is_felt_at_the_next_token(start_server: StartServer) -> None:
+    policy = {"policy": "tenant = CLAIM('tenant')"}
+    table = {"type": "shared", "access": "public", "primary_key": "id", **policy}
+    server = start_server(tables={"declared": {"app.tenants": table}})
+    server.post(
+        insert("app.tenants", {"id": 1, "tenant": "x"}),
+        insert("app.tenants", {"id": 2, "tenant": "y"}),
+    )
+    async with wire(server.ws_url, server.token("eve", "service", tenant="x")) as client:
+        await client.subscribe("t", "SELECT id FROM app.tenants", {})
+        await client.hear_type("subscription_ack")
+        assert [row["id"] for row in (await client.hear())["rows"]] == [1]
+        await client.live("v", "SELECT * FROM app.vault", {})
+        await client.authenticate(server.token("eve", "user", tenant="y"))
+        ended = await client.hear_type("error")
+        renewed = await client.hear_type("subscription_ack")
+        rows = (await client.hear_type("initial_data_batch"))["rows"]
+        assert (ended["subscription_id"], ended["code"]) == ("v", "UNAUTHORIZED")
+        assert renewed["resumed"] is False
+        assert [row["id"] for row in rows] == [2]
