@@ -10,8 +10,15 @@ from pathlib import Path
 
 import uvloop
 
-from kalam_notify.config import Config, Override, dev_config, load_config, parse_address
-from kalam_notify.errors import Fault, ConfigurationFault
+from kalam_notify.config import (
+    Config,
+    Override,
+    dev_config,
+    load_config,
+    parse_address,
+    require_authentication,
+)
+from kalam_notify.errors import ConfigurationFault, Fault
 from kalam_notify.logs import configure_logging
 from kalam_notify.sockets.listeners import bind, url_of
 from kalam_notify.worker import Sockets, Worker
@@ -75,6 +82,8 @@ def _reloader(
             fresh = dev_config(
                 fresh, data_dir=config.server.data_dir, secret=config.auth.jwt.secret
             )
+        else:
+            require_authentication(fresh, str(config_file or "reload"))
         return fresh
 
     return reload

@@ -91,9 +91,7 @@ class StateCollector(Collector):
             manager.lagging_count,
         )
         yield _gauge("log_last_seq", "The newest seq of the log", self._log.last_seq)
-        yield _gauge(
-            "send_buffer_bytes", "Bytes that wait for sockets", self._send_buffer_bytes()
-        )
+        yield _gauge("send_buffer_bytes", "Bytes that wait for sockets", self._send_buffer_bytes())
         yield _counter("deliveries", "Row-changes handed to a socket", stats.deliveries)
         yield _counter("delivery_bytes", "Bytes handed to sockets", stats.delivery_bytes)
         yield _counter("catch_ups", "Times a subscription had to be fed", stats.catch_ups)
@@ -123,7 +121,9 @@ def _counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(PREFIX + name, text, value=value)
 
 
-def _labelled(name: str, text: str, label: str, counts: "Counter[TableId] | Counter[int]") -> Metric:
+def _labelled(
+    name: str, text: str, label: str, counts: "Counter[TableId] | Counter[int]"
+) -> Metric:
     family = CounterMetricFamily(PREFIX + name, text, labels=[label])
     for value, count in counts.items():
         family.add_metric([str(value)], count)

@@ -1,6 +1,6 @@
 """One worker process: every room built, started in order, stopped in reverse.
 
-    log -> fan-out (NotificationService, Feeder) -> desk -> sockets and HTTP
+log -> fan-out (NotificationService, Feeder) -> desk -> sockets and HTTP
 """
 
 import asyncio
@@ -35,6 +35,8 @@ from kalam_notify.ops.routes import OpsEndpoints
 from kalam_notify.protocol import close
 from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.listeners import Listener
+from kalam_notify.sockets.upgrade import PATH as UPGRADE_PATH
+from kalam_notify.sockets.upgrade import upgrade_required
 from kalam_notify.sockets.wheel import Wheel
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.version import __version__
@@ -192,7 +194,7 @@ class Worker:
             gate=self.gate,
         )
         tls = tls_context(self.config)
-        public = ops.open_routes()
+        public = [Route(UPGRADE_PATH, upgrade_required), *ops.open_routes()]
         if sockets.internal is None:
             public += [*ingest, *ops.admin_routes(internal=False)]
         listeners = [
@@ -262,22 +264,19 @@ class Worker:
     def _apply(self, config: Config) -> None:
         before = {table.id: table for table in self.catalog.tables()}
         self.log.declare(config.tables.declared.values())
-        self.config = config
-        self._authenticator = Authenticator(config.auth)
-        self.shared.verifier = self._authenticator.tokens
-        self._key_keeper.cancel()
-        self._keep_keys_fresh()
-        self.catalog.replace(
-            config.tables.declared.values(), auto_create=config.tables.auto_create
-        )
+        before_auth, self.config = self.config.auth, config
+        if config.auth != before_auth:
+            self._authenticator = Authenticator(config.auth)
+            self.shared.verifier = self._authenticator.tokens
+            self._key_keeper.cancel()
+            self._keep_keys_fresh()
+        self.catalog.replace(config.tables.declared.values(), auto_create=config.tables.auto_create)
         self.log.retain(Retention(config.log.retention.max_age, config.log.retention.max_bytes))
         self.desk.configure(config.websocket, config.limits.subscriptions_per_user)
         self.shared.configure(config)
         set_level(config.logging.level)
         after = {table.id: table for table in self.catalog.tables()}
-        self.desk.tables_changed(
-            {name for name in before if before[name] != after.get(name)}
-        )
+        self.desk.tables_changed({name for name in before if before[name] != after.get(name)})
 
     async def _drain(self) -> None:
         """Close the clients' connections, spread over drain_seconds, so that they do not all

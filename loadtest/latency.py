@@ -25,7 +25,7 @@ PING_US = 4000
 
 async def server_round(producer: Producer, client: Client, seconds: float) -> tuple[Delays, float]:
     """Delays of one stretch, and how late the producer itself was, in seconds."""
-    client.command("reset")
+    await client.command("reset")
     first = producer.rows.made + 1
     expected = max(1, round(RATE * seconds))
     client.expect(expected * client.plan.total)
@@ -37,7 +37,7 @@ async def server_round(producer: Producer, client: Client, seconds: float) -> tu
 
 
 async def floor_round(floor: Floor, client: Client, seconds: float) -> Delays:
-    client.command("reset")
+    await client.command("reset")
     messages = max(1, round(RATE * seconds))
     client.expect(messages * client.plan.total)
     walk = await floor.send(messages, 1_000_000 // RATE)
@@ -67,7 +67,7 @@ async def run(bench: Bench) -> Sequence[Measurement]:
             server, ClientPlan(1, [ALL], subscriptions=0, ping_us=PING_US)
         )
         await server_round(producer, client, min(seconds, 1))
-        prober.command("reset")
+        await prober.command("reset")
         bench.progress.step(f"{RATE} changes a second to {subscribers} subscribers")
         for _ in range(ROUNDS):
             with stage.watching_client("latency"):

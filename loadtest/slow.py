@@ -36,7 +36,7 @@ class Scene:
 
     async def others_delays(self, changes: int) -> Delays:
         """One change after the other, each when the one before has reached all the others."""
-        self.others.command("reset")
+        await self.others.command("reset")
         first = self.producer.rows.made + 1
         for n in range(changes):
             self.others.expect((n + 1) * self.others.plan.total)
@@ -48,7 +48,7 @@ class Scene:
 
     async def clog(self, rows: int) -> float:
         """Stop the slow one's reading and fill its socket; how many subscriptions then lag."""
-        self.slow.command("stall")
+        await self.slow.command("stall")
         for _ in range(rows // 100):
             await self.flood.post(100)
         return await self.server.metric("lagging_subscriptions")
@@ -56,7 +56,7 @@ class Scene:
     async def unclog(self) -> None:
         """Let it read on, and demand every row of both tables."""
         self.slow.expect(self.producer.rows.made + self.flood.rows.made)
-        self.slow.command("read")
+        await self.slow.command("read")
         await self.slow.arrived(120)
 
     async def check(self) -> None:

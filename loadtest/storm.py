@@ -34,7 +34,7 @@ async def arrive(bench: Bench, stage: Stage, clients: int) -> tuple[Client, Prod
         bare_meter = floor.meter()
         await stage.subscribers(floor, ClientPlan(clients, [ALL]))
         bare = clients * 1e9 / bare_meter.lap()
-    warm.command("drop")
+    await warm.command("drop")
     producer = await stage.producer(server, RowMaker())
     figure = Measurement(
         f"{clients} clients connect, authenticate, subscribe",
@@ -53,12 +53,12 @@ async def come_back(bench: Bench, client: Client, producer: Producer) -> Measure
     client.expect(clients)
     await producer.post(1)
     await client.arrived()
-    client.command("drop")
+    await client.command("drop")
     for _ in range(MISSED):
         await producer.post(1)
     begun = time.monotonic()
     client.expect(clients * (1 + MISSED))
-    client.command("return")
+    await client.command("return")
     await client.ready()
     await client.arrived()
     seconds = time.monotonic() - begun

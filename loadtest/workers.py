@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from loadtest.client import ClientPlan
 from loadtest.fanout import ALL
 from loadtest.harness.blocks import FloorSide, ServerSide, alternate
+from loadtest.harness.cpu import process_tree
 from loadtest.harness.question import Question
 from loadtest.harness.report import Measurement, median
 from loadtest.harness.rows import RowMaker
@@ -38,14 +39,16 @@ async def measure(bench: Bench, workers: int, subscribers: int) -> list[Measurem
             (lambda: bare.walk(batches)) if bare else None,
         )
         await side.check()
+        processes = len(process_tree(server.pid)) if server.pid else 0
         if bare:
             await bare.check()
     rate = median(cost.rows_per_second for cost in pairs.server)
     floor_rate = median(cost.rows_per_second for cost in pairs.floor) if pairs.floor else None
+    details = {"server_processes": processes}
     case = f"{workers} worker{'s' if workers > 1 else ''}, {subscribers} subscribers"
     ratio = rate / floor_rate if floor_rate else None
     return [
-        Measurement(case, rate, "row-changes per second (wall)", floor_rate, ratio),
+        Measurement(case, rate, "row-changes per second (wall)", floor_rate, ratio, None, details),
         Measurement(
             case, pairs.us_per_row, "µs CPU per delivery", pairs.floor_us_per_row, pairs.ratio
         ),

@@ -27,7 +27,7 @@ from rehearsal.verdict import Judge
 from rehearsal.views import View
 
 # How long views may take to settle once the feeder has told everything; a wrong one never does.
-_SETTLE_DEADLINE = 120.0
+_SETTLE_DEADLINE = 300.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class Rehearsal:
-    """The acts, in order. Half of the clients are there before the first row, half come later."""
+    """The acts, in order. Most subscribers are there before the first row, some come later."""
 
     def __init__(self, stage: Stage, options: argparse.Namespace) -> None:
         self._stage = stage
@@ -69,28 +69,23 @@ class Rehearsal:
         self._clients = stage.add_subscribers(options.processes, options.subscribers)
 
     def run(self) -> int:
-        early, late = self._clients[::2], self._clients[1::2]
-        self._admit(early, "before the first row")
+        early, late = self._clients[:-1], self._clients[-1:]
+        _start(early)
+        for process in early:
+            process.await_line("ready")
+        self._timeline.tell(f"{_count(early)} subscribers live before the first row")
         self._copy_under_load()
         pgbench = self._stage.start_pgbench(self._options.pgbench_clients, self._options.seconds)
         self._timeline.tell(f"pgbench writes for {self._options.seconds} s")
-        self._admit(late, "while pgbench writes")
+        _start(late)
+        self._timeline.tell(f"{_count(late)} more subscribers come meanwhile")
         self._kill_everybody_once(pgbench)
         summary = pgbench.communicate()[0]
-        self._timeline.tell(
-            f"pgbench has stopped, the feeder is {self._stage.slot_lag():,} B behind"
-        )
+        lag = self._stage.slot_lag()
+        self._timeline.tell(f"pgbench has stopped, the feeder is {lag:,} B of WAL behind")
         wait_until(lambda: self._stage.slot_lag() <= 0, "the feeder to catch up")
         self._timeline.tell("the feeder has caught up")
         return self._judge(summary)
-
-    def _admit(self, processes: Sequence[SubscriberProcess], when: str) -> None:
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.await_line("ready")
-        count = sum(len(process.setup.questions) for process in processes)
-        self._timeline.tell(f"{count} subscribers live, {when}")
 
     def _copy_under_load(self) -> None:
         """The first copy while others write, and the feeder killed in the middle of it."""
@@ -107,6 +102,7 @@ class Rehearsal:
         self._timeline.tell("copy done, the feeder streams")
 
     def _is_streaming(self) -> bool:
+        self._stage.feeder.require_running()
         state = self._stage.feeder_state()
         return state is not None and state.phase == "streaming"
 
@@ -135,12 +131,10 @@ class Rehearsal:
         third = self._clients[: max(2, len(self._clients) // 3)]
         for process in third:
             process.kill()
+        _start(third)
         for process in third:
-            process.start()
-        for process in third:
-            process.await_line("ready")
-            how = "resumed from saved views" if process.setup.keep else "started over"
-            self._timeline.tell(f"{len(process.setup.questions)} subscribers killed, {how}")
+            how = "saved views taken up" if process.setup.keep else "starting over"
+            self._timeline.tell(f"{_count([process])} subscribers killed, {how}")
 
     def _judge(self, pgbench_summary: str) -> int:
         told = self._stage.history_as_told()
@@ -155,6 +149,7 @@ class Rehearsal:
             wait_until(settled, "the views to settle", _SETTLE_DEADLINE)
         except TimeoutError as error:
             print(error)
+        self._timeline.tell("the views have been compared")
         faults = [fault for view in views if (fault := judge.difference(view))]
         faults += [fault] if (fault := judge.difference_of_history()) else []
         if self._stage.feeder.end() or self._stage.daemon.end():
@@ -164,6 +159,15 @@ class Rehearsal:
             print(f"WRONG  {fault}")
         print(f"{len(faults)} FAULTS" if faults else "EXACT: every view equals PostgreSQL's answer")
         return 1 if faults else 0
+
+
+def _start(processes: Sequence[SubscriberProcess]) -> None:
+    for process in processes:
+        process.start()
+
+
+def _count(processes: Sequence[SubscriberProcess]) -> int:
+    return sum(len(process.setup.questions) for process in processes)
 
 
 def _print_report(views: Sequence[View], history: int, judge: Judge, pgbench_summary: str) -> None:

@@ -80,9 +80,10 @@ class Subscription:
     def offer(self, message: Message) -> dict[str, Any] | None:
         """Take a message in; returns what to answer to the server."""
         event, answer = self.following.receive(message)
-        if event is not None:
-            self._events.append(event)
-            self._arrival.set()
+        if event is None:
+            return answer
+        self._events.append(event)
+        self._arrival.set()
         if len(self._events) < QUEUED_EVENTS:
             return answer
         self.following.pause()

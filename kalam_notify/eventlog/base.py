@@ -22,6 +22,7 @@ from typing import Protocol
 
 import msgspec
 
+from kalam_notify.eventlog.retention import Retention
 from kalam_notify.model import Change, Owner, PostedChange, Row, TableDef, TableId, Values
 
 Matches = Callable[[Values], bool]
@@ -153,6 +154,9 @@ class EventLog(Protocol):
         the end of the log answers an empty stretch whose `upto` is `last_seq` or beyond. Raises
         Compacted when `after` is below `horizon(table)`.
         """
+
+    def retain(self, retention: Retention) -> None:
+        """Keep by another retention from the next trim on."""
 
     async def trim(self) -> int:
         """Apply retention now, as the log does by itself from time to time; the entries removed."""

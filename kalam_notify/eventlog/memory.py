@@ -189,6 +189,9 @@ class MemoryLog:
         if id is not None:
             self._ids[change.seq] = id
 
+    def retain(self, retention: Retention) -> None:
+        self._retention = retention
+
     async def trim(self) -> int:
         self._require_open()
         now = self._clock()

@@ -23,7 +23,7 @@ from kalam_notify.eventlog.selection import Candidate, fill_page, sift
 from kalam_notify.model import SHARED, Change, Kind, Owner, Row, TableDef, TableId
 
 _FIRST_CHUNK_ROWS = 32
-_MAX_CHUNK_ROWS = 256
+_MAX_CHUNK_ROWS = 512
 _CHUNK_BYTES = 256 * 1024
 
 _ENTRIES = """

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from kalam_notify.errors import StorageFault
+from kalam_notify.eventlog.bulk import CACHED_STATEMENTS
 
 Durability = Literal["commit", "os"]
 
@@ -105,7 +106,11 @@ def open_reader(path: Path) -> sqlite3.Connection:
 def _connect(path: Path) -> sqlite3.Connection:
     # Each connection is used by one thread at a time, but not always by the one that made it.
     connection = sqlite3.connect(
-        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        path,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=CACHED_STATEMENTS,
     )
     # Rows are bytes everywhere above; decoding them here would only be undone.
     connection.text_factory = bytes
@@ -136,6 +141,8 @@ def _is_ready(path: Path, connection: sqlite3.Connection) -> bool:
                 f"{path}: data format {version}, but this release reads format {FORMAT_VERSION};"
                 " run the release that wrote it, or start with another data_dir"
             )
+        if _number(connection, "SELECT count(*) FROM state") != 1:
+            raise StorageFault(f"{path}: damaged: the log's state is missing; restore a copy")
         return True
     if application or version or _number(connection, "SELECT count(*) FROM sqlite_schema"):
         raise StorageFault(f"{path}: a database of another program; choose another data_dir")

@@ -214,6 +214,9 @@ class SqliteLog:
         self._writer.put(Waiting(Posting(batch, batch_key), size, number))
         return await ticket.future
 
+    def retain(self, retention: Retention) -> None:
+        self._retention = retention
+
     async def trim(self) -> int:
         if not self._open:
             raise LogUnavailable("the log is closed")

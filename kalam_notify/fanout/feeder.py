@@ -244,9 +244,7 @@ class Feeder:
             snapshot.batch_num += 1
             handle.snapshot = snapshot
             loop = asyncio.get_running_loop()
-            snapshot.timer = loop.call_later(
-                self._batch_grace(), self._want_page, handle, snapshot
-            )
+            snapshot.timer = loop.call_later(self._batch_grace(), self._want_page, handle, snapshot)
         else:
             handle.loaded(page.as_of)
 

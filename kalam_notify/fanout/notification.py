@@ -91,9 +91,7 @@ class NotificationService:
         """
         await self._stream(deliveries, after)
 
-    async def notify_user_table_streaming(
-        self, deliveries: Sequence[Delivery], after: int
-    ) -> None:
+    async def notify_user_table_streaming(self, deliveries: Sequence[Delivery], after: int) -> None:
         """The same for USER tables, whose plans have come out of their own index."""
         await self._stream(deliveries, after)
 

@@ -47,9 +47,7 @@ class RowEncoder:
         """A row as this projection shows it; not remembered."""
         if self._star:
             return with_seq(row.json, seq)
-        return with_seq(
-            orjson.dumps(self._projection.apply(row.values, self._primary_key)), seq
-        )
+        return with_seq(orjson.dumps(self._projection.apply(row.values, self._primary_key)), seq)
 
     def row(self, change: Change) -> bytes:
         """The new row."""

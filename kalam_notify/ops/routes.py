@@ -97,5 +97,3 @@ class OpsEndpoints:
         if identity.role < Role.SERVICE:
             return error_answer(403, "metrics take the role service, dba or system")
         return None
-
-

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
 from kalam_notify.config import Address
-from kalam_notify.errors import Fault, ConfigurationFault
+from kalam_notify.errors import ConfigurationFault, Fault
 from kalam_notify.sockets.connection import WebSocketConnection
 from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.upgrade import HttpProtocol
@@ -22,7 +22,9 @@ _KEEP_ALIVE = 75
 """Seconds that an idle HTTP connection is kept: longer than the usual proxy keeps its own."""
 
 
-def bind(address: Address, *, key: str = "server.listen", reuse_port: bool = False) -> socket.socket:
+def bind(
+    address: Address, *, key: str = "server.listen", reuse_port: bool = False
+) -> socket.socket:
     """A bound TCP socket; raises ConfigurationFault naming `key` when there is none to be had."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
@@ -89,9 +91,7 @@ class Listener:
         )
 
     def _protocol(self) -> asyncio.Protocol:
-        return self._protocol_class(
-            config=self._config, server_state=self.state, app_state={}
-        )
+        return self._protocol_class(config=self._config, server_state=self.state, app_state={})
 
     def visit(self, now: float) -> float | None:
         """The wheel's visit: the Date header once a second."""

@@ -10,17 +10,20 @@ from typing import Any
 
 import httptools
 import orjson
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
+from kalam_notify.ingest.answers import error_answer
 from kalam_notify.sockets.connection import WebSocketConnection
 from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.wire_log import WIRE_LOG
 
-PATH = b"/v1/ws"
+PATH = "/v1/ws"
 _RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
@@ -30,6 +33,16 @@ class _Refusal(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
+
+
+async def upgrade_required(request: HttpRequest) -> Response:
+    """The answer to a plain GET where a WebSocket was meant."""
+    return error_answer(
+        426,
+        "this is a WebSocket: connect with a WebSocket client",
+        code="UPGRADE_REQUIRED",
+        headers={"Upgrade": "websocket", "Connection": "Upgrade"},
+    )
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -99,7 +112,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _accept(self) -> tuple[WebSocketConnection, bytes, str | None]:
         shared, headers = self.shared, _decoded(self.headers)
-        if not self.serves_websocket or self.url.partition(b"?")[0] != PATH:
+        if not self.serves_websocket or self.url.partition(b"?")[0] != PATH.encode():
             raise _Refusal(404, "NOT_FOUND", "no WebSocket here; it is at /v1/ws")
         if not shared.admits_origin(headers.get("origin")):
             raise _Refusal(403, "FORBIDDEN", "this origin is not allowed")

@@ -148,9 +148,9 @@ class _Writer:
         name, word = self.variable(), "in" if wanted else "not in"
         subject = f"({name} := {self.value(p.args[0])})"
         parts = []
-        for family, found in families.items():
+        for family, members in families.items():
             check = _OF_FAMILY[family].format(subject)
-            parts.append(f"({check} and {name} {word} {self.bind(frozenset(found))})")
+            parts.append(f"({check} and {name} {word} {self.bind(frozenset(members))})")
             subject = name
         return f"({' or '.join(parts)})"
 

@@ -13,17 +13,18 @@ comparison, LIKE/IN/BETWEEN, `||` and `->`, + -, * / %, unary minus.
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from sqlglot import exp
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import ParseError
 from sqlglot.parsers.postgres import PostgresParser
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from kalam_notify.sql.instants import parse_instant
-from kalam_notify.sql.like import BadPattern, compile_like
 from kalam_notify.sql.lexer import Source
+from kalam_notify.sql.like import BadPattern, compile_like
 from kalam_notify.sql.tokens import PLAIN, UNKNOWN
 from kalam_notify.sql.tree import Call, Constant, Expression, Name, constant
 from kalam_notify.sql.vocabulary import FUNCTIONS
@@ -51,8 +52,11 @@ class LiveQueries(Postgres):
 
     class Parser(PostgresParser):
         # COALESCE(a -> 'b', c) holds no lambda.
-        LAMBDAS: dict[TokenType, Any] = {}
-        JSON_OPERATORS = {TokenType.ARROW: _arrow(_Arrow), TokenType.DARROW: _arrow(_TextArrow)}
+        LAMBDAS: ClassVar[dict[TokenType, Any]] = {}
+        JSON_OPERATORS: ClassVar[dict[TokenType, Any]] = {
+            TokenType.ARROW: _arrow(_Arrow),
+            TokenType.DARROW: _arrow(_TextArrow),
+        }
 
 
 _DIALECT = LiveQueries()
@@ -116,7 +120,7 @@ def _check_outline(source: Source, tokens: list[Token]) -> None:
     if tokens[0].token_type is not TokenType.SELECT:
         source.refuse(f"expected SELECT, met {tokens[0].text[:40]!r}", tokens[0].start)
     due = [TokenType.FROM, TokenType.WHERE]
-    for before, token in zip(tokens, tokens[1:], strict=False):
+    for before, token in pairwise(tokens):
         kind = token.token_type
         if kind is TokenType.SELECT:
             source.refuse("a second SELECT; subqueries and unions are not supported", token.start)
@@ -197,7 +201,8 @@ class _Reader:
         if any(node.is_star for node in nodes):
             if len(nodes) > 1:
                 self._refuse(nodes[1], "* already stands for every column; write * or names")
-            return self._star(nodes[0])
+            self._star(nodes[0])
+            return None
         return tuple(self._listed(node) for node in nodes)
 
     def _star(self, node: Any) -> None:
@@ -339,10 +344,11 @@ class _Reader:
         if isinstance(node, exp.Boolean):
             self.boolean(node)
             return "is true" if node.this else "is false"
-        if isinstance(node, exp.Column) and node.name == UNKNOWN:
-            self._spend(TokenType.IDENTIFIER)
-            return "is unknown"
-        self._refuse(node, "IS takes NULL, TRUE, FALSE, UNKNOWN or DISTINCT FROM; use = for values")
+        if not isinstance(node, exp.Column) or node.name != UNKNOWN:
+            cure = "IS takes NULL, TRUE, FALSE, UNKNOWN or DISTINCT FROM; use = for values"
+            self._refuse(node, cure)
+        self._spend(TokenType.IDENTIFIER)
+        return "is unknown"
 
     def distinct(self, node: Any) -> Expression:
         self._spend(TokenType.IS, TokenType.DISTINCT, TokenType.FROM)

@@ -11,7 +11,9 @@ look-up for each of the filter's terms (logarithmic for ranges).
 """
 
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from kalam_notify.sql.access import Access, Begins, Equals, Term, access, explain
 from kalam_notify.sql.compiler import Test, compile_predicate
@@ -23,7 +25,7 @@ from kalam_notify.sql.tree import FALSE, TRUE, Expression
 T = TypeVar("T", bound=Hashable)
 
 
-class Explanation(NamedTuple):
+class Explanation(msgspec.Struct, frozen=True):
     """How a filter is found: index used, residual asked (None: nothing), items that share it."""
 
     index: str

@@ -199,7 +199,7 @@ def _boolean_comparison(left: Expression, wanted: bool) -> Expression:
 
 
 def _alike(this: Expression, other: Expression) -> Expression:
-    """`this`, read as a timestamp where the other side is one."""
+    """The expression, read as a timestamp where the other side is one."""
     if is_instant(other) and not is_instant(this):
         return value(Call("timestamp", (this,)))
     return this
@@ -213,7 +213,7 @@ def _plain_number(number: Constant) -> Constant:
 
 
 def membership(this: Expression, members: list[Expression]) -> Expression:
-    """`this IN (members)`; members that are no constants become comparisons."""
+    """IN: members that are no constants become comparisons."""
     if any(is_instant(part) for part in (this, *members)):
         members = [value(Call("timestamp", (part,))) for part in members]
         this = this if is_instant(this) else value(Call("timestamp", (this,)))

@@ -8,7 +8,7 @@ with its place and with what would work instead. Depth is bounded here too, befo
 
 from typing import NamedTuple
 
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from kalam_notify.sql.lexer import Lexeme, Source, lexemes
 from kalam_notify.sql.vocabulary import (

@@ -65,7 +65,7 @@ def distinct(a: Any, b: Any) -> bool:
 
 
 def member(a: Any, *values: Any) -> Truth:
-    """a IN (values): UNKNOWN unless one is equal or all of them are comparable and unequal."""
+    """IN: UNKNOWN unless one is equal or all of them are comparable and unequal."""
     result: Truth = False
     for value in values:
         same = equal(a, value)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from sqlglot.tokens import TokenType
+from sqlglot.tokenizer_core import TokenType
 
 SYMBOLS = {
     "(": TokenType.L_PAREN,
@@ -28,13 +28,16 @@ SYMBOLS = {
     "->>": TokenType.DARROW,
 }
 
-KEYWORDS = {
-    word: TokenType[word]
-    for word in (
-        "SELECT FROM WHERE AND OR NOT IN BETWEEN LIKE ILIKE ESCAPE IS NULL TRUE FALSE DISTINCT "
-        "CASE WHEN THEN ELSE END"
-    ).split()
-} | {"AS": TokenType.ALIAS}
+
+def _each(words: str, meaning: str) -> dict[str, str]:
+    return dict.fromkeys(words.split(), meaning)
+
+
+_KEYWORDS = """
+    SELECT FROM WHERE AND OR NOT IN BETWEEN LIKE ILIKE ESCAPE IS NULL TRUE FALSE DISTINCT CASE WHEN
+    THEN ELSE END
+"""
+KEYWORDS = {word: TokenType[word] for word in _KEYWORDS.split()} | {"AS": TokenType.ALIAS}
 
 # Name -> (fewest, most) arguments; None: no upper bound.
 FUNCTIONS: dict[str, tuple[int, int | None]] = {
@@ -59,39 +62,32 @@ TIMESTAMP_TYPES = {
     "TIMESTAMP WITH TIME ZONE": TokenType.TIMESTAMPTZ,
 }
 
+_AS_A_NAME = "write it in double quotes where it is a column's name"
 _ONE_TABLE = "a live query reads one table: SELECT columns FROM namespace.table WHERE condition"
 _NO_ORDER = "rows arrive in the order of their changes; sort them in the client"
 _NO_AGGREGATE = "live queries deliver rows, not aggregates"
-_NO_SUBQUERY = "subqueries are not supported; write the values in an IN list"
-_READ_ONLY = "only SELECT is understood"
-_AS_A_NAME = "write it in double quotes where it is a column's name"
+_NO_LIMIT = 'a subscription is not cut off; the option "last_rows" bounds what it begins with'
+_NO_CLOCK = "a live query cannot depend on the clock; compare with a TIMESTAMP '...'"
+_READ_ONLY = f"only SELECT is understood ({_AS_A_NAME})"
 
 CURE_BY_WORD = {
-    **dict.fromkeys(
-        "JOIN INNER LEFT RIGHT FULL OUTER CROSS NATURAL USING ON LATERAL TABLESAMPLE".split(),
-        _ONE_TABLE,
-    ),
-    **dict.fromkeys("UNION INTERSECT EXCEPT WITH RECURSIVE TABLE VALUES INTO".split(), _ONE_TABLE),
-    **dict.fromkeys(
-        "ORDER ASC DESC".split(), f"ORDER BY is not supported: {_NO_ORDER} ({_AS_A_NAME})"
-    ),
-    **dict.fromkeys(
-        "LIMIT OFFSET FETCH".split(), 'a subscription is not cut off; use the option "last_rows"'
-    ),
-    **dict.fromkeys("GROUP HAVING WINDOW QUALIFY".split(), f"{_NO_AGGREGATE} ({_AS_A_NAME})"),
-    "ALL": "write a plain comparison or an IN list",
-    **dict.fromkeys("ANY SOME".split(), "write an IN list"),
-    "EXISTS": _NO_SUBQUERY,
-    **dict.fromkeys(
-        "INSERT UPDATE DELETE CREATE DROP ALTER GRANT REVOKE MERGE".split(),
-        f"{_READ_ONLY} ({_AS_A_NAME})",
-    ),
+    **_each("JOIN INNER LEFT RIGHT FULL OUTER CROSS NATURAL USING ON LATERAL", _ONE_TABLE),
+    **_each("TABLESAMPLE UNION INTERSECT EXCEPT WITH RECURSIVE TABLE VALUES INTO", _ONE_TABLE),
+    **_each("ORDER ASC DESC", f"ORDER BY is not supported: {_NO_ORDER} ({_AS_A_NAME})"),
+    **_each("LIMIT OFFSET FETCH", f"{_NO_LIMIT} ({_AS_A_NAME})"),
+    **_each("GROUP HAVING WINDOW QUALIFY", f"{_NO_AGGREGATE} ({_AS_A_NAME})"),
+    **_each("INSERT UPDATE DELETE CREATE DROP ALTER GRANT REVOKE MERGE", _READ_ONLY),
+    **_each("ANY SOME ALL", "write a plain comparison or an IN list"),
+    **_each("SIMILAR GLOB RLIKE REGEXP", "use LIKE"),
+    **_each("SYMMETRIC ASYMMETRIC", "write BETWEEN low AND high"),
+    **_each("CURRENT_TIMESTAMP CURRENT_DATE CURRENT_TIME LOCALTIME LOCALTIMESTAMP", _NO_CLOCK),
+    **_each("SESSION_USER USER", f"write CURRENT_USER ({_AS_A_NAME})"),
+    **_each("ANALYZE ANALYSE CHECK COLUMN CONSTRAINT DEFAULT DEFERRABLE DO FOREIGN", _AS_A_NAME),
+    **_each("INITIALLY ONLY OVERLAPS PLACING PRIMARY REFERENCES RETURNING TO UNIQUE", _AS_A_NAME),
+    **_each("VARIADIC VERBOSE", _AS_A_NAME),
+    "EXISTS": "subqueries are not supported; write the values in an IN list",
     "EXPLAIN": "EXPLAIN is not for subscriptions; use `kalam-notify explain`",
     "COLLATE": "text compares by code point",
-    "SIMILAR": "use LIKE",
-    "GLOB": "use LIKE",
-    "RLIKE": "use LIKE",
-    "REGEXP": "use LIKE",
     "ISNULL": "write IS NULL",
     "NOTNULL": "write IS NOT NULL",
     "INTERVAL": "compare with a TIMESTAMP '...' computed by the client",
@@ -99,21 +95,7 @@ CURE_BY_WORD = {
     "BOTH": "write TRIM(text, characters)",
     "LEADING": "write LTRIM(text, characters)",
     "TRAILING": "write RTRIM(text, characters)",
-    "SYMMETRIC": "write BETWEEN low AND high",
-    "ASYMMETRIC": "write BETWEEN low AND high",
-    "FOR": "locks and SUBSTRING ... FOR are not supported; write SUBSTR(text, start, length)",
-    **dict.fromkeys(
-        "CURRENT_TIMESTAMP CURRENT_DATE CURRENT_TIME LOCALTIME LOCALTIMESTAMP".split(),
-        "a live query cannot depend on the clock; compare with a TIMESTAMP '...'",
-    ),
-    **dict.fromkeys("SESSION_USER USER".split(), f"write CURRENT_USER ({_AS_A_NAME})"),
-    **dict.fromkeys(
-        (
-            "ANALYZE ANALYSE CHECK COLUMN CONSTRAINT DEFAULT DEFERRABLE DO FOREIGN INITIALLY ONLY "
-            "OVERLAPS PLACING PRIMARY REFERENCES RETURNING TO UNIQUE VARIADIC VERBOSE"
-        ).split(),
-        _AS_A_NAME,
-    ),
+    "FOR": "there are no locks, and SUBSTRING ... FOR is SUBSTR(text, start, length)",
 }
 
 _PLACEHOLDER = "placeholders are not supported; write the value itself"

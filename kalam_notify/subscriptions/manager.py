@@ -28,7 +28,6 @@ from kalam_notify.sql import Query
 from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
 from kalam_notify.subscriptions.plans import Census, FilterNode, Plan, TablePlans
 
-
 K = TypeVar("K")
 
 
@@ -305,4 +304,3 @@ def _decrement(counter: "Counter[K]", key: K) -> None:
     counter[key] -= 1
     if not counter[key]:
         del counter[key]
-

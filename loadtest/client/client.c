@@ -10,7 +10,9 @@
  *   drop       close every connection; `return` opens them again, each resuming where it was
  *   quit       (or the end of stdin) leave
  *
- * and unasked `ready` when every subscription is live, and `progress` twice a second.
+ * The commands that change something are answered with `done`, so that whoever gave one can wait
+ * before posting what it is to apply to. Told unasked: `ready` when every subscription is
+ * live, and `progress` twice a second.
  */
 #define _GNU_SOURCE
 #include "connection.h"
@@ -109,9 +111,11 @@ static void command(const char *line)
 
     if (sscanf(line, "target %lu", &target) == 1)
         return;
-    if (!strcmp(line, "report"))
+    if (!strcmp(line, "report")) {
         tally_report(&client.tally, client.subscriptions, count);
-    else if (!strcmp(line, "reset"))
+        return;
+    }
+    if (!strcmp(line, "reset"))
         tally_reset(&client.tally, client.subscriptions, count);
     else if (!strcmp(line, "stall"))
         each(connection_stall, 1);
@@ -126,6 +130,7 @@ static void command(const char *line)
         quitting = 1;
     else
         fprintf(stderr, "unknown command: %s\n", line);
+    tell("done");
 }
 
 static void read_commands(void)

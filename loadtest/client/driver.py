@@ -173,6 +173,6 @@ class Client:
     async def report(self) -> Report:
         return Report.of(await self.process.ask("report", "report"))
 
-    def command(self, name: str) -> None:
-        """reset, stall, read, drop or return."""
-        self.process.send(name)
+    async def command(self, name: str) -> None:
+        """reset, stall, read, drop or return; done when this comes back."""
+        await self.process.ask(name, "done")

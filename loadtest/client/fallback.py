@@ -242,21 +242,27 @@ class Client:
                 self.settle()
             case ["report"]:
                 print(json.dumps(self.tally.told(self.subscriptions)), flush=True)
-            case ["reset"]:
+            case [name]:
+                self._change(name)
+                self.tell("done")
+
+    def _change(self, name: str) -> None:
+        match name:
+            case "reset":
                 self.tally = Tally()
                 for subscription in self.subscriptions:
                     subscription.rows = subscription.sum = 0
-            case ["stall"]:
+            case "stall":
                 for connection in self.connections.values():
                     connection.transport.pause_reading()
-            case ["read"]:
+            case "read":
                 for connection in self.connections.values():
                     connection.transport.resume_reading()
-            case ["drop"]:
+            case "drop":
                 gone, self.connections = self.connections, {}
                 for connection in gone.values():
                     connection.transport.abort()
-            case ["return"]:
+            case "return":
                 self._returning = True
                 self._reopen()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import secrets
 import sys
 import tempfile
@@ -22,16 +23,21 @@ TABLE = "load.rows"
 FLOOD = "load.flood"
 POLICED = "load.policed"
 
-RAISED = "websocket.messages_per_second and max_subscriptions_per_connection are raised"
+RAISED = (
+    "own server: websocket.messages_per_second, message_burst and max_subscriptions_per_connection "
+    "are raised, max_connections follows the limit of open files; all else is at its default"
+)
 
 
 def configuration(data_dir: Path, secret: str, **websocket: Any) -> dict[str, Any]:
     """The configuration of a server of the tool's own: the defaults, rates and tables apart."""
     rates = {"messages_per_second": 1_000_000, "message_burst": 1_000_000}
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = {"max_connections": min(25_000, files - 500)} if files > 1000 else {}
     shared = {"type": "shared", "access": "public"}
     return {
         "server": {"listen": "127.0.0.1:0", "data_dir": str(data_dir)},
-        "websocket": {"max_subscriptions_per_connection": 1000, **rates, **websocket},
+        "websocket": {"max_subscriptions_per_connection": 1000, **rates, **most, **websocket},
         "auth": {"jwt": {"secret": secret}},
         "tables": {
             "declared": {

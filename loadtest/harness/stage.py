@@ -18,7 +18,7 @@ from loadtest.harness.options import Options
 from loadtest.harness.producer import Producer
 from loadtest.harness.progress import Progress
 from loadtest.harness.rows import RowMaker, change_payload
-from loadtest.harness.server import TABLE, Server, scratch_directory
+from loadtest.harness.server import RAISED, TABLE, Server, scratch_directory
 
 BUSY = 0.9  # of one core: above it the measuring side held the measured one up
 
@@ -114,6 +114,8 @@ class Bench:
             self.note("one core only: server and client shared it, and disturbed one another")
         if options.url is not None:
             self.note("the server was already running: it is not pinned, its settings are its own")
+        else:
+            self.note(RAISED)
         if self.uses_python:
             self.note("the client in Python was used: it is the bottleneck above small numbers")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 Script = Callable[["Peer"], Awaitable[None]]
@@ -26,6 +27,15 @@ class Peer:
     async def receive(self, kind: str) -> dict[str, Any]:
         message: dict[str, Any] = orjson.loads(await self.socket.recv())
         assert message["type"] == kind, message
+        return message
+
+    async def any(self, *kinds: str) -> dict[str, Any] | None:
+        """The next message, one of `kinds`; None when the client has gone."""
+        try:
+            message: dict[str, Any] = orjson.loads(await self.socket.recv())
+        except ConnectionClosed:
+            return None
+        assert message["type"] in kinds, message
         return message
 
     async def subscribe(self) -> dict[str, Any]:

@@ -75,9 +75,7 @@ def gone(
     key: int | str, *, table: TableDef = ORDERS, owner: Owner = SHARED, id: str | None = None
 ) -> PostedChange:
     """A delete from a keyed table."""
-    return PostedChange(
-        table.id, owner, "delete", None, row(id=key), key=json.dumps([key]), id=id
-    )
+    return PostedChange(table.id, owner, "delete", None, row(id=key), key=json.dumps([key]), id=id)
 
 
 def event(
@@ -121,6 +119,10 @@ async def page_of(
 
 def values(page: Page) -> list[dict[str, Any]]:
     return [row.values for _, row in page.rows]
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
 
 
 def seqs(found: Page | Sequence[Change]) -> list[int]:

@@ -68,7 +68,9 @@ async def test_the_old_image_comes_from_an_earlier_batch_too(log: EventLog) -> N
 
 async def test_without_a_key_kind_and_old_image_stand_as_posted(log: EventLog) -> None:
     old = row(v=1)
-    await log.append([event(v=1), event(v=2, kind="update", old=old), event(kind="delete", old=old)])
+    await log.append(
+        [event(v=1), event(v=2, kind="update", old=old), event(kind="delete", old=old)]
+    )
     assert await everything(log) == [
         Change(1, EVENTS.id, "", "insert", row(v=1), None),
         Change(2, EVENTS.id, "", "update", row(v=2), old),

@@ -72,7 +72,11 @@ class Server:
     def __init__(self, directory: Path, settings: Mapping[str, Any] | None = None) -> None:
         self.directory = directory
         self.settings = merged(BASE, settings or {})
-        self.settings["server"].setdefault("data_dir", str(directory / "data"))
+        # A copy, for the section may be that of BASE: no two servers share a data directory.
+        self.settings["server"] = {
+            "data_dir": str(directory / "data"),
+            **self.settings["server"],
+        }
         self.config_file = directory / "config.yaml"
         self.process: subprocess.Popen[str] | None = None
         self.url = ""

@@ -1,40 +1,16 @@
-"""Fixtures of the PostgreSQL tests: a private server, and a feeder with its receiver."""
+"""A feeder under test, with its database and its receiver."""
 
-import os
-import shutil
-import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 from pgfeed.state import StateDirectory
 from postgres_receiver import Receiver
-from rehearsal.cluster import Cluster, NoPostgres, programs
+from rehearsal.cluster import Cluster
 from rehearsal.processes import Process, feeder
 from rehearsal.timeline import wait_until
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    try:
-        programs()
-    except NoPostgres as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    # Not below pytest's own directory, which only the user who runs the tests may enter.
-    directory = Path(tempfile.mkdtemp(prefix="kalam-pg-"))
-    directory.chmod(0o711)
-    server = Cluster(directory / "c", durable=False)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(directory)
 
 
 class Feed:
@@ -106,17 +82,3 @@ class Feed:
             "WHERE database = current_database()"
         )
         self.database.close()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    server = Receiver()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def feed(cluster: Cluster, tmp_path: Path, receiver: Receiver) -> Iterator[Feed]:
-    one = Feed(cluster, tmp_path, receiver)
-    yield one
-    one.close()

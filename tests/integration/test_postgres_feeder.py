@@ -12,7 +12,7 @@ from pgfeed.state import State
 from postgres_feed import Feed
 from rehearsal.timeline import wait_until
 
-pytest_plugins = ["postgres_feed"]
+pytest_plugins = ["postgres_fixtures"]
 
 ALL_TYPES = """
     CREATE TYPE mood AS ENUM ('glad', 'sad'); CREATE DOMAIN short AS varchar(8);

@@ -19,7 +19,7 @@ from postgres_receiver import Receiver
 from rehearsal.cluster import Cluster
 from rehearsal.processes import Daemon
 
-pytest_plugins = ["postgres_feed"]
+pytest_plugins = ["postgres_fixtures"]
 
 TABLE = ("public.t",)
 

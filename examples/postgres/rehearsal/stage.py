@@ -153,7 +153,7 @@ def _table_arguments() -> list[str]:
 def _end_child(child: "subprocess.Popen[str]") -> None:
     if child.poll() is None:
         child.kill()
-    child.communicate()
+        child.communicate()
 
 
 def spool_progress(state: State | None) -> int:

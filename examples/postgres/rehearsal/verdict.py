@@ -30,6 +30,8 @@ class Judge:
         """What is wrong with a view, None when it is exact."""
         if view.faults:
             return f"{view.question.sql}: {view.faults[0]}"
+        if not view.ready:
+            return f"{view.question.sql}: not live"
         if view.question.key:
             columns, expected = self._answer(view.question.sql)
             return _compare(view.question.sql, expected, _bag(columns, view.rows.values()))

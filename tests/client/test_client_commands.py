@@ -1,0 +1,253 @@
+"""publish, tail and explain as processes, against a server process."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.server import Server, delete, insert, update
+
+COMMAND = [sys.executable, "-m", "kalam_notify"]
+SQL = "SELECT * FROM app.orders"
+
+
+def run(
+    server: Server, verb: str, *arguments: str, stdin: bytes = b"", role: str = "service"
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*COMMAND, verb, "--url", server.url, *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "KALAM_NOTIFY_TOKEN": server.token("feeder", role)},
+        check=False,
+    )
+
+
+def changes(count: int, first: int = 1) -> list[dict[str, Any]]:
+    return [insert("app.orders", {"id": n}) for n in range(first, first + count)]
+
+
+def lines(*items: object) -> bytes:
+    return "".join(json.dumps(item) + "\n" for item in items).encode()
+
+
+class TestPublish:
+    def test_an_array_an_object_and_lines_are_accepted(
+        self, server: Server, tmp_path: Path
+    ) -> None:
+        array = run(server, "publish", stdin=json.dumps(changes(3)).encode())
+        assert array.stdout == b"accepted=3 duplicates=0 first_seq=1 last_seq=3\n"
+        assert (array.returncode, array.stderr) == (0, b"")
+
+        pretty = json.dumps(changes(1)[0], indent=2).encode()
+        assert b"accepted=1 " in run(server, "publish", "-", stdin=pretty).stdout
+
+        file = tmp_path / "changes.ndjson"
+        file.write_bytes(b"\n" + lines(*changes(2500)).rstrip())
+        told = run(server, "publish", str(file)).stdout
+        found = re.fullmatch(rb"accepted=2500 duplicates=0 first_seq=(\d+) last_seq=(\d+)\n", told)
+        assert found is not None
+        assert int(found[1]) < int(found[2])
+
+    def test_nothing_new_has_no_seqs(self, server: Server) -> None:
+        assert run(server, "publish", stdin=b"[]").stdout.startswith(b"accepted=0 ")
+        change = {**changes(1)[0], "id": "evt-1"}
+        run(server, "publish", stdin=lines(change))
+        again = run(server, "publish", stdin=lines(change)).stdout
+        assert again == b"accepted=0 duplicates=1 first_seq=- last_seq=-\n"
+
+    def test_a_refusal_tells_the_servers_error(self, server: Server) -> None:
+        refused = run(server, "publish", stdin=lines(insert("app.nowhere", {"id": 1})))
+        assert refused.returncode == 1
+        assert b"UNKNOWN_TABLE" in refused.stderr
+        assert b"field table" in refused.stderr
+        forbidden = run(server, "publish", stdin=lines(*changes(1)), role="user")
+        assert forbidden.returncode == 1
+        assert b"FORBIDDEN" in forbidden.stderr
+
+    def test_lines_before_a_bad_batch_are_in_and_are_told(self, server: Server) -> None:
+        bad = [*changes(1500), insert("app.nowhere", {"id": 1})]
+        refused = run(server, "publish", stdin=lines(*bad))
+        assert refused.returncode == 1
+        accepted = re.search(rb"accepted=(\d+)", refused.stdout)
+        counted_from = re.search(rb"counted from line (\d+)", refused.stderr)
+        assert accepted is not None
+        assert counted_from is not None
+        assert int(counted_from[1]) == int(accepted[1]) + 1
+
+    def test_lines_are_posted_as_they_come(self, server: Server) -> None:
+        with publishing(server) as process:
+            assert process.stdin is not None
+            for number in (1, 2, 3):
+                process.stdin.write(lines(*changes(1, number)))
+                process.stdin.flush()
+                follow(server, "--last", "3", "--snapshot", until=lambda m, n=number: has_row(m, n))
+            process.stdin.close()
+            assert process.wait(timeout=60) == 0
+
+    def test_a_file_that_is_not_there_and_a_server_that_is_not_are_told(
+        self, server: Server
+    ) -> None:
+        missing = run(server, "publish", "/nowhere/changes.json")
+        assert missing.returncode == 1
+        assert b"/nowhere/changes.json" in missing.stderr
+        server.kill()
+        gone = run_with_token(server, "publish", stdin=lines(*changes(1)))
+        assert gone.returncode == 1
+        assert b"cannot reach" in gone.stderr
+
+
+def run_with_token(
+    server: Server, verb: str, *arguments: str, stdin: bytes = b"", token: str = "x"
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*COMMAND, verb, "--url", server.url, "--token", token, *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def publishing(server: Server) -> "subprocess.Popen[bytes]":
+    token = server.token("feeder", "service")
+    return subprocess.Popen(
+        [*COMMAND, "publish", "--url", server.url, "--token", token],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def has_row(message: dict[str, Any], id: int) -> bool:
+    return any(row["id"] == id for row in message.get("rows", ()))
+
+
+class Tail:
+    """A running `tail --json`, read message by message."""
+
+    def __init__(self, server: Server, *arguments: str, sql: str = SQL) -> None:
+        self.process = subprocess.Popen(
+            [
+                *COMMAND, "tail", "--url", server.url, "--token", server.token(), sql, *arguments,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            yield json.loads(line)
+
+    def until(self, kind: str) -> dict[str, Any]:
+        return next(message for message in self.messages() if message["type"] == kind)
+
+    def interrupt(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        self.process.communicate(timeout=60)
+        return self.process.returncode
+
+
+def follow(server: Server, *arguments: str, until: Callable[[dict[str, Any]], bool]) -> None:
+    tail = Tail(server, "--json", *arguments)
+    try:
+        assert any(until(message) for message in tail.messages())
+    finally:
+        assert tail.interrupt() == 0
+
+
+class TestTail:
+    def test_without_a_flag_it_is_live_only(self, server: Server) -> None:
+        server.post(insert("app.orders", {"id": 1}))
+        tail = Tail(server, "--json")
+        assert tail.until("subscription_ack")["batch_control"]["status"] == "ready"
+        server.post(insert("app.orders", {"id": 2}))
+        assert [row["id"] for row in tail.until("change")["rows"]] == [2]
+        assert tail.interrupt() == 0
+
+    def test_snapshot_last_and_from_begin_elsewhere(self, server: Server) -> None:
+        seqs = server.post(*(insert("app.orders", {"id": n}) for n in (1, 2, 3)))
+        snapshot = Tail(server, "--json", "--snapshot")
+        assert len(snapshot.until("initial_data_batch")["rows"]) == 3
+        last = Tail(server, "--json", "--last", "1")
+        assert [row["id"] for row in last.until("initial_data_batch")["rows"]] == [3]
+        resumed = Tail(server, "--json", "--from", str(seqs["first_seq"]))
+        assert resumed.until("subscription_ack")["resumed"] is True
+        assert resumed.until("change")["rows"][0]["id"] == 2
+        assert {tail.interrupt() for tail in (snapshot, last, resumed)} == {0}
+
+    def test_people_get_a_line_per_row(self, server: Server) -> None:
+        server.post(insert("app.orders", {"id": 1, "a": "x"}))
+        tail = Tail(server, "--snapshot")
+        assert tail.process.stdout is not None
+        told = [tail.process.stdout.readline().split()]
+        server.post(update("app.orders", {"id": 1, "a": "y"}))
+        told.append(tail.process.stdout.readline().split())
+        server.post(delete("app.orders", {"id": 1}))
+        told.append(tail.process.stdout.readline().split())
+        assert told == [
+            [b"row", b"1", b'{"id":1,"a":"x"}'],
+            [b"update", b"2", b'{"id":1,"a":"y"}', b"was", b'{"id":1,"a":"x"}'],
+            [b"delete", b"3", b'{"id":1,"a":"y"}'],
+        ]
+        assert tail.interrupt() == 0
+
+    @pytest.mark.parametrize(
+        ("sql", "told"),
+        [("SELECT * FROM app.nowhere", b"NOT_FOUND"), ("SELECT", b"INVALID_SQL")],
+    )
+    def test_a_refused_query_ends_it(self, server: Server, sql: str, told: bytes) -> None:
+        refused = run(server, "tail", sql)
+        assert refused.returncode == 1
+        assert told in refused.stderr
+
+    def test_a_bad_token_ends_it(self, server: Server) -> None:
+        refused = run_with_token(server, "tail", SQL, token="nonsense")
+        assert refused.returncode == 1
+        assert b"UNAUTHORIZED" in refused.stderr
+
+    def test_an_address_that_is_none_ends_it(self, server: Server) -> None:
+        refused = subprocess.run(
+            [*COMMAND, "tail", "--url", "nonsense", SQL], capture_output=True, check=False
+        )
+        assert refused.returncode == 1
+        assert b"no server address" in refused.stderr
+
+    def test_it_survives_a_killed_server_and_misses_nothing(self, server: Server) -> None:
+        tail = Tail(server, "--json")
+        tail.until("subscription_ack")
+        server.post(insert("app.orders", {"id": 1}))
+        assert has_row(tail.until("change"), 1)
+        server.kill()
+        server.start()
+        server.post(insert("app.orders", {"id": 2}))
+        assert tail.until("subscription_ack")["resumed"] is True
+        assert has_row(tail.until("change"), 2)
+        assert tail.interrupt() == 0
+
+    def test_it_ends_when_nobody_reads_its_output(self, server: Server) -> None:
+        tail = Tail(server, "--json")
+        tail.until("subscription_ack")
+        assert tail.process.stdout is not None
+        tail.process.stdout.close()
+        server.post(insert("app.orders", {"id": 1}))
+        assert tail.process.wait(timeout=60) == 0
+        assert tail.process.stderr is not None
+        assert b"Error" not in tail.process.stderr.read()
+        tail.process.stderr.close()
+
+
+def test_explain_prints_the_plan_as_json(server: Server) -> None:
+    explained = run(server, "explain", SQL + " WHERE id = 5")
+    assert explained.returncode == 0, explained.stderr
+    assert isinstance(json.loads(explained.stdout), dict)
+    refused = run(server, "explain", "SELECT")
+    assert refused.returncode == 1
+    assert b"INVALID_SQL" in refused.stderr

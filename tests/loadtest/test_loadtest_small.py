@@ -1,0 +1,59 @@
+"""Every question once at small size: everything that is posted arrives. No threshold on time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loadtest.harness.native import compiler
+from loadtest.questions import QUESTIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load_test(question: str, results: Path, *extra: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "loadtest", question, "--small", "--quiet", *extra]
+    return subprocess.run(
+        [*command, "--results", str(results)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_everything_posted_arrives(question: str, tmp_path: Path) -> None:
+    if question == "compression" and compiler() is None:
+        pytest.skip("compression is measured with the C client only")
+    done = load_test(question, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / f"{question}.json").read_text())
+    assert told["question"] == question
+    assert told["machine"]["cores"] >= 1
+    assert all(m["value"] >= 0 and m["verdict"] == "" for m in told["measurements"])
+    assert QUESTIONS[question].title in done.stdout
+
+
+def test_several_runs_are_told_as_medians(tmp_path: Path) -> None:
+    done = load_test("memory", tmp_path, "--repeat", "2", "--subscribers", "20")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (measurement,) = json.loads((tmp_path / "memory.json").read_text())["measurements"]
+    low, high = measurement["spread"]
+    assert low <= measurement["value"] <= high
+    assert len(measurement["details"]["runs"]) == 2
+
+
+def test_without_a_compiler_the_client_in_python_serves(tmp_path: Path) -> None:
+    done = load_test("fanout", tmp_path, "--python-client", "--subscribers", "5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "client in Python" in done.stdout
+
+
+def test_a_question_of_cpu_time_wants_the_pid_of_a_running_server(tmp_path: Path) -> None:
+    done = load_test("filters", tmp_path, "--url", "http://127.0.0.1:1")
+    assert done.returncode == 2
+    assert "--url" in done.stderr

@@ -1,0 +1,56 @@
+"""The same rows and the same WHERE in SQLite: the same answer."""
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sql_helpers import where
+from sql_strategies import COLUMNS, ROWS, SQLITE, conditions
+
+from kalam_notify.sql import FilterIndex
+
+
+class Database:
+    def __init__(self) -> None:
+        self.connection = sqlite3.connect(":memory:")
+        self.connection.execute("PRAGMA case_sensitive_like = ON")
+        columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
+        self.connection.execute(f"CREATE TABLE things ({columns})")
+
+    def fill(self, rows: list[dict[str, Any]]) -> None:
+        self.connection.execute("DELETE FROM things")
+        marks = ", ".join("?" * len(COLUMNS))
+        self.connection.executemany(
+            f"INSERT INTO things VALUES ({marks})", [[row[name] for name in COLUMNS] for row in rows]
+        )
+
+    def select(self, condition: str) -> set[int]:
+        return {row[0] for row in self.connection.execute(f"SELECT id FROM things WHERE {condition}")}
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Database]:
+    database = Database()
+    yield database
+    database.connection.close()
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=ROWS, wheres=st.lists(conditions(SQLITE), min_size=1, max_size=4))
+def test_a_filter_answers_as_sqlite_does(
+    database: Database, rows: list[dict[str, Any]], wheres: list[str]
+) -> None:
+    rows = [{"id": index, **row} for index, row in enumerate(rows)]
+    database.fill(rows)
+    index: FilterIndex[str] = FilterIndex()
+    filters = {condition: where(condition) for condition in wheres}
+    for condition, filter in filters.items():
+        index.add(filter, condition)
+    found = {row["id"]: index.matching(row) for row in rows}
+    for condition, filter in filters.items():
+        expected = database.select(condition)
+        assert {row["id"] for row in rows if filter.matches(row)} == expected, condition
+        assert {id for id, items in found.items() if condition in items} == expected, condition
