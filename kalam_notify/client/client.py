@@ -42,6 +42,7 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 # Subscribes that the server dropped for their rate are sent again after this.
 RATE_PAUSE_SECONDS: Final = 1.0
+REPEATS_PER_PAUSE: Final = 20
 
 
 class Client:
@@ -260,6 +261,8 @@ class Client:
         for subscription in list(self._subscriptions.values()):
             if self._socket is not None and subscription.following.phase is Phase.REQUESTED:
                 await self._send(self._socket, subscription.following.request())
+                # One after the other, for a client that goes on in bursts is closed for abuse.
+                await asyncio.sleep(self._rate_pause / REPEATS_PER_PAUSE)
 
     async def _after_close(self, closed: ConnectionClosed) -> tuple[str, bool]:
         code = closed.rcvd.code if closed.rcvd is not None else 1006
@@ -271,11 +274,16 @@ class Client:
             case Reconnect.WITH_NEW_TOKEN:
                 used = self._last_token
                 if not callable(self._token) or await self._current_token() == used:
-                    raise AuthenticationFailed(self._auth_error or reason or why)
+                    raise self._rejection(code, reason)
                 return why, False
             case Reconnect.AFTER_A_PAUSE:
                 return why, True
         return why, False
+
+    def _rejection(self, code: int, reason: str) -> KalamNotifyError:
+        if self._auth_error is not None:
+            return AuthenticationFailed(self._auth_error)
+        return ConnectionLost(code, reason)
 
     async def _send(self, socket: ClientConnection, message: Mapping[str, Any]) -> None:
         try:

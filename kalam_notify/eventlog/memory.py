@@ -33,17 +33,17 @@ class MemoryRows:
         self._scopes: dict[Scope, dict[str, Stored]] = {}
 
     def get(self, place: Place) -> Stored | None:
-        return self._scopes.get(place[:2], {}).get(place.key)
+        return self._scopes.get(place[:2], {}).get(place[2])
 
     def put(self, place: Place, stored: Stored) -> None:
         scope = self._scopes.setdefault(place[:2], {})
         # Taken out first, so that the new version stands at the end.
-        scope.pop(place.key, None)
-        scope[place.key] = stored
+        scope.pop(place[2], None)
+        scope[place[2]] = stored
 
     def drop(self, place: Place) -> None:
         scope = self._scopes[place[:2]]
-        del scope[place.key]
+        del scope[place[2]]
         if not scope:
             del self._scopes[place[:2]]
 

@@ -11,13 +11,8 @@ from kalam_notify.eventlog.base import Appended
 from kalam_notify.model import Change, Owner, PostedChange, TableId, settle
 from kalam_notify.model.changes import Stored
 
-
-class Place(NamedTuple):
-    """Where a keyed table keeps one row."""
-
-    table: TableId
-    owner: Owner
-    key: str
+Place = tuple[TableId, Owner, str]
+"""Where a keyed table keeps one row: table, owner, key."""
 
 
 class CurrentRows(Protocol):
@@ -77,7 +72,7 @@ def settle_batch(
 def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change:
     if posted.key is None:
         return settle(seq, posted, None)
-    place = Place(posted.table, posted.owner, posted.key)
+    place = (posted.table, posted.owner, posted.key)
     stored = rows.get(place)
     change = settle(seq, posted, stored)
     if change.row is not None:

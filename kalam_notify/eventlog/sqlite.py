@@ -17,16 +17,16 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
-from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple
 
 from kalam_notify.errors import Compacted, LogUnavailable, StorageFault
 from kalam_notify.eventlog import reader, schema
 from kalam_notify.eventlog.base import Appended, Matches, OnAppend, Page, PageRequest, Stretch
 from kalam_notify.eventlog.catalog import refuse_changed_shapes
 from kalam_notify.eventlog.doorbell import Doorbell
+from kalam_notify.eventlog.pool import ReaderPool
 from kalam_notify.eventlog.retention import TRIM_SECONDS, Retention, age_classes
 from kalam_notify.eventlog.settling import NOTHING
 from kalam_notify.eventlog.storing import Posting
@@ -38,12 +38,8 @@ from kalam_notify.eventlog.writer import Outcome, Report, Trimmed, TrimOrder, Wa
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
 
 WINDOW_BYTES = 32 * 1024 * 1024
-_READERS = 4
 _PULL_CHANGES = 4096
 _PULL_BYTES = 4 * 1024 * 1024
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class _Ticket(NamedTuple):
@@ -81,8 +77,7 @@ class SqliteLog:
         self._writer = Writer(
             lambda: schema.open_writer(path, durability), self._declared, clock, self._report
         )
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="kalam-log-reader")
-        self._connections: list[sqlite3.Connection] = []
+        self._pool = ReaderPool(path)
         self._names = reader.TableNames()
         self._doorbell = Doorbell(path.parent)
         self._edges = Edges(1, 0, 0, {})
@@ -124,7 +119,7 @@ class SqliteLog:
         self._check_shapes(self._declared.values())
         # Hung before the file is read, so that no commit falls in between.
         self._doorbell.hang(self._pull_wanted.set)
-        self._edges, last_seq = await self._read_file(_standing)
+        self._edges, last_seq = await self._pool.run(_standing)
         self._window.reset(last_seq)
 
     async def close(self) -> None:
@@ -139,10 +134,7 @@ class SqliteLog:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._doorbell.take_down()
-        await asyncio.to_thread(self._readers.shutdown)
-        for connection in self._connections:
-            connection.close()
-        self._connections.clear()
+        await self._pool.close()
 
     def declare(self, tables: Iterable[TableDef]) -> None:
         """See EventLog.declare. Before `start` the file is not looked at; `start` does then."""
@@ -152,11 +144,12 @@ class SqliteLog:
         self._declared.update({table.id: table for table in tables})
 
     def _check_shapes(self, tables: Iterable[TableDef]) -> None:
-        connection = self._take_connection()
-        try:
+        with self._pool.connection() as connection:
             refuse_changed_shapes(connection, tables)
-        finally:
-            self._connections.append(connection)
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise LogUnavailable("the log is closed")
 
     # -- edges -----------------------------------------------------------------------------------
 
@@ -202,8 +195,7 @@ class SqliteLog:
     async def append(self, batch: Sequence[PostedChange], batch_key: str | None = None) -> Appended:
         """See EventLog.append. Cancelling the wait does not take the batch back."""
         refuse_unfit(batch, self._declared)
-        if not self._open:
-            raise LogUnavailable("the log is closed")
+        self._require_open()
         if not batch and batch_key is None:
             return NOTHING
         size = sum(_weight(change) for change in batch)
@@ -218,8 +210,7 @@ class SqliteLog:
         self._retention = retention
 
     async def trim(self) -> int:
-        if not self._open:
-            raise LogUnavailable("the log is closed")
+        self._require_open()
         number = next(self._numbers)
         done: asyncio.Future[int] = self._loop.create_future()
         self._trims[number] = done
@@ -245,7 +236,7 @@ class SqliteLog:
     def _finish_appends(self, outcome: Outcome) -> None:
         group = outcome.group
         if group is not None:
-            self._advance(group.before, group.changes)
+            self._advance(group.before, group.changes, group.sizes)
         now = time.monotonic()
         for place, number in enumerate(outcome.tickets):
             ticket = self._tickets.pop(number)
@@ -282,7 +273,9 @@ class SqliteLog:
 
     # -- following -------------------------------------------------------------------------------
 
-    def _advance(self, before: int, changes: Sequence[Change]) -> None:
+    def _advance(
+        self, before: int, changes: Sequence[Change], sizes: Sequence[int] | None = None
+    ) -> None:
         """Take in changes, complete after `before`; nothing else moves the window forward."""
         last_seq = self._window.last_seq
         if before > last_seq:
@@ -290,9 +283,9 @@ class SqliteLog:
             self._pull_wanted.set()
             return
         if changes and changes[0].seq <= last_seq:
-            changes = [change for change in changes if change.seq > last_seq]
+            changes, sizes = [change for change in changes if change.seq > last_seq], None
         if changes:
-            self._window.extend(changes)
+            self._window.extend(changes, sizes)
             self._waiters.wake()
 
     async def _pull(self) -> None:
@@ -332,43 +325,18 @@ class SqliteLog:
         table: TableId | None = None,
         owner: Owner | None = None,
     ) -> Stretch:
-        return await self._read_file(
-            reader.read, self._names, after, limit, max_bytes, table, owner
-        )
+        self._require_open()
+        return await self._pool.run(reader.read, self._names, after, limit, max_bytes, table, owner)
 
     async def page(self, request: PageRequest) -> Page:
-        return await self._read_file(reader.page, request)
+        self._require_open()
+        return await self._pool.run(reader.page, request)
 
     async def newest(
         self, table: TableDef, owner: Owner, matches: Matches | None, count: int
     ) -> tuple[int, int]:
-        return await self._read_file(reader.newest, table, owner, matches, count)
-
-    async def _read_file(
-        self,
-        query: Callable[Concatenate[sqlite3.Connection, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        if not self._open:
-            raise LogUnavailable("the log is closed")
-
-        def work() -> T:
-            connection = self._take_connection()
-            try:
-                return query(connection, *args, **kwargs)
-            except sqlite3.Error as fault:
-                raise LogUnavailable(f"the log could not be read: {fault}") from fault
-            finally:
-                self._connections.append(connection)
-
-        return await self._loop.run_in_executor(self._readers, work)
-
-    def _take_connection(self) -> sqlite3.Connection:
-        try:
-            return self._connections.pop()
-        except IndexError:
-            return schema.open_reader(self._path)
+        self._require_open()
+        return await self._pool.run(reader.newest, table, owner, matches, count)
 
 
 def _standing(connection: sqlite3.Connection) -> tuple[Edges, int]:

@@ -23,7 +23,7 @@ from kalam_notify.eventlog.bulk import (
 )
 from kalam_notify.eventlog.catalog import Numbers
 from kalam_notify.eventlog.settling import Place, Seen, Settled, settle_batch
-from kalam_notify.model import Change, PostedChange, Row
+from kalam_notify.model import Change, PostedChange, Row, TableId
 from kalam_notify.model.changes import Stored
 
 # Where a key that the file holds already was seen; any new one has a seq.
@@ -42,7 +42,16 @@ class Group(NamedTuple):
 
     before: int
     changes: list[Change]
+    sizes: list[int]
     answers: list[Appended]
+
+
+class _Entries(NamedTuple):
+    """Side by side: the changes of a transaction, their ids and their sizes."""
+
+    changes: list[Change]
+    ids: list[str | None]
+    sizes: list[int]
 
 
 def store(
@@ -59,11 +68,13 @@ def store(
         last_seq = settled[-1].appended.last_seq or last_seq
     changes = [change for one in settled for change in one.changes]
     ids = [id for one in settled for id in one.ids]
-    _write_log(connection, numbers, changes, ids, int(now * 1000))
+    sizes = [change.size for change in changes]
+    entries = _Entries(changes, ids, sizes)
+    _write_log(connection, numbers, entries, int(now * 1000))
     rows.write()
     _write_batch_keys(connection, seen.batch_keys)
-    _write_state(connection, last_seq, sum(change.size for change in changes))
-    return Group(before, changes, [one.appended for one in settled])
+    _write_state(connection, last_seq, sum(sizes))
+    return Group(before, changes, sizes, [one.appended for one in settled])
 
 
 def _seen(connection: Connection, postings: Iterable[Posting]) -> Seen:
@@ -110,18 +121,19 @@ _LOG_WIDTH = 8
 def _write_log(
     connection: Connection,
     numbers: Numbers,
-    changes: Sequence[Change],
-    ids: Sequence[str | None],
+    entries: _Entries,
     at: int,
 ) -> None:
+    changes = entries.changes
+    number = _numbers_of(connection, numbers, (change.table for change in changes))
     values: list[Any] = []
-    for change, id in zip(changes, ids, strict=True):
+    for change, id, size in zip(*entries, strict=True):
         row, old = change.row, change.old
         values += (
-            numbers.of(connection, change.table),
+            number[change.table],
             change.owner,
             change.kind,
-            change.size,
+            size,
             change.old_seq,
             id,
             None if row is None else row.json,
@@ -146,6 +158,12 @@ def _write_state(connection: Connection, last_seq: int, added: int) -> None:
     connection.execute("UPDATE state SET last_seq = ?, bytes = bytes + ?", (last_seq, added))
 
 
+def _numbers_of(
+    connection: Connection, numbers: Numbers, tables: Iterable[TableId]
+) -> dict[TableId, int]:
+    return {table: numbers.of(connection, table) for table in set(tables)}
+
+
 class RowsAtHand:
     """The current rows under the keys of some batches: read and written in bulk, changed here."""
 
@@ -157,7 +175,7 @@ class RowsAtHand:
         self._touched: set[Place] = set()
         wanted = list(
             {
-                Place(change.table, change.owner, change.key)
+                (change.table, change.owner, change.key)
                 for posting in postings
                 for change in posting.batch
                 if change.key is not None
@@ -181,24 +199,26 @@ class RowsAtHand:
             seq, _, row = line.partition(FIELD)
             yield wanted[n], Stored(int(seq), Row(row))
 
-    def _addresses(self, places: Iterable[Place]) -> list[Any]:
-        values: list[Any] = []
-        for table, owner, key in places:
-            values += (self._numbers.of(self._connection, table), owner, key)
-        return values
+    def _number(self, places: Iterable[Place]) -> dict[TableId, int]:
+        return _numbers_of(self._connection, self._numbers, (place[0] for place in places))
+
+    def _addresses(self, places: Sequence[Place]) -> list[Any]:
+        number = self._number(places)
+        return [value for table, owner, key in places for value in (number[table], owner, key)]
 
     def write(self) -> None:
         """Bring the file's rows to what they have become here."""
         kept: list[Any] = []
         gone: list[Place] = []
+        number = self._number(self._touched)
         # In the order of the table, so that rows on the same page are written one after the other.
         for place in sorted(self._touched):
             stored = self._rows.get(place)
             if stored is None:
                 gone.append(place)
             else:
-                number = self._numbers.of(self._connection, place.table)
-                kept += (number, place.owner, place.key, stored.seq, stored.row.json)
+                table, owner, key = place
+                kept += (number[table], owner, key, stored.seq, stored.row.json)
         write_rows(self._connection, _upsert_template, 5, kept)
         write_rows(self._connection, _delete_template, 3, self._addresses(gone))
 

@@ -5,6 +5,7 @@ Invariant: the window holds every change of the log with `start < seq <= last_se
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from operator import attrgetter
 
 from kalam_notify.model import Change
@@ -52,14 +53,13 @@ class Window:
         """The oldest change held; `last_seq + 1` when there is none."""
         return self._changes[0].seq if self._changes else self.last_seq + 1
 
-    def extend(self, changes: Sequence[Change]) -> None:
-        """Add the changes that follow directly on `last_seq`."""
+    def extend(self, changes: Sequence[Change], sizes: Sequence[int] | None = None) -> None:
+        """Add the changes that follow directly on `last_seq`; `sizes`, where they are known."""
         if not changes:
             return
-        total = self.entered
-        for change in changes:
-            total += change.size
-            self._ends.append(total)
+        if sizes is None:
+            sizes = [change.size for change in changes]
+        self._ends += list(accumulate(sizes, initial=self.entered))[1:]
         self._changes.extend(changes)
         self.last_seq = changes[-1].seq
         if self._max_bytes is not None and self.bytes > self._max_bytes:

@@ -9,6 +9,7 @@ Retention takes its turns between groups, one bounded step a turn, so appends ne
 than a step of it.
 """
 
+import logging
 import sqlite3
 import threading
 from collections import deque
@@ -23,6 +24,8 @@ from kalam_notify.eventlog.retention import AgeClass
 from kalam_notify.eventlog.storing import Group, Posting, store
 from kalam_notify.eventlog.trimming import Edges, Step, edges, trim_by_age, trim_by_bytes
 from kalam_notify.model import TableDef, TableId
+
+_logger = logging.getLogger(__name__)
 
 GROUP_CHANGES = 4096
 GROUP_BYTES = 8 * 1024 * 1024
@@ -162,6 +165,7 @@ class Writer:
             return store(connection, self._numbers, postings, self._clock())
 
     def _refuse(self, waiting: Sequence[Waiting], cause: Exception) -> None:
+        _logger.error("changes could not be stored: %s: %s", type(cause).__name__, cause)
         fault = LogUnavailable(f"the log could not store the changes: {cause}")
         fault.__cause__ = cause
         self._report(Outcome([one.ticket for one in waiting], None, fault))
@@ -171,7 +175,8 @@ class Writer:
             with self._transaction() as connection:
                 finished = trim.step(connection, self._walked, self._clock())
                 found = edges(connection) if finished else None
-        except sqlite3.Error:
+        except Exception:
+            _logger.exception("retention could not be applied")
             finished, found = True, None
         if finished:
             self._trims.popleft()

@@ -20,10 +20,12 @@ from collections.abc import Callable
 
 from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.eventlog.base import EventLog
+from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.fanout.pages import EncodedPage, Pages
 from kalam_notify.fanout.stats import FanoutStats
 from kalam_notify.fanout.stretches import Feed, Stretches
 from kalam_notify.protocol import close, messages
+from kalam_notify.protocol.heads import Head, batch_head
 from kalam_notify.subscriptions.handle import (
     Sink,
     Snapshot,
@@ -139,7 +141,8 @@ class Feeder:
     def _acknowledge_resumed(self, handle: SubscriptionHandle, position: int) -> None:
         control = messages.batch_control(0, False, position)
         self._send_ack(handle, control, resumed=True)
-        handle.sink.send(messages.initial_data_batch(handle.id, (), control))
+        body = messages.batch_body((), control)
+        handle.sink.send_frames(FrameSet([body], 0).for_head(self._batch_head(handle)))
         handle.loaded(position)
         self._go_on(handle)
 
@@ -156,6 +159,9 @@ class Feeder:
     ) -> None:
         schema = handle.plan.projection.schema(handle.plan.table)
         handle.sink.send(messages.subscription_ack(handle.id, control, schema, resumed))
+
+    def _batch_head(self, handle: SubscriptionHandle) -> Head:
+        return batch_head(handle.id, handle.sink.deflates)
 
     # The workers
 
@@ -238,7 +244,7 @@ class Feeder:
         if is_first:
             assert handle.options is not None
             self._send_ack(handle, control, False if handle.options.from_seq is not None else None)
-        handle.sink.send(messages.initial_data_batch(handle.id, page.rows, control))
+        handle.sink.send_frames(page.frames(control).for_head(self._batch_head(handle)))
         if page.has_more:
             snapshot.after = page.last_seq
             snapshot.batch_num += 1

@@ -17,6 +17,7 @@ from kalam_notify.fanout.batch import MAX_BATCH_BYTES, Delivery, prepare
 from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.fanout.stats import FanoutStats
 from kalam_notify.model import Change
+from kalam_notify.protocol.heads import Head
 from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle, SubscriptionState
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.plans import FilterNode
@@ -117,7 +118,8 @@ class NotificationService:
         after: int,
         held: dict[Sink, None] | None,
     ) -> None:
-        head, data, taken, size = b"", b"", 0, 0
+        head: Head | None = None
+        data, taken, size = b"", 0, 0
         for handle in chunk:
             if handle.state is not _LIVE:
                 continue

@@ -1,11 +1,13 @@
 """Snapshot pages as encoded rows: what a LOADING subscription is sent."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kalam_notify.eventlog.base import EventLog, PageRequest
+from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.fanout.payload import MAX_MESSAGE_BYTES, RowEncoder
 from kalam_notify.fanout.stretches import SharedFlights
+from kalam_notify.protocol.messages import batch_body
 from kalam_notify.subscriptions.handle import Snapshot, SubscriptionHandle
 from kalam_notify.subscriptions.plans import Plan
 
@@ -14,14 +16,27 @@ from kalam_notify.subscriptions.plans import Plan
 _PAGE_BYTES = MAX_MESSAGE_BYTES - 8 * 1024
 
 
-class EncodedPage(NamedTuple):
-    """Rows of one page, ready to be sent."""
+class EncodedPage:
+    """Rows of one page, ready to be sent; equal subscriptions are sent the same one."""
 
-    as_of: int
-    # `_seq` of the last row; where there is none, the position the page began after.
-    last_seq: int
-    rows: Sequence[bytes]
-    has_more: bool
+    __slots__ = ("_frames", "_rows", "as_of", "has_more", "last_seq")
+
+    def __init__(self, as_of: int, last_seq: int, rows: Sequence[bytes], *, has_more: bool) -> None:
+        self.as_of = as_of
+        # `_seq` of the last row; where there is none, the position the page began after.
+        self.last_seq = last_seq
+        self.has_more = has_more
+        self._rows = rows
+        self._frames: dict[int, FrameSet] = {}
+
+    def frames(self, control: Mapping[str, Any]) -> FrameSet:
+        """The page as an `initial_data_batch`, made once for each place in a snapshot."""
+        number = control["batch_num"]
+        frames = self._frames.get(number)
+        if frames is None:
+            body = batch_body(self._rows, control)
+            frames = self._frames[number] = FrameSet([body], len(self._rows))
+        return frames
 
 
 class Pages:
@@ -90,4 +105,4 @@ class Pages:
                 return EncodedPage(page.as_of, last_seq, rows, has_more=True)
             rows.append(encoded)
             last_seq = seq
-        return EncodedPage(page.as_of, last_seq, rows, page.has_more)
+        return EncodedPage(page.as_of, last_seq, rows, has_more=page.has_more)

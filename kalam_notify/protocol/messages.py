@@ -7,7 +7,6 @@ JSON text by the functions below. Bodies shared by many subscribers are encoded 
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -154,22 +153,6 @@ def batch_control(batch_num: int, has_more: bool, last_seq_id: int) -> dict[str,
     }
 
 
-def initial_data_batch(
-    subscription_id: str, rows: Sequence[bytes], control: Mapping[str, Any]
-) -> bytes:
-    """One page; `rows` are JSON objects already encoded."""
-    return b'{"type":"initial_data_batch","subscription_id":%b,"rows":[%b],"batch_control":%b}' % (
-        orjson.dumps(subscription_id),
-        b",".join(rows),
-        orjson.dumps(control),
-    )
-
-
-@lru_cache(maxsize=4096)
-def change_head(subscription_id: str) -> bytes:
-    """What a `change` message starts with, up to and including the comma after its id.
-
-    Cached so that subscriptions of the same id hold the same object: the fan-out makes one frame
-    for all of them, and tells that by identity.
-    """
-    return b'{"type":"change","subscription_id":%b,' % orjson.dumps(subscription_id)
+def batch_body(rows: Sequence[bytes], control: Mapping[str, Any]) -> bytes:
+    """An `initial_data_batch` behind its head; `rows` are JSON objects already encoded."""
+    return b'"rows":[%b],"batch_control":%b}' % (b",".join(rows), orjson.dumps(control))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable
 
 from websockets.exceptions import InvalidState
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
@@ -56,6 +57,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         "_session",
         "_shared",
         "connection_id",
+        "deflates",
         "subscriptions",
         "wheel_tick",
     )
@@ -64,6 +66,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         self.connection_id = ConnectionId(0)
         self.subscriptions: dict[str, SubscriptionHandle] = {}
         self.wheel_tick: int | None = None
+        self.deflates = _compresses(protocol)
         self._shared = shared
         self._protocol = protocol
         # Counted in shared.by_address; None while there is no limit per address.
@@ -96,7 +99,11 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         Answers are bounded by what the client asks, so while they pile up beyond the buffer its
         questions wait in its own socket.
         """
-        self.defer(text_frame(payload))
+        self.send_frames(text_frame(payload))
+
+    def send_frames(self, frames: bytes) -> None:
+        """Like `send`, for what is framed already."""
+        self.defer(frames)
         if not self._corked:
             self.flush()
 
@@ -369,6 +376,14 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
                 self._transport.write_eof()
             else:
                 self._transport.close()
+
+
+def _compresses(protocol: ServerProtocol) -> bool:
+    """Whether what we compress can be read: with a full window and no memory of messages before."""
+    for extension in protocol.extensions:
+        if isinstance(extension, PerMessageDeflate):
+            return extension.local_no_context_takeover and extension.local_max_window_bits == 15
+    return False
 
 
 def _release(shared: Shared, address: str) -> None:

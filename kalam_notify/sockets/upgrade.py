@@ -14,6 +14,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from websockets.datastructures import Headers
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.http11 import Request
 from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
@@ -24,6 +25,10 @@ from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.wire_log import WIRE_LOG
 
 PATH = "/v1/ws"
+# No window outlives a message, in either direction: compression costs an idle connection nothing.
+_DEFLATE = ServerPerMessageDeflateFactory(
+    server_no_context_takeover=True, client_no_context_takeover=True
+)
 _RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
@@ -122,6 +127,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise _Refusal(503, "OVERLOADED", "the server has all the connections it may have")
         protocol = ServerProtocol(
             state=WireState.OPEN,
+            extensions=[_DEFLATE],
             max_size=shared.websocket.max_message_bytes,
             logger=WIRE_LOG,
         )

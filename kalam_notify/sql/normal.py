@@ -176,9 +176,9 @@ def negation(p: Expression) -> Expression:
 
 def comparison(op: str, left: Expression, right: Expression) -> Expression:
     """A comparison of two values in normal form."""
+    left, right = _alike(left, right), _alike(right, left)
     if NULL in (left, right):
         return NULL
-    left, right = _alike(left, right), _alike(right, left)
     if isinstance(left, Constant) and isinstance(right, Constant):
         return constant(FUNCTIONS[op](left.value, right.value))
     if isinstance(left, Constant) or (op in (">", ">=") and not isinstance(right, Constant)):
@@ -232,8 +232,6 @@ def _constant_membership(this: Expression, members: list[Constant]) -> Expressio
         return FALSE
     if len(members) == 1:
         return comparison("=", this, members[0])
-    if is_predicate(this):
-        return disjunction(comparison("=", this, found) for found in members)
     return Call("in", (this, *sorted(members, key=order)))
 
 
@@ -283,9 +281,9 @@ def _truth_test(op: str, p: Expression) -> Expression:
 
 
 def _distinction(left: Expression, right: Expression) -> Expression:
+    left, right = _alike(left, right), _alike(right, left)
     if NULL in (left, right):
         return negation(_null_test(right if left == NULL else left))
-    left, right = _alike(left, right), _alike(right, left)
     if isinstance(left, Constant) and isinstance(right, Constant):
         return constant(FUNCTIONS["distinct"](left.value, right.value))
     plain = [_plain_number(part) if isinstance(part, Constant) else part for part in (left, right)]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kalam_notify.model import LiveQueryId
 from kalam_notify.protocol.close import Close
-from kalam_notify.protocol.messages import change_head
+from kalam_notify.protocol.heads import change_head
 from kalam_notify.protocol.options import Options
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ TRANSITIONS: dict[SubscriptionState, dict[Event, SubscriptionState]] = {
 class Sink(Protocol):
     """Where a subscription's bytes go: a connection's bounded send buffer."""
 
+    # Whether the connection has negotiated compression.
+    deflates: bool
     # The connection's subscriptions by the client's own ids.
     subscriptions: "dict[str, SubscriptionHandle]"
 
@@ -68,6 +70,9 @@ class Sink(Protocol):
 
     def send(self, payload: bytes) -> None:
         """Send one message whatever the buffer holds: answers to what the client itself asked."""
+
+    def send_frames(self, frames: bytes) -> None:
+        """Like `send`, for what is framed already."""
 
     @property
     def has_room(self) -> bool:
@@ -128,7 +133,7 @@ class SubscriptionHandle:
         # The position up to which everything was handed over; kept while not LIVE.
         self.cursor = 0
         # The start of each of its change messages.
-        self.head = change_head(live_query_id.subscription_id)
+        self.head = change_head(live_query_id.subscription_id, sink.deflates)
         # Its index in plan.live, -1 while not LIVE.
         self.place = -1
         self.snapshot: Snapshot | None = None

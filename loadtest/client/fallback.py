@@ -76,11 +76,13 @@ class Connection(asyncio.Protocol):
             elif isinstance(event, Frame):
                 self._take(event)
         self.flush()
+        if self._ws.close_rcvd:
+            self.transport.close()
         self.client.settle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.client.connections.get(self.index) is self:
-            why = self._ws.close_code if self._ws.close_rcvd else exc or "the server hung up"
+            why = self._ws.close_rcvd or exc or "the server hung up"
             self.client.tally.fault(f"connection {self.index}: closed: {why}")
             del self.client.connections[self.index]
             self.client.tell("progress")
@@ -222,7 +224,12 @@ class Client:
             if self.wanted.rcvbuf:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.wanted.rcvbuf)
             sock.setblocking(False)
-            await loop.sock_connect(sock, (self.wanted.host, self.wanted.port))
+            try:
+                await loop.sock_connect(sock, (self.wanted.host, self.wanted.port))
+            except OSError as error:
+                self.tally.fault(f"connection {index}: {error}")
+                self.tell("progress")
+                return
             self.connections[index] = Connection(self, index)
             await loop.create_connection(partial(self.connections.__getitem__, index), sock=sock)
 

@@ -63,7 +63,7 @@ class CpuMeter:
     def lap(self) -> int:
         """Nanoseconds used since the lap before (of processes still there), all cores together."""
         now = self._now()
-        used = sum(ns - self._last.get(pid, 0) for pid, ns in now.items())
+        used = sum(max(0, ns - self._last.get(pid, 0)) for pid, ns in now.items())
         self._last = now
         return used
 

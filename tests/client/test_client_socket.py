@@ -235,7 +235,7 @@ class TestAuthentication:
             Client(server.url, token=same, backoff=at_once()) as client,
         ):
             orders = await client.subscribe(SQL, id="q")
-            with pytest.raises(AuthenticationFailed, match="expired"):
+            with pytest.raises(ConnectionLost, match="1008 expired"):
                 await anext(orders)
 
 

@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 from helpers.server import Server, delete, insert, update
-from helpers.wire import wire
+from helpers.wire import Wire, wire
 
 _tables = count(1)
 
@@ -338,3 +338,26 @@ async def test_a_message_never_exceeds_half_a_mebibyte(server: Server, table: st
             assert len(message) <= 512 * 1024
             ids += [row["id"] for row in json.loads(message)["rows"]]
         assert ids == list(range(12))
+
+
+async def test_a_client_that_negotiated_compression_gets_the_same_view(
+    server: Server, table: str
+) -> None:
+    token = server.token()
+    rows = [insert(table, {"id": n, "text": f"row {n} " * 30}) for n in range(200)]
+    async with (
+        wire(server.ws_url, token, compression="deflate") as packed,
+        wire(server.ws_url, token) as plain,
+    ):
+        assert packed.socket.protocol.extensions
+        server.post(*rows[:100])
+        for client in (packed, plain):
+            await client.subscribe("s", f"SELECT * FROM {table}", {})
+            await client.hear_type("subscription_ack")
+        assert await packed.hear() == await plain.hear()
+        server.post(*rows[100:])
+        heard: dict[Wire, list[object]] = {packed: [], plain: []}
+        for client, seen in heard.items():
+            while len(seen) < 100:
+                seen += (await client.hear_type("change"))["rows"]
+        assert heard[packed] == heard[plain]

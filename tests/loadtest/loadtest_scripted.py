@@ -14,6 +14,10 @@ from websockets.server import ServerProtocol
 from loadtest.harness.rows import load_text
 
 
+def compact(message: Any) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
 def row(n: int, seq: int, **columns: Any) -> dict[str, Any]:
     """Row n as the load test posts it, at `seq`."""
     return {"id": n, "x_load": load_text(n, 1, 45), **columns, "_seq": str(seq)}
@@ -21,7 +25,7 @@ def row(n: int, seq: int, **columns: Any) -> dict[str, Any]:
 
 def change(*rows: dict[str, Any], **others: Any) -> str:
     message = {"type": "change", "subscription_id": "live", "change_type": "insert", "rows": rows}
-    return json.dumps({**message, **others}, separators=(",", ":"))
+    return compact({**message, **others}).decode()
 
 
 class ScriptedServer:
@@ -60,11 +64,11 @@ class ScriptedServer:
         self.subscribes.append(subscription)
         control = {"batch_num": 0, "has_more": False, "status": "ready", "last_seq_id": 0}
         ack = {"type": "subscription_ack", "subscription_id": subscription["id"]}
-        self.ws.send_text(json.dumps({**ack, "batch_control": control}).encode())
+        self.ws.send_text(compact({**ack, "batch_control": control}))
         if subscription["options"] is not None:
             control["last_seq_id"] = subscription["options"]["from"]
             batch = {"type": "initial_data_batch", "subscription_id": subscription["id"]}
-            self.ws.send_text(json.dumps({**batch, "rows": [], "batch_control": control}).encode())
+            self.ws.send_text(compact({**batch, "rows": [], "batch_control": control}))
 
     def say(self, text: str) -> None:
         self.ws.send_text(text.encode())
