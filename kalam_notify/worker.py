@@ -131,6 +131,7 @@ class Worker:
             batch_grace=lambda: self.config.websocket.batch_grace,
         )
         self.service.on_moved = self.feeder.position_moved
+        self.service.on_fallen = self.feeder.wake_all
         self.service.on_broken = self.feeder.disable
         self.desk = SubscriptionDesk(self.catalog, self.manager, self.feeder)
         self.desk.configure(config.websocket, config.limits.subscriptions_per_user)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from loadtest import filters
+from loadtest.filter_kinds import NAMES
 from loadtest.harness import plot, report
 from loadtest.harness.faults import DeliveryFault, LoadTestFault
 from loadtest.harness.options import RESULTS, Options
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--token", help="of role service, for that server's producer and subscribers")
     p.add_argument("--pid", type=int, help="of that server, for its CPU and memory")
     p.add_argument("--counts", type=_numbers, help="filters or workers, such as 10,1000")
-    p.add_argument("--kinds", type=_names, help=f"of filters, out of {','.join(filters.NAMES)}")
+    p.add_argument("--kinds", type=_names, help=f"of filters, out of {','.join(NAMES)}")
     p.add_argument("--scratch", type=Path, help="directory (and so disk) for the server's data")
     p.add_argument("--results", type=Path, default=RESULTS, help="where JSON and plots go")
     p.add_argument("--python-client", action="store_true", help="although there is a compiler")
@@ -50,7 +50,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    if unknown := set(names) - set(filters.NAMES):
+    if unknown := set(names) - set(NAMES):
         raise argparse.ArgumentTypeError(f"no such kind: {', '.join(unknown)}")
     return names
 
@@ -63,7 +63,7 @@ async def measure(question: Question, options: Options) -> report.Result:
         bench.progress.step(f"run {run + 1} of {options.repeat}")
         runs.append(await question.run(bench))
     bench.progress.done()
-    return report.result(options, question.title, report.medians(runs), bench.notes)
+    return report.result(options, question.title, report.medians(runs), bench.all_notes())
 
 
 def answer(question: Question, options: Options) -> None:

@@ -14,76 +14,29 @@ the own filters tell the subscriptions of a connection apart.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.client import Client, ClientPlan
+from loadtest.filter_kinds import (
+    BATCH,
+    KINDS,
+    NAMES,
+    SAME,
+    Kind,
+    placed_between,
+    policed,
+    shape_of,
+    spread,
+)
 from loadtest.harness import plot
 from loadtest.harness.producer import Producer
 from loadtest.harness.question import Question
 from loadtest.harness.report import Bar, Measurement, Result
-from loadtest.harness.rows import RowMaker, Shape
-from loadtest.harness.server import POLICED, TABLE, Server
+from loadtest.harness.rows import RowMaker
+from loadtest.harness.server import Server
 from loadtest.harness.stage import Bench, Stage
-
-BATCH = 100
-AT_ONCE = 10  # filters that one batch matches
-CONNECTIONS = 1000
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A way to write filter k of many, and the columns of a row that only filter k matches."""
-
-    name: str
-    where: Callable[[int], str]
-    columns: Callable[[int], str]
-    table: str = TABLE
-
-
-KINDS = [
-    Kind("equality", lambda k: f"g = {k}", lambda k: f'"g":{k}'),
-    Kind("in", lambda k: f"g IN ({3 * k}, {3 * k + 1}, {3 * k + 2})", lambda k: f'"g":{3 * k + 1}'),
-    Kind(
-        "range", lambda k: f"v >= {10 * k} AND v < {10 * k + 10}", lambda k: f'"v":{10 * k + 5}.5'
-    ),
-    Kind("prefix", lambda k: f"s LIKE 'p{k:06d}%'", lambda k: f'"s":"p{k:06d}-tail"'),
-    Kind("unindexable", lambda k: f"g % 1000003 = {k}", lambda k: f'"g":{k}'),
-]
-POLICY = "policy"
-NAMES = [*(kind.name for kind in KINDS), POLICY]
-SAME = Kind("same", lambda k: "g = 0", lambda k: '"g":0')
-
-
-def filter_of(n: int, count: int) -> int:
-    """The filter that row n matches: ten different ones per batch, spread over all."""
-    batch, place = divmod(n - 1, BATCH)
-    return (batch * AT_ONCE + place % AT_ONCE) * 2654435761 % 2**32 % count
-
-
-def placed_between(first: int, last: int, count: int) -> int:
-    """What the client's `placed` is to be after rows first..last."""
-    return sum((filter_of(n, count) + 1) * n for n in range(first, last + 1))
-
-
-def spread(count: int) -> tuple[int, int]:
-    """Connections, and subscriptions on each; their product is `count` rounded down."""
-    connections = min(count, CONNECTIONS)
-    return connections, count // connections
-
-
-def policed(per_connection: int) -> Kind:
-    return Kind(
-        POLICY,
-        lambda k: f"g = {k % per_connection}",
-        lambda k: f'"tenant":"t{k // per_connection}","g":{k % per_connection}',
-        POLICED,
-    )
-
-
-def shape_of(kind: Kind, count: int) -> Shape:
-    return lambda n, text: f'{{"id":{n},"x_load":"{text}",{kind.columns(filter_of(n, count))}}}'
 
 
 def plan_of(kind: Kind, server: Server, connections: int, per_connection: int) -> ClientPlan:
@@ -158,8 +111,8 @@ async def kib_of_look_alikes(bench: Bench, count: int) -> float:
 
 async def run(bench: Bench) -> Sequence[Measurement]:
     bench.require_own_server()
-    small = (5, 60) if bench.options.small else (10, 1000, 100_000)
-    counts = sorted(bench.options.counts or small)
+    usual = (40,) if bench.options.small else (10, 1000, 100_000)
+    counts = sorted(bench.options.counts or usual)
     chosen = bench.options.kinds or tuple(NAMES)
     figures = [await measure(bench, kind, count) for kind in chosen for count in counts]
     alike = await kib_of_look_alikes(bench, max(f.count for f in figures))

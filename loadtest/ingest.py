@@ -34,7 +34,8 @@ async def bare_sqlite(bench: Bench, seconds: float, batch: int) -> float:
 async def measure(
     bench: Bench, subscribers: int, *, batch: int, producers: int, bar: float
 ) -> Measurement:
-    seconds = bench.options.time(9) / ROUNDS
+    rounds = 1 if bench.options.small else ROUNDS
+    seconds = bench.options.time(9) / rounds
     async with bench.stage() as stage:
         server = await stage.server()
         client = await stage.subscribers(server, ClientPlan(subscribers, [ALL]))
@@ -42,7 +43,7 @@ async def measure(
         bench.progress.step(f"posts of {batch} from {producers} producers")
         rates, floors = [], []
         meter, cpu = server.meter(), 0
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             meter.lap()
             made, begun = producer.rows.made, time.monotonic()
             with stage.watching_client(f"posts of {batch}"):

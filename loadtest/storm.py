@@ -26,13 +26,14 @@ async def arrive(bench: Bench, stage: Stage, clients: int) -> tuple[Client, Prod
     bench.progress.step(f"{clients} clients arrive")
     meter = server.meter()
     with stage.watching_client("arrival"):
-        client = await stage.subscribers(server, ClientPlan(clients, [ALL], contiguous=True))
+        plan = ClientPlan(clients, [ALL], contiguous=True, ramp=clients)
+        client = await stage.subscribers(server, plan)
     rate = clients * 1e9 / meter.lap()
     floor = await stage.floor([RowMaker().row()])
     bare = None
     if floor:
         bare_meter = floor.meter()
-        await stage.subscribers(floor, ClientPlan(clients, [ALL]))
+        await stage.subscribers(floor, ClientPlan(clients, [ALL], ramp=clients))
         bare = clients * 1e9 / bare_meter.lap()
     await warm.command("drop")
     producer = await stage.producer(server, RowMaker())

@@ -103,7 +103,7 @@ def feed_through_reconnects(options: argparse.Namespace, stop: threading.Event) 
 
 def feed(session: Session, options: argparse.Namespace, stop: threading.Event) -> None:
     """Bring the feed from whatever state it is in to streaming, and stream until asked to end."""
-    session.lock()
+    session.lock(stop)
     tables = catalog.describe(session.connection, options.table, options.numeric)
     for warning in catalog.warnings(tables):
         _log.warning("%s", warning)

@@ -136,14 +136,21 @@ class Rehearsal:
             how = "saved views taken up" if process.setup.keep else "starting over"
             self._timeline.tell(f"{_count([process])} subscribers killed, {how}")
 
+    def _all_are_live(self) -> bool:
+        return all(
+            view.ready or view.faults for process in self._clients for view in process.views()
+        )
+
     def _judge(self, pgbench_summary: str) -> int:
+        wait_until(self._all_are_live, "all subscribers to be live", _SETTLE_DEADLINE)
+        self._timeline.tell("all subscribers are live")
         told = self._stage.history_as_told()
         judge = Judge(self._stage.database, told)
         views: list[View] = []
 
         def settled() -> bool:
             views[:] = [view for process in self._clients for view in process.views()]
-            return not any(judge.difference(view) for view in views)
+            return all(view.faults or judge.difference(view) is None for view in views)
 
         try:
             wait_until(settled, "the views to settle", _SETTLE_DEADLINE)
@@ -175,7 +182,8 @@ def _print_report(views: Sequence[View], history: int, judge: Judge, pgbench_sum
     for line in pgbench_summary.splitlines():
         if line.startswith(("number of transactions actually", "tps", "latency average")):
             print(f"pgbench: {line}")
-    print(f"rows in pgbench_history: {history:,}, each told once" if history else "no history")
+    once = "not each" if judge.difference_of_history() else "each"
+    print(f"rows of pgbench_history in the daemon's log: {history:,}, {once} exactly once")
     print()
     print(
         f"{'query':34} {'subs':>5} {'rows in views':>14} {'changes':>11} {'enter':>8} "

@@ -15,7 +15,7 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, NoReturn, Self
 
 import msgspec
 import orjson
@@ -181,26 +181,26 @@ class Client:
 
         Raises what ends the client for good.
         """
-        token = await self._current_token()
-        self._auth_error = None
-        headers = {}
-        if token is not None and self._by_header:
-            headers["Authorization"] = f"Bearer {token}"
         try:
-            async with connect(
-                self._url, additional_headers=headers, **self._connect_options
-            ) as socket:
-                try:
-                    await self._converse(socket, None if self._by_header else token)
-                finally:
-                    self._disconnected()
-            return "the connection ended", False
-        except ConnectionClosed as closed:
-            return await self._after_close(closed)
+            socket = await self._connect()
         except InvalidStatus as refused:
             return _after_refusal(refused)
         except (OSError, TimeoutError, InvalidHandshake, EOFError) as fault:
             return f"cannot connect: {fault}", False
+        try:
+            async with socket:
+                await self._converse(socket)
+        except ConnectionClosed as closed:
+            return await self._after_close(closed)
+        finally:
+            self._disconnected()
+
+    async def _connect(self) -> ClientConnection:
+        token = await self._current_token()
+        headers = {}
+        if token is not None and self._by_header:
+            headers["Authorization"] = f"Bearer {token}"
+        return await connect(self._url, additional_headers=headers, **self._connect_options)
 
     async def _current_token(self) -> str | None:
         if callable(self._token):
@@ -210,21 +210,24 @@ class Client:
             self._last_token = self._token
         return self._last_token
 
-    async def _converse(self, socket: ClientConnection, token: str | None) -> None:
-        if token is not None:
+    async def _converse(self, socket: ClientConnection) -> NoReturn:
+        self._auth_error = None
+        token = self._last_token
+        if token is not None and not self._by_header:
             await self._send(socket, {"type": "authenticate", "method": "jwt", "token": token})
         self._socket = socket
         for subscription in list(self._subscriptions.values()):
             await self.resume(subscription)
         while True:
-            await self._receive(socket, _decode(await socket.recv()))
+            text = await socket.recv()
+            await self._receive(socket, _decode(text), len(text))
 
     def _disconnected(self) -> None:
         self._socket = None
         for subscription in self._subscriptions.values():
             subscription.following.pause()
 
-    async def _receive(self, socket: ClientConnection, message: dict[str, Any]) -> None:
+    async def _receive(self, socket: ClientConnection, message: dict[str, Any], size: int) -> None:
         if self._on_message is not None:
             self._on_message(message)
         kind = message.get("type")
@@ -240,7 +243,7 @@ class Client:
         if kind == "error":
             self._refused(subscription, message)
             return
-        answer = subscription.offer(message)
+        answer = subscription.offer(message, size)
         if answer is not None:
             await self._send(socket, answer)
 

@@ -33,11 +33,11 @@ class Batch(NamedTuple):
 
 
 def batches(source: BinaryIO) -> Iterator[Batch]:
-    """The batches of a stream, as soon as they are there."""
+    """The batches of a stream, as soon as they are there; none of an empty one."""
     head = _first_line(source)
     if _is_one_line_of_many(head):
         yield from _line_batches(source, head)
-    else:
+    elif head.strip():
         yield Batch(head + source.read(), 0)
 
 

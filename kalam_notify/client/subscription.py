@@ -10,7 +10,11 @@ from kalam_notify.client.following import Following, Phase
 from kalam_notify.client.view import View
 from kalam_notify.errors import KalamNotifyError
 
-QUEUED_EVENTS: Final = 1024
+QUEUED_BYTES: Final = 8 * 1024 * 1024
+"""How much may wait for the reader of one subscription, in bytes of the server's messages."""
+
+# What an event takes beside its rows.
+_EVENT_BYTES: Final = 512
 
 
 class Asks(Protocol):
@@ -29,7 +33,8 @@ class Subscription:
         self.view = view
         self.following = following
         self._client = client
-        self._events: deque[Event] = deque()
+        self._events: deque[tuple[Event, int]] = deque()
+        self._waiting_bytes = 0
         self._fault: KalamNotifyError | None = None
         self._closed = False
         self._arrival = asyncio.Event()
@@ -57,7 +62,8 @@ class Subscription:
             if self.following.phase is Phase.IDLE:
                 await self._client.resume(self)
             await self._arrival.wait()
-        event = self._events.popleft()
+        event, size = self._events.popleft()
+        self._waiting_bytes -= size
         self.view.apply(event)
         return event
 
@@ -77,14 +83,16 @@ class Subscription:
         self._closed = True
         self._arrival.set()
 
-    def offer(self, message: Message) -> dict[str, Any] | None:
-        """Take a message in; returns what to answer to the server."""
+    def offer(self, message: Message, size: int) -> dict[str, Any] | None:
+        """Take in a message of `size` bytes; returns what to answer to the server."""
         event, answer = self.following.receive(message)
         if event is None:
             return answer
-        self._events.append(event)
+        size += _EVENT_BYTES
+        self._events.append((event, size))
+        self._waiting_bytes += size
         self._arrival.set()
-        if len(self._events) < QUEUED_EVENTS:
+        if self._waiting_bytes < QUEUED_BYTES:
             return answer
         self.following.pause()
         return {"type": "unsubscribe", "subscription_id": self.id}

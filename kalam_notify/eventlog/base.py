@@ -4,6 +4,8 @@ The log is the bus. Producers append, every reader follows by position, and noth
 interface may know which log it is. Its edges have names:
 
 - `last_seq`      the newest change known here; rises, never falls, survives a restart.
+- `latest()`      the newest change there is: ahead of `last_seq` for as long as another process
+                  has written what has not arrived here.
 - `first_seq`     the oldest change still held (`last_seq + 1` when none is).
 - `horizon(t)`    the lowest position from which table t reads completely. A read after a lower
                   position raises `Compacted`.
@@ -95,6 +97,17 @@ class EventLog(Protocol):
 
     @property
     def last_seq(self) -> int: ...
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes write this log too; False: `last_seq` is `latest()`."""
+
+    async def latest(self) -> int:
+        """The newest seq of the log itself, now; `first_seq` and `horizon` are up to date after.
+
+        Not below the seq of any change that was acknowledged, by whichever process, before the
+        call. Where the log is not shared this does not give the event loop a turn.
+        """
 
     @property
     def waiting_bytes(self) -> int:

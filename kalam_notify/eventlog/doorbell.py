@@ -56,13 +56,24 @@ class Doorbell:
         on_ring()
 
     def ring_others(self) -> int:
-        """Ring every other process; how many there are. Called from the writing thread."""
-        try:
-            names = [path for path in self._directory.iterdir() if path.name.startswith(_PREFIX)]
-        except OSError:
-            # The commit stands whether or not anybody hears of it.
-            return 0
-        return sum(_ring(path) for path in names if path != self._path)
+        """Ring every other process; how many there are. Not for the event loop."""
+        return sum(_ring(path) for path in _bells(self._directory) if path != self._path)
+
+
+def ring_all(directory: Path) -> int:
+    """Ring everybody who follows a log in this directory; how many there are.
+
+    For whoever sees that a writer has died: it may have committed, and not rung any more.
+    """
+    return sum(_ring(path) for path in _bells(directory))
+
+
+def _bells(directory: Path) -> list[Path]:
+    try:
+        return [path for path in directory.iterdir() if path.name.startswith(_PREFIX)]
+    except OSError:
+        # The commit stands whether or not anybody hears of it.
+        return []
 
 
 def _ring(path: Path) -> bool:

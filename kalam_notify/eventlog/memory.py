@@ -129,6 +129,13 @@ class MemoryLog:
         return self._all.last_seq
 
     @property
+    def is_shared(self) -> bool:
+        return False
+
+    async def latest(self) -> int:
+        return self.last_seq
+
+    @property
     def waiting_bytes(self) -> int:
         return 0
 

@@ -42,14 +42,19 @@ class ReaderPool:
     @contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:
         """A connection for the calling thread; raises LogUnavailable for what goes wrong on it."""
+        connection: sqlite3.Connection | None = None
         try:
             connection = self._take()
-            try:
-                yield connection
-            finally:
-                self._idle.append(connection)
+            yield connection
         except sqlite3.Error as fault:
+            # Not used again: what state it is in is anybody's guess.
+            if connection is not None:
+                connection.close()
+                connection = None
             raise LogUnavailable(f"the log could not be read: {fault}") from fault
+        finally:
+            if connection is not None:
+                self._idle.append(connection)
 
     def _take(self) -> sqlite3.Connection:
         try:

@@ -20,6 +20,7 @@ from kalam_notify.eventlog.base import Matches, Page, PageRequest, Stretch
 from kalam_notify.eventlog.bulk import FIELD, LINE
 from kalam_notify.eventlog.catalog import StoredTable, stored_table, stored_tables
 from kalam_notify.eventlog.selection import Candidate, fill_page, sift
+from kalam_notify.eventlog.trimming import Edges, edges
 from kalam_notify.model import SHARED, Change, Kind, Owner, Row, TableDef, TableId
 
 _FIRST_CHUNK_ROWS = 32
@@ -62,6 +63,13 @@ class Tail(NamedTuple):
     horizon: int
 
 
+class Glance(NamedTuple):
+    """What the file says of itself: its last seq, and its edges where any has moved."""
+
+    last_seq: int
+    edges: Edges | None
+
+
 class TableNames:
     """Number -> table, kept from one read to the next: a number is never given twice."""
 
@@ -94,6 +102,28 @@ def read_transaction(connection: sqlite3.Connection) -> Iterator[Tail]:
         yield Tail(last_seq, horizon)
     finally:
         connection.execute("COMMIT")
+
+
+def glance(connection: sqlite3.Connection, known: Edges) -> Glance:
+    """Where the file stands, and its edges unless they are those `known`."""
+    with read_transaction(connection) as tail:
+        # Horizons only rise, so their sum tells whether one has.
+        (risen,) = connection.execute("SELECT ifnull(sum(horizon), 0) FROM tables").fetchone()
+        moved = risen != sum(known.horizons.values())
+        return Glance(tail.last_seq, edges(connection) if moved else None)
+
+
+def follow(
+    connection: sqlite3.Connection,
+    known: Edges,
+    names: TableNames,
+    after: int,
+    limit: int,
+    max_bytes: int,
+) -> tuple[Glance, Stretch]:
+    """A glance, and the next changes of all tables; raises Compacted."""
+    seen = glance(connection, known)
+    return seen, read(connection, names, after, limit, max_bytes, None, None)
 
 
 def read(

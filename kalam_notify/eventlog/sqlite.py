@@ -19,13 +19,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from kalam_notify.errors import Compacted, LogUnavailable, StorageFault
 from kalam_notify.eventlog import reader, schema
 from kalam_notify.eventlog.base import Appended, Matches, OnAppend, Page, PageRequest, Stretch
 from kalam_notify.eventlog.catalog import refuse_changed_shapes
 from kalam_notify.eventlog.doorbell import Doorbell
+from kalam_notify.eventlog.looks import SharedLook
 from kalam_notify.eventlog.pool import ReaderPool
 from kalam_notify.eventlog.retention import TRIM_SECONDS, Retention, age_classes
 from kalam_notify.eventlog.settling import NOTHING
@@ -40,6 +41,9 @@ from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
 WINDOW_BYTES = 32 * 1024 * 1024
 _PULL_CHANGES = 4096
 _PULL_BYTES = 4 * 1024 * 1024
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class _Ticket(NamedTuple):
@@ -91,6 +95,9 @@ class SqliteLog:
         self._appends = self._append_faults = self._changes = 0
         self._last_append_seconds = 0.0
         self._pull_wanted = asyncio.Event()
+        # Whether another process has ever been there: what is known here may be behind from then.
+        self._shared = False
+        self._looks = SharedLook(self._look)
         self._tasks: list[asyncio.Task[None]] = []
 
     # -- life ------------------------------------------------------------------------------------
@@ -118,7 +125,10 @@ class SqliteLog:
     async def _find_place(self) -> None:
         self._check_shapes(self._declared.values())
         # Hung before the file is read, so that no commit falls in between.
-        self._doorbell.hang(self._pull_wanted.set)
+        self._doorbell.hang(self._rung)
+        # Who was here before learns that it is not alone any more, before anything is written here.
+        if await asyncio.to_thread(self._doorbell.ring_others):
+            self._shared = True
         self._edges, last_seq = await self._pool.run(_standing)
         self._window.reset(last_seq)
 
@@ -160,6 +170,27 @@ class SqliteLog:
     @property
     def last_seq(self) -> int:
         return self._window.last_seq
+
+    @property
+    def is_shared(self) -> bool:
+        return self._shared
+
+    async def latest(self) -> int:
+        self._require_open()
+        return await self._looks() if self._shared else self.last_seq
+
+    async def _look(self) -> int:
+        seen = await self._pool.run(reader.glance, self._edges)
+        self._learn(seen.edges)
+        if seen.last_seq > self.last_seq:
+            self._pull_wanted.set()
+        return max(seen.last_seq, self.last_seq)
+
+    def _learn(self, found: Edges | None) -> None:
+        # What was read earlier may be told later.
+        if found is not None and found.horizon >= self._edges.horizon:
+            self._edges = found
+            self._entered = self._window.entered
 
     @property
     def waiting_bytes(self) -> int:
@@ -221,7 +252,7 @@ class SqliteLog:
     def _report(self, report: Report) -> None:
         """In the writing thread: what has happened goes to the loop, and the others are rung."""
         self._loop.call_soon_threadsafe(self._take_report, report)
-        if isinstance(report, Outcome) and report.group is not None and report.group.changes:
+        if _concerns_others(report):
             self._doorbell.ring_others()
 
     def _take_report(self, report: Report) -> None:
@@ -258,9 +289,7 @@ class SqliteLog:
             self.on_append(seconds, appended.accepted)
 
     def _finish_trim(self, trimmed: Trimmed) -> None:
-        if trimmed.edges is not None:
-            self._edges = trimmed.edges
-            self._entered = self._window.entered
+        self._learn(trimmed.edges)
         done = self._trims.pop(trimmed.ticket)
         if not done.done():
             done.set_result(trimmed.removed)
@@ -288,6 +317,10 @@ class SqliteLog:
             self._window.extend(changes, sizes)
             self._waiters.wake()
 
+    def _rung(self) -> None:
+        self._shared = True
+        self._pull_wanted.set()
+
     async def _pull(self) -> None:
         """Read what other processes have written, whenever there is reason to look."""
         while True:
@@ -301,15 +334,18 @@ class SqliteLog:
         while True:
             after = self.last_seq
             try:
-                stretch = await self.read(after, limit=_PULL_CHANGES, max_bytes=_PULL_BYTES)
+                seen, stretch = await self._read_file(
+                    reader.follow, self._edges, self._names, after, _PULL_CHANGES, _PULL_BYTES
+                )
             except Compacted as edge:
                 if self.last_seq < edge.horizon:
                     self._window.reset(edge.horizon)
                     self._waiters.wake()
                 continue
+            self._advance(after, stretch.changes)
+            self._learn(seen.edges)
             if not stretch.changes:
                 return
-            self._advance(after, stretch.changes)
 
     def recent(self, after: int) -> Sequence[Change] | None:
         return self._window.after(after)
@@ -325,23 +361,49 @@ class SqliteLog:
         table: TableId | None = None,
         owner: Owner | None = None,
     ) -> Stretch:
-        self._require_open()
-        return await self._pool.run(reader.read, self._names, after, limit, max_bytes, table, owner)
+        return await self._read_file(
+            reader.read, self._names, after, limit, max_bytes, table, owner
+        )
 
     async def page(self, request: PageRequest) -> Page:
-        self._require_open()
-        return await self._pool.run(reader.page, request)
+        page = await self._read_file(reader.page, request)
+        if page.as_of > self.last_seq:
+            self._pull_wanted.set()
+        return page
 
     async def newest(
         self, table: TableDef, owner: Owner, matches: Matches | None, count: int
     ) -> tuple[int, int]:
+        return await self._read_file(reader.newest, table, owner, matches, count)
+
+    async def _read_file(
+        self,
+        query: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         self._require_open()
-        return await self._pool.run(reader.newest, table, owner, matches, count)
+        try:
+            return await self._pool.run(query, *args, **kwargs)
+        except Compacted:
+            # Another process may have moved the horizon, and who is told so looks at it next.
+            await self._look()
+            raise
 
 
 def _standing(connection: sqlite3.Connection) -> tuple[Edges, int]:
     with reader.read_transaction(connection) as tail:
         return edges(connection), tail.last_seq
+
+
+def _concerns_others(report: Report) -> bool:
+    match report:
+        case Outcome(group=group):
+            return group is not None and bool(group.changes)
+        case Trimmed(removed=removed):
+            return removed > 0
+        case None:
+            return False
 
 
 def _weight(change: PostedChange) -> int:

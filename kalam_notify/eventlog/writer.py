@@ -113,7 +113,9 @@ class Writer:
             self._collect()
             if self._waiting:
                 self._store_group(self._next_group())
-            elif self._trims and not self._stopping:
+            # After every group, not only when none waits: producers that never pause must not keep
+            # the log from being trimmed.
+            if self._trims and not self._stopping:
                 self._trim_step(self._trims[0])
         for trim in self._trims:
             self._report(Trimmed(trim.order.ticket, trim.removed, None))

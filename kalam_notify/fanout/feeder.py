@@ -16,7 +16,7 @@ event loop, so no change can slip between.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.eventlog.base import EventLog
@@ -79,12 +79,10 @@ class Feeder:
 
     def begin(self, handle: SubscriptionHandle) -> None:
         """Start a new subscription as its options ask: live, resumed, or with a snapshot."""
-        options = handle.options
-        if options is None:
-            self._acknowledge_live(handle)
-        elif options.from_seq is not None and self._reaches(handle, options.from_seq):
-            self._acknowledge_resumed(handle, options.from_seq)
-        else:
+        # A resume within what is known here is certain. Where live begins is not, in a log that
+        # others write too: a change acknowledged before must not be told as new.
+        is_uncertain = handle.options is None and self._log.is_shared
+        if is_uncertain or not self._acknowledge(handle, self._log.last_seq):
             self.wake(handle)
 
     def next_batch(self, handle: SubscriptionHandle, last_seq: int | None) -> None:
@@ -118,6 +116,11 @@ class Feeder:
                 if handle.plan is plan:
                     self._fail(handle, "the filter could not be evaluated")
 
+    def wake_all(self, handles: Iterable[SubscriptionHandle]) -> None:
+        """Queue several handles."""
+        for handle in handles:
+            self.wake(handle)
+
     def wake(self, handle: SubscriptionHandle) -> None:
         """Queue a handle that may be able to go on."""
         if handle.is_queued:
@@ -129,14 +132,21 @@ class Feeder:
 
     # Beginnings
 
-    def _acknowledge_live(self, handle: SubscriptionHandle) -> None:
-        head = self._log.last_seq
+    def _acknowledge(self, handle: SubscriptionHandle, head: int) -> bool:
+        """Begin what needs no rows, where the log ends at `head`; False: a snapshot is due."""
+        options, horizon = handle.options, self._log.horizon(handle.plan.table.id)
+        if options is None:
+            self._acknowledge_live(handle, head)
+        elif options.from_seq is not None and horizon <= options.from_seq <= head:
+            self._acknowledge_resumed(handle, options.from_seq)
+        else:
+            return False
+        return True
+
+    def _acknowledge_live(self, handle: SubscriptionHandle, head: int) -> None:
         self._send_ack(handle, messages.batch_control(0, False, head), None)
         handle.loaded(head)
         self._go_on(handle)
-
-    def _reaches(self, handle: SubscriptionHandle, position: int) -> bool:
-        return self._log.horizon(handle.plan.table.id) <= position <= self._log.last_seq
 
     def _acknowledge_resumed(self, handle: SubscriptionHandle, position: int) -> None:
         control = messages.batch_control(0, False, position)
@@ -152,7 +162,8 @@ class Feeder:
             handle.level()
         else:
             self._stats.catch_ups += 1
-            self.wake(handle)
+            if not handle.is_queued:
+                self.wake(handle)
 
     def _send_ack(
         self, handle: SubscriptionHandle, control: dict[str, object], resumed: bool | None
@@ -226,6 +237,8 @@ class Feeder:
     async def _send_page(self, handle: SubscriptionHandle) -> None:
         snapshot, is_first = handle.snapshot, False
         if snapshot is None:
+            if await self._needs_no_rows(handle):
+                return
             snapshot, is_first = await self._pages.begin(handle), True
         elif snapshot.timer is not None:
             return  # the client has not asked, and its grace has not passed
@@ -235,6 +248,13 @@ class Feeder:
             return
         snapshot.as_of = page.as_of
         self._send_batch(handle, snapshot, page, is_first)
+
+    async def _needs_no_rows(self, handle: SubscriptionHandle) -> bool:
+        """Ask the log itself how the handle begins; True when that is done (or it has ended)."""
+        if handle.options is not None and handle.options.from_seq is None:
+            return False
+        head = await self._log.latest()
+        return handle.state is not _LOADING or self._acknowledge(handle, head)
 
     def _send_batch(
         self, handle: SubscriptionHandle, snapshot: Snapshot, page: EncodedPage, is_first: bool

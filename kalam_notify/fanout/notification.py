@@ -10,8 +10,10 @@ that is not taken moves the handle to CATCHING_UP with its cursor before the bat
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 
+from kalam_notify.errors import Compacted
 from kalam_notify.eventlog.base import EventLog
 from kalam_notify.fanout.batch import MAX_BATCH_BYTES, Delivery, prepare
 from kalam_notify.fanout.frames import FrameSet
@@ -25,6 +27,7 @@ from kalam_notify.subscriptions.plans import FilterNode
 SHARED_NOTIFY_CHUNK_SIZE = 256
 """Handles served between two turns of the event loop."""
 
+_logger = logging.getLogger("kalam_notify.fanout")
 _MAX_READ = 1000
 _LIVE = SubscriptionState.LIVE
 
@@ -48,6 +51,8 @@ class NotificationService:
         self.position = log.last_seq
         # Called when the position has moved and the batch has been streamed.
         self.on_moved: Callable[[], None] = lambda: None
+        # Called with handles that are behind without a full buffer, to be fed.
+        self.on_fallen: Callable[[Iterable[SubscriptionHandle]], None] = lambda handles: None
         # Called with a filter whose evaluation raised.
         self.on_broken: Callable[[FilterNode, Exception], None] = lambda node, error: None
 
@@ -55,7 +60,30 @@ class NotificationService:
         """The worker loop; ends only by cancellation."""
         while True:
             await self._log.wait_beyond(self.position)
-            await self.notify(await self._waiting())
+            try:
+                changes = await self._waiting()
+            except Compacted:
+                self._fall_back()
+            else:
+                await self.notify(changes)
+
+    def _fall_back(self) -> None:
+        """Retention has overtaken the fan-out itself: every live handle is behind now.
+
+        The feeder reads on for those whose own table still reaches back, and ends the others.
+        """
+        _logger.error("retention has passed the fan-out at seq %d; it is too short", self.position)
+        fallen = [
+            handle
+            for plans in self._manager.all_plans()
+            for plan in plans
+            for handle in list(plan.live)
+        ]
+        for handle in fallen:
+            handle.overfull(self.position)
+        self.position = self._log.last_seq
+        self.on_fallen(fallen)
+        self.on_moved()
 
     async def _waiting(self) -> Sequence[Change]:
         """What the log has beyond the position: out of memory, or read back when that is full."""

@@ -57,7 +57,8 @@ class Pages:
             return Snapshot(as_of=None, after=0)
         if not wanted:
             # Nothing to send: `last_rows: 0`, or a table of which no rows are kept.
-            return Snapshot(as_of=self._log.last_seq, after=self._log.last_seq)
+            head = await self._log.latest()
+            return Snapshot(as_of=head, after=head)
         matches = None if plan.filter.matches_all else plan.filter.matches
         as_of, after = await self._log.newest(plan.table, plan.owner, matches, wanted)
         return Snapshot(as_of=as_of, after=after)
@@ -71,12 +72,14 @@ class Pages:
             return EncodedPage(snapshot.as_of, snapshot.after, (), has_more=False)
         if snapshot.as_of is not None:
             return await self._read(plan, snapshot.after, snapshot.as_of, limit)
+        # Whoever subscribes after an acknowledgement sees its row, whichever process gave it. So
+        # a page is shared only by those for whom it stands at the log's end or beyond: the one
+        # read last, or one being read since the log ended there.
+        head = await self._log.latest()
         known = self._first.get((plan, limit))
-        if known is not None and known.as_of >= self._log.last_seq:
+        if known is not None and known.as_of >= head:
             return known
-        # Keyed by the log's end: a page already being read may stand before what was
-        # acknowledged since, and whoever subscribes after an acknowledgement sees its row.
-        key = (plan, limit, self._log.last_seq)
+        key = (plan, limit, head)
         page = await self._flights.fetch(key, lambda: self._read(plan, 0, None, limit))
         self._first.clear()
         self._first[plan, limit] = page

@@ -22,7 +22,8 @@ _LEXEME = re.compile(
     | (?P<number>(?: [0-9]+ (?:\.[0-9]*)? | \.[0-9]+ ) (?:[eE][+-]?[0-9]+)?)
     | (?P<string>'(?:[^']|'')*')
     | (?P<quoted>"(?:[^"]|"")*")
-    | (?P<word>[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*)
+    | (?P<word>[A-Za-z_\xa1-\u1fff\u2c00-\u2fff\u3001-\ufefe\uff00-\U0010ffff]
+              [A-Za-z0-9_$\xa1-\u1fff\u2c00-\u2fff\u3001-\ufefe\uff00-\U0010ffff]*)
     | (?P<symbol><>|!=|<=|>=|->>|->|\|\||[=<>+\-*/%(),.;])
     """,
     re.VERBOSE | re.DOTALL,
@@ -64,7 +65,7 @@ def _scan(source: Source) -> Iterator[Lexeme]:
     text, position = source.text, 0
     while position < len(text):
         match = _LEXEME.match(text, position)
-        if match is None:
+        if match is None or (text.startswith("/*", match.start()) and match["symbol"]):
             _refuse_character(source, position)
         kind, start, position = match.lastgroup or "", match.start(), match.end()
         piece = match.group()

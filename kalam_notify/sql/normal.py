@@ -12,6 +12,8 @@ A WHERE asks only for TRUE, so at its top UNKNOWN is as good as FALSE (`positive
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
+from hashlib import blake2b
 
 from kalam_notify.sql.like import BadPattern, literal_prefix
 from kalam_notify.sql.logic import not_
@@ -307,12 +309,18 @@ def _branches(parts: list[Expression], otherwise: Expression) -> Expression:
     return Call("case", (*parts, otherwise)) if parts else otherwise
 
 
+@lru_cache(maxsize=4096)
 def order(expression: Expression) -> str:
-    """A text that is equal for equal expressions only; operands are sorted by it."""
+    """A text that is equal for equal expressions only; operands are sorted by it.
+
+    Long texts are digests, and all are cached, so that a deep expression costs no more than its
+    nodes.
+    """
     if isinstance(expression, Constant):
         return f"{expression.kind}:{expression.value!r}"
     if isinstance(expression, Column):
         return f"column:{expression.name!r}"
     if isinstance(expression, Call):
-        return f"{expression.op}({','.join(order(arg) for arg in expression.args)})"
+        text = f"{expression.op}({','.join(order(arg) for arg in expression.args)})"
+        return text if len(text) < 100 else expression.op + blake2b(text.encode()).hexdigest()
     return repr(expression)

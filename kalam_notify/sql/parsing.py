@@ -8,8 +8,8 @@ import msgspec
 
 from kalam_notify.errors import SqlRefused
 from kalam_notify.model import TableId, parse_table_id
-from kalam_notify.sql.grammar import Statement, read_condition, read_statement
 from kalam_notify.sql.lexer import Source
+from kalam_notify.sql.statement import Statement, read_condition, read_statement
 from kalam_notify.sql.tokens import Tokens, tokenize
 from kalam_notify.sql.tree import Call, Expression, Name
 

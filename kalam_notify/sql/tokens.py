@@ -33,6 +33,16 @@ _LITERAL_WORDS = ("DATE", "TIMESTAMP", "TIMESTAMPTZ")
 # Pairs that sqlglot would read as one operator even with white space in between.
 _PAIRS = {"<<", ">>", "==", "<>", "<=", ">=", "->"}
 _STRING_OR_NUMBER = (TokenType.STRING, TokenType.NUMBER)
+_ENDS_OPERAND = (
+    TokenType.STRING,
+    TokenType.NUMBER,
+    TokenType.IDENTIFIER,
+    TokenType.R_PAREN,
+    TokenType.NULL,
+    TokenType.TRUE,
+    TokenType.FALSE,
+    TokenType.END,
+)
 _CONSTANTS = (TokenType.NULL, TokenType.TRUE, TokenType.FALSE)
 
 
@@ -63,6 +73,7 @@ class _Tokenizer:
         while self.index < len(self.pieces):
             self._take(self.pieces[self.index])
             self.index += 1
+        self.depth.finish()
         return Tokens(self.tokens, self.terms)
 
     def _take(self, piece: Lexeme) -> None:
@@ -83,11 +94,17 @@ class _Tokenizer:
         if piece.text == "(":
             self.depth.open(piece)
         elif piece.text == ")":
-            self.depth.close()
+            self.depth.close(piece, "(")
         elif piece.text in ("-", "+"):
-            self.depth.prefix(piece)
+            self._sign(piece)
         else:
             self.depth.operand()
+
+    def _sign(self, piece: Lexeme) -> None:
+        before = self.tokens[-2].token_type if len(self.tokens) > 1 else None
+        if piece.text == "+" and before not in _ENDS_OPERAND:
+            self.source.refuse("a + without a left side; leave it out", piece.start)
+        self.depth.prefix(piece)
 
     def _word(self, piece: Lexeme) -> None:
         upper = piece.text.upper()
@@ -114,7 +131,7 @@ class _Tokenizer:
         elif keyword is TokenType.CASE:
             self.depth.open(piece)
         elif keyword is TokenType.END:
-            self.depth.close()
+            self.depth.close(piece, "CASE")
         else:
             self.depth.operand()
         if keyword in _CONSTANTS:
@@ -197,24 +214,31 @@ class _Tokenizer:
 
 
 class _Depth:
-    """How many groups and prefix operators are open at the current token."""
+    """The groups and prefix operators that are open at the current token."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        # One entry for each open group: the prefixes that stand before it, and itself.
-        self._open: list[int] = []
+        # Each open group, with the number of prefixes that stand before it, and itself.
+        self._open: list[tuple[Lexeme, int]] = []
         self._total = 0
         self._prefixes = 0
 
     def open(self, piece: Lexeme) -> None:
-        self._open.append(self._prefixes + 1)
+        self._open.append((piece, self._prefixes + 1))
         self._total += self._prefixes + 1
         self._prefixes = 0
         self._check(piece)
 
-    def close(self) -> None:
-        self._total -= self._open.pop() if self._open else 0
+    def close(self, piece: Lexeme, opening: str) -> None:
+        if not self._open or self._open[-1][0].text.upper() != opening:
+            self._source.refuse(f"{piece.text} without {opening}", piece.start)
+        self._total -= self._open.pop()[1]
         self._prefixes = 0
+
+    def finish(self) -> None:
+        if self._open:
+            piece, _ = self._open[-1]
+            self._source.refuse(f"{piece.text} is not closed", piece.start)
 
     def prefix(self, piece: Lexeme) -> None:
         self._prefixes += 1

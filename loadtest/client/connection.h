@@ -66,4 +66,19 @@ void connection_stall(struct client *client, size_t index, int stalled);
 /* Sends a ping that carries the time. */
 void connection_ping(struct client *client, size_t index);
 
+/* What reading (incoming.c) needs of writing. */
+
+/* Counts a fault and drops the connection. */
+void connection_lost(struct client *client, size_t index, const char *why);
+
+/* Sends one frame. */
+void connection_send(struct client *client, size_t index, int opcode, const void *payload,
+                     size_t length);
+
+/* Sends as many of the outstanding subscribes as may be on the way at once. */
+void connection_subscribe(struct client *client, size_t index);
+
+/* Takes the answer to the upgrade out of the bytes at hand; returns its size, 0: not whole. */
+size_t connection_response(struct client *client, size_t index, const uint8_t *bytes, size_t have);
+
 #endif

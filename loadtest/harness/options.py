@@ -39,6 +39,6 @@ class Options:
             return (self.subscribers,)
         return (small,) if self.small else full
 
-    def time(self, full: float, small: float = 1.0) -> float:
+    def time(self, full: float, small: float = 0.5) -> float:
         """Seconds of measuring per case."""
         return self.seconds or (small if self.small else full)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -150,7 +151,7 @@ async def _listening(process: Process) -> str:
 
 
 @contextlib.contextmanager
-def scratch_directory(options: Options) -> Any:
+def scratch_directory(options: Options) -> Iterator[Path]:
     """A directory for one server's data, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="kalam-load-", dir=options.scratch) as path:
         yield Path(path)

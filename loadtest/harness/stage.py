@@ -4,7 +4,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ class Stage:
         self, target: Server | Floor, plan: ClientPlan, *, pinned: bool = True
     ) -> Client:
         """The same, waited for until all are live."""
-        self._bench.progress.step(f"{plan.connections} connections to {target.address}")
+        name = "server" if isinstance(target, Server) else "floor"
+        self._bench.progress.step(f"{plan.connections} connections to the {name}")
         client = await self.client(target, plan, pinned=pinned)
         await client.ready()
         return client
@@ -87,7 +88,7 @@ class Stage:
         return producer
 
     @contextlib.contextmanager
-    def watching_client(self, what: str) -> Any:
+    def watching_client(self, what: str) -> Iterator[None]:
         """Notes when clients and producer together kept their core busy."""
         meter = CpuMeter(*self._client_pids, os.getpid())
         begun = time.monotonic_ns()
@@ -108,6 +109,7 @@ class Bench:
         self.cores = Cores()
         self.progress = Progress(options.question, quiet=options.quiet)
         self.notes: list[str] = []
+        self._busy: dict[str, float] = {}
         self.uses_python = options.python_client or native.build("client", zlib=True) is None
         os.sched_setaffinity(0, self.cores.client)
         if not self.cores.are_apart:
@@ -125,8 +127,20 @@ class Bench:
             self.notes.append(text)
 
     def client_was_busy(self, what: str, busy: float) -> None:
-        if busy > BUSY and not self.options.small:
-            self.note(f"{what}: the client side was the bottleneck ({busy:.0%} of its core busy)")
+        """Remember that the measuring side had nothing to spare, for `all_notes`."""
+        if busy > BUSY:
+            self._busy[what] = max(busy, self._busy.get(what, 0.0))
+
+    def all_notes(self) -> list[str]:
+        """What was noted, and where the client side was the bottleneck."""
+        if not self._busy or self.options.small:
+            return self.notes
+        where = ", ".join(f"{what} ({busy:.0%} of its core)" for what, busy in self._busy.items())
+        return [
+            *self.notes,
+            f"the client side was the bottleneck in: {where}; what is taken from the clock there "
+            "(delays, changes per second) is the client's own, the server's CPU time stands",
+        ]
 
     def require_own_server(self) -> None:
         if self.options.url is not None:

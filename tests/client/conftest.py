@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.server import Server
+from helpers.server import Server, running_server
 
 
 @pytest.fixture
@@ -27,3 +27,10 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 @pytest.fixture
 def server(start_server: Callable[..., Server]) -> Server:
     return start_server()
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that is only asked for what it refuses."""
+    with running_server(tmp_path_factory.mktemp("server")) as server:
+        yield server

@@ -63,12 +63,12 @@ class TestPublish:
         again = run(server, "publish", stdin=lines(change)).stdout
         assert again == b"accepted=0 duplicates=1 first_seq=- last_seq=-\n"
 
-    def test_a_refusal_tells_the_servers_error(self, server: Server) -> None:
-        refused = run(server, "publish", stdin=lines(insert("app.nowhere", {"id": 1})))
+    def test_a_refusal_tells_the_servers_error(self, shared_server: Server) -> None:
+        refused = run(shared_server, "publish", stdin=lines(insert("app.nowhere", {"id": 1})))
         assert refused.returncode == 1
         assert b"UNKNOWN_TABLE" in refused.stderr
         assert b"field table" in refused.stderr
-        forbidden = run(server, "publish", stdin=lines(*changes(1)), role="user")
+        forbidden = run(shared_server, "publish", stdin=lines(*changes(1)), role="user")
         assert forbidden.returncode == 1
         assert b"FORBIDDEN" in forbidden.stderr
 
@@ -203,17 +203,17 @@ class TestTail:
         ("sql", "told"),
         [("SELECT * FROM app.nowhere", b"NOT_FOUND"), ("SELECT", b"INVALID_SQL")],
     )
-    def test_a_refused_query_ends_it(self, server: Server, sql: str, told: bytes) -> None:
-        refused = run(server, "tail", sql)
+    def test_a_refused_query_ends_it(self, shared_server: Server, sql: str, told: bytes) -> None:
+        refused = run(shared_server, "tail", sql)
         assert refused.returncode == 1
         assert told in refused.stderr
 
-    def test_a_bad_token_ends_it(self, server: Server) -> None:
-        refused = run_with_token(server, "tail", SQL, token="nonsense")
+    def test_a_bad_token_ends_it(self, shared_server: Server) -> None:
+        refused = run_with_token(shared_server, "tail", SQL, token="nonsense")
         assert refused.returncode == 1
         assert b"UNAUTHORIZED" in refused.stderr
 
-    def test_an_address_that_is_none_ends_it(self, server: Server) -> None:
+    def test_an_address_that_is_none_ends_it(self) -> None:
         refused = subprocess.run(
             [*COMMAND, "tail", "--url", "nonsense", SQL], capture_output=True, check=False
         )
@@ -244,10 +244,10 @@ class TestTail:
         tail.process.stderr.close()
 
 
-def test_explain_prints_the_plan_as_json(server: Server) -> None:
-    explained = run(server, "explain", SQL + " WHERE id = 5")
+def test_explain_prints_the_plan_as_json(shared_server: Server) -> None:
+    explained = run(shared_server, "explain", SQL + " WHERE id = 5")
     assert explained.returncode == 0, explained.stderr
     assert isinstance(json.loads(explained.stdout), dict)
-    refused = run(server, "explain", "SELECT")
+    refused = run(shared_server, "explain", "SELECT")
     assert refused.returncode == 1
     assert b"INVALID_SQL" in refused.stderr

@@ -223,6 +223,21 @@ class TestAuthentication:
         ):
             await (await client.subscribe(SQL, id="q")).until_ready()
 
+    async def test_a_function_that_cannot_reach_its_source_is_asked_again(self) -> None:
+        tokens: list[str | OSError] = [OSError("unreachable"), "new"]
+
+        def ask() -> str:
+            token = tokens.pop(0)
+            if isinstance(token, OSError):
+                raise token
+            return token
+
+        async with (
+            fake_server(snapshot_and_wait) as server,
+            Client(server.url, token=ask, backoff=at_once()) as client,
+        ):
+            await (await client.subscribe(SQL, id="q")).until_ready()
+
     async def test_a_function_without_a_new_one_is_not_asked_for_ever(self) -> None:
         async def first(peer: Peer) -> None:
             await peer.close(1008, "expired")
@@ -352,7 +367,7 @@ async def test_an_id_used_again_replaces_the_old_subscription() -> None:
 async def test_a_reader_that_lags_is_taken_up_again_from_where_it_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(subscription_module, "QUEUED_EVENTS", 4)
+    monkeypatch.setattr(subscription_module, "QUEUED_BYTES", 2500)
     parked = asyncio.Event()
 
     async def script(peer: Peer) -> None:

@@ -217,6 +217,15 @@ async def test_entries_of_a_table_without_key_are_told_or_refused_never_skipped(
         assert await log.newest(EVENTS, "", None, 3) == (4, 2)
 
 
+async def test_retention_may_change_while_the_log_runs(kept: Kept, clock: Clock) -> None:
+    async with kept.log(AN_HOUR) as log:
+        await log.append([event(), event()])
+        clock.advance(60)
+        assert await log.trim() == 0
+        log.retain(Retention(max_age=30.0, max_bytes=None))
+        assert await log.trim() == 2
+
+
 async def test_appends_go_on_while_retention_works(kept: Kept, clock: Clock) -> None:
     async with kept.log(AN_HOUR) as log:
         for _ in range(4):
@@ -228,3 +237,22 @@ async def test_appends_go_on_while_retention_works(kept: Kept, clock: Clock) -> 
         assert removed == 4000
         assert seqs(await everything(log, 4000)) == list(range(4001, 4021))
         assert len(answers) == 20
+
+
+async def test_producers_that_never_pause_do_not_hold_retention_up(
+    kept: Kept, clock: Clock
+) -> None:
+    async with kept.log(AN_HOUR) as log:
+        for _ in range(3):
+            await log.append([event(n=n) for n in range(1500)])
+        clock.advance(HOUR + 1)
+        trim = asyncio.create_task(log.trim())
+
+        async def producer() -> None:
+            while not trim.done():
+                await log.append([event()])
+                await asyncio.sleep(0)
+
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(producer() for _ in range(8)))
+        assert trim.result() == 4500

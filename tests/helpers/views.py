@@ -15,7 +15,8 @@ class View:
         self.rows: dict[Any, dict[str, Any]] = {}
         self.last_seq = 0
         self.ready = False
-        # Changes may be told of rows that the client never held: it joined live only.
+        # Changes may be told of rows that the client never held: it joined live only, or was cut
+        # off between the pages of a snapshot, of which the log then tells the rest.
         self.partial = False
 
     def apply(self, message: dict[str, Any]) -> None:
@@ -32,7 +33,9 @@ class View:
 
     def _acknowledged(self, ack: dict[str, Any]) -> None:
         if ack.get("resumed") is False:
-            self.rows, self.last_seq = {}, 0
+            self.rows, self.last_seq, self.partial = {}, 0, False
+        elif ack.get("resumed") and not self.ready and self.rows:
+            self.partial = True
         self.ready = False
 
     def _page(self, batch: dict[str, Any]) -> None:

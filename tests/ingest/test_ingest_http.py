@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 
 from kalam_notify.errors import AuthenticationFailed, LogUnavailable
 from kalam_notify.eventlog.base import Appended
+from kalam_notify.ingest import body as body_module
 from kalam_notify.ingest.answers import ERROR_HANDLERS
 from kalam_notify.ingest.gate import Gate
 from kalam_notify.ingest.http import create_ingest_routes
@@ -342,6 +343,41 @@ async def test_a_client_that_leaves_in_its_body_stores_nothing(server: Server) -
     assert server.gate.held == 0
     assert server.log.stored == []
     assert server.counts.statuses == []
+
+
+async def head_of_answer(server: Server, *headers: str, content: bytes = b"") -> bytes:
+    """What is answered to a request whose body does not come to its end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    head = ["POST /v1/changes HTTP/1.1", "Host: x", "X-API-Key: key", *headers, "", ""]
+    writer.write("\r\n".join(head).encode() + content)
+    answer = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    return answer.lower()
+
+
+async def test_too_large_a_body_is_refused_before_it_is_sent(server: Server) -> None:
+    answer = await head_of_answer(server, "Content-Length: 2000000")
+    assert b" 413 " in answer
+    assert b"connection: close" not in answer
+    answer = await head_of_answer(server, "Content-Length: 200000000000")
+    assert b" 413 " in answer
+    assert b"connection: close" in answer
+
+
+async def test_a_client_that_asks_first_is_told_to_go_on_or_not(server: Server) -> None:
+    asking = "Expect: 100-continue"
+    assert b" 100 continue" in await head_of_answer(server, "Content-Length: 5", asking)
+    assert b" 413 " in await head_of_answer(server, "Content-Length: 2000000", asking)
+
+
+async def test_a_body_that_stands_still_is_given_up(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body_module, "STALL_SECONDS", 0.01)
+    answer = await head_of_answer(server, "Content-Length: 5", content=b"[")
+    assert b" 408 " in answer
+    await server.gate.until(lambda: server.gate.open_posts == 0)
+    assert server.gate.held == 0
 
 
 async def test_many_posts_share_one_connection(server: Server) -> None:

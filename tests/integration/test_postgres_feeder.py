@@ -10,7 +10,6 @@ from pgfeed import catalog
 from pgfeed.faults import SetupFault
 from pgfeed.state import State
 from postgres_feed import Feed
-from rehearsal.timeline import wait_until
 
 pytest_plugins = ["postgres_fixtures"]
 
@@ -306,12 +305,39 @@ def test_a_second_feeder_waits_for_the_first(feed: Feed) -> None:
     feed.process = None
     second = feed.start("public.h")
     log = feed.directory / "feeder.log"
-    wait_until(lambda: "another feeder holds slot" in log.read_text(), "the second to wait")
+    feed.await_that(lambda: "another feeder holds slot" in log.read_text(), "the second to wait")
     first.kill()
     feed.run("INSERT INTO h VALUES (2)")
     feed.await_changes(2)
     assert feed.receiver.duplicates == 0
     assert second.end() == 0
+
+
+def test_a_feeder_that_waits_for_another_can_be_ended(feed: Feed) -> None:
+    feed.run("CREATE TABLE h (n int)")
+    first = feed.start("public.h")
+    feed.await_streaming()
+    feed.process = None
+    second = feed.start("public.h")
+    log = feed.directory / "feeder.log"
+    feed.await_that(lambda: "another feeder holds slot" in log.read_text(), "the second to wait")
+    assert second.end() == 0
+    assert first.end() == 0
+
+
+def test_connections_that_postgres_ends_are_made_again(busy: Feed) -> None:
+    busy.start("public.k", "public.h")
+    log = busy.directory / "feeder.log"
+    for number in range(1, 6):
+        busy.await_changes(len(busy.receiver.changes) + 500)
+        busy.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks "
+            "WHERE locktype = 'advisory' AND database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        busy.await_that(
+            lambda number=number: log.read_text().count("PostgreSQL is away") >= number, "the loss"
+        )
 
 
 def test_wal_that_concerns_no_chosen_table_is_let_go(feed: Feed) -> None:

@@ -67,7 +67,7 @@ def die_before_advancing(feed: Feed, token: str) -> None:
     state = feed.state.load()
     assert state is not None
     session = Session(feed.dsn, feed.name)
-    session.lock()
+    session.lock(threading.Event())
     tables = {table.name: table for table in catalog.describe(session.connection, TABLE, "text")}
     poster = Poster(feed.receiver.url, {"X-API-Key": "key"}, threading.Event())
     keys = KeyReader(feed.receiver.url, token)

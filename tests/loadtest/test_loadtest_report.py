@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from loadtest import filters
 from loadtest.client import Delays
 from loadtest.client.reading import Histogram, bucket_edge
+from loadtest.filter_kinds import AT_ONCE, BATCH, filter_of
 from loadtest.harness.cpu import CpuMeter, process_tree, resident_bytes
 from loadtest.harness.report import Bar, Measurement, medians, number
 from loadtest.harness.rows import RowMaker, change_payload
@@ -85,8 +85,8 @@ def test_cpu_time_counts_the_descendants_of_a_process() -> None:
 @pytest.mark.parametrize("count", [10, 1000, 100_000])
 def test_a_batch_of_changes_always_goes_to_ten_filters(count: int) -> None:
     for batch in range(3):
-        rows = range(batch * filters.BATCH + 1, (batch + 1) * filters.BATCH + 1)
-        assert 1 < len({filters.filter_of(n, count) for n in rows}) <= filters.AT_ONCE
+        rows = range(batch * BATCH + 1, (batch + 1) * BATCH + 1)
+        assert 1 < len({filter_of(n, count) for n in rows}) <= AT_ONCE
 
 
 def test_numbers_are_told_with_three_digits() -> None:

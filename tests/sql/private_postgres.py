@@ -31,7 +31,9 @@ def private_postgres() -> Iterator[str]:
         if os.geteuid() == 0:
             shutil.chown(home, "postgres")
         data = home / "data"
-        _run("initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C", "-A", "trust", "-N")
+        _run(
+            "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C", "-A", "trust", "-N"
+        )
         options = " ".join(f"-c {name}={value!r}" for name, value in _SETTINGS.items())
         start = ("-o", f"-k {home} {options}", "-l", home / "log", "-w", "start")
         _run("pg_ctl", "-D", data, *start)

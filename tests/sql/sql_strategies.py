@@ -141,7 +141,9 @@ class _Expressions:
 
     def number(self, depth: int) -> st.SearchStrategy[str]:
         leaf = st.one_of(
-            st.sampled_from(["a", "b"]), SMALL.map(str), st.sampled_from(["x", "0.5", "-1.5", ".25"])
+            st.sampled_from(["a", "b"]),
+            SMALL.map(str),
+            st.sampled_from(["x", "0.5", "-1.5", ".25"]),
         )
         return leaf if depth == 0 else st.one_of(leaf, self.integer(depth), self.real(depth))
 

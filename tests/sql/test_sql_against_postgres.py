@@ -101,7 +101,9 @@ def test_json_paths_lead_where_they_lead_in_postgres(database: Database, path: s
         if expected is None:
             assert where(f"{path} IS NULL").matches(row), (path, document)
         else:
-            compact = expected if expected[0] not in "[{" else json.dumps(
-                json.loads(expected), separators=(",", ":")
+            compact = (
+                expected
+                if expected[0] not in "[{"
+                else json.dumps(json.loads(expected), separators=(",", ":"))
             )
             assert where(f"{path} = '{compact}'").matches(row), (path, document)

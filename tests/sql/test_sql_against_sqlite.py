@@ -24,11 +24,14 @@ class Database:
         self.connection.execute("DELETE FROM things")
         marks = ", ".join("?" * len(COLUMNS))
         self.connection.executemany(
-            f"INSERT INTO things VALUES ({marks})", [[row[name] for name in COLUMNS] for row in rows]
+            f"INSERT INTO things VALUES ({marks})",
+            [[row[name] for name in COLUMNS] for row in rows],
         )
 
     def select(self, condition: str) -> set[int]:
-        return {row[0] for row in self.connection.execute(f"SELECT id FROM things WHERE {condition}")}
+        return {
+            row[0] for row in self.connection.execute(f"SELECT id FROM things WHERE {condition}")
+        }
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Whatever the expression and whatever JSON is in the row: the compiled form and the index agree
-with the tree asked node by node, and nothing raises."""
+with the tree asked node by node, and nothing raises.
+"""
 
 from typing import Any
 
@@ -21,9 +22,7 @@ SCALARS = st.one_of(
     st.sampled_from(["", "a", "ab", "abc", "1", "%", "A\n", "2024-01-01", "2024-01-01T00:00Z"]),
 )
 JSON = st.one_of(SCALARS, SCALARS, st.sampled_from([[], [1, "a"], {}, {"k": "a"}, {"k": [True]}]))
-ROWS = st.lists(
-    st.dictionaries(st.sampled_from("abcd"), JSON, max_size=4), min_size=1, max_size=6
-)
+ROWS = st.lists(st.dictionaries(st.sampled_from("abcd"), JSON, max_size=4), min_size=1, max_size=6)
 CONSTANTS = st.one_of(
     SCALARS, SCALARS, st.sampled_from([parse_instant("2024-01-01"), parse_instant("2025-01-01")])
 ).map(constant)
@@ -76,7 +75,7 @@ EXPRESSIONS = st.recursive(LEAF, grown, max_leaves=12)
 FOLDED_TWICE = Call("is unknown", (Call("is unknown", (Column("a"),)),))
 
 
-@settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(expression=EXPRESSIONS, rows=ROWS)
 @example(expression=FOLDED_TWICE, rows=[{"a": 1}])
 def test_a_filter_is_true_where_the_tables_say_so(
@@ -89,17 +88,15 @@ def test_a_filter_is_true_where_the_tables_say_so(
         assert Filter(negated).matches(row) is (expected is False)
 
 
-@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(expression=EXPRESSIONS)
 def test_a_normal_form_is_its_own_normal_form(expression: Expression) -> None:
     once = normalize(expression)
     assert normalize(once) == once
 
 
-@settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    expressions=st.lists(EXPRESSIONS, min_size=1, max_size=12), rows=ROWS, data=st.data()
-)
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(expressions=st.lists(EXPRESSIONS, min_size=1, max_size=12), rows=ROWS, data=st.data())
 def test_the_index_finds_what_asking_every_filter_finds(
     expressions: list[Expression], rows: list[dict[str, Any]], data: st.DataObject
 ) -> None:

@@ -71,9 +71,13 @@ class Poster:
     def _insist(self, body: bytes) -> tuple[int, bytes]:
         pause = _FIRST_PAUSE
         while True:
+            kept_alive = self._connection.sock is not None
             status, answer, wait = self._attempt(body)
             if status is not None and status < 500 and status not in _RETRIED:
                 return status, answer
+            if status is None and kept_alive:
+                # The daemon may close an idle connection; that says nothing about the daemon.
+                continue
             _log.warning("not accepted, trying again: %s", answer.decode(errors="replace")[:200])
             if self._stop.wait(max(wait, pause * random.uniform(0.5, 1.0))):
                 raise Stopping

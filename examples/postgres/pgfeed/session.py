@@ -2,14 +2,16 @@
 
 import logging
 import re
+import threading
 from typing import Any, NamedTuple
 
 import psycopg
 
-from pgfeed.faults import SetupFault
+from pgfeed.faults import SetupFault, Stopping
 from pgfeed.values import SESSION_SETTINGS
 
 _log = logging.getLogger("feeder.postgres")
+_LOCK_PAUSE = 0.2
 _SLOT = re.compile(r"[a-z0-9_]{1,63}")
 
 
@@ -38,17 +40,22 @@ class Session:
     def close(self) -> None:
         self.connection.close()
 
-    def lock(self) -> None:
-        """Wait until no other feeder works on this slot.
+    def lock(self, stop: threading.Event) -> None:
+        """Wait until no other feeder works on this slot; raises Stopping when asked to end.
 
         The lock is the connection's, so PostgreSQL frees it when a killed feeder's connection
         ends, which is when that feeder can no longer move the slot.
         """
-        key = ("kalam feeder", self.slot_name)
-        taken = "SELECT pg_try_advisory_lock(hashtext(%s), hashtext(%s))"
-        if not self.value(taken, key):
-            _log.warning("another feeder holds slot %s, waiting for it to end", self.slot_name)
-            self.value("SELECT pg_advisory_lock(hashtext(%s), hashtext(%s))", key)
+        warned = False
+        while not self.value(
+            "SELECT pg_try_advisory_lock(hashtext('kalam feeder'), hashtext(%s))",
+            (self.slot_name,),
+        ):
+            if not warned:
+                _log.warning("another feeder holds slot %s, waiting for it to end", self.slot_name)
+                warned = True
+            if stop.wait(_LOCK_PAUSE):
+                raise Stopping
 
     def value(self, sql: str, parameters: tuple[Any, ...] = ()) -> Any:
         """The first column of the first row, None where there is none."""

@@ -30,6 +30,10 @@ class View(msgspec.Struct):
     # Rows in order of arrival; of a table without a key.
     events: list[Row] = []
     ready: bool = False
+    # Whether the view was taken up again in the middle of its snapshot. What is sent then are the
+    # changes after the last row that came, and among them deletes of rows that had left the
+    # filter before the snapshot was taken, which this view never held.
+    patched: bool = False
     faults: list[str] = []
     snapshots: int = 0
     resumes: int = 0
@@ -41,6 +45,7 @@ class View(msgspec.Struct):
         """The message that begins, or takes up where the view stands."""
         options = {} if self.position is None else {"from": self.position}
         subscription = {"id": "view", "sql": self.question.sql, "options": options}
+        self.patched = self.patched or (self.position is not None and not self._is_whole())
         self.ready = False
         return {"type": "subscribe", "subscription": subscription}
 
@@ -64,6 +69,7 @@ class View(msgspec.Struct):
         if self.position is not None and not self.question.key:
             self.faults.append("the log no longer reaches back to where events were left off")
         self.rows, self.events, self.position, self.began = {}, [], 0, None
+        self.patched = False
         self.snapshots += 1
 
     def _batch(self, message: dict[str, Any]) -> bool:
@@ -94,6 +100,10 @@ class View(msgspec.Struct):
         self.enters += len(rows) if message.get("transition") == "enter" else 0
         self.leaves += len(rows) if message.get("transition") == "leave" else 0
 
+    def _is_whole(self) -> bool:
+        """Whether the snapshot has come to its end; only then is `began` known."""
+        return self.began is not None
+
     def _step(self, row: Row) -> None:
         """Every `_seq` rises: a lower one would be a double or out of order."""
         seq = int(row["_seq"])
@@ -108,7 +118,7 @@ class View(msgspec.Struct):
             self.events.append(row)
 
     def _remove(self, row: Row) -> None:
-        if self.rows.pop(self._key(row), None) is None:
+        if self.rows.pop(self._key(row), None) is None and not self.patched:
             self.faults.append(f"a delete of a row that was not in the view: {row}")
 
     def _key(self, row: Row) -> str:

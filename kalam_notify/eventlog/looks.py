@@ -1,0 +1,32 @@
+"""One look at a file for everybody who asks at the same time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class SharedLook(Generic[T]):
+    """Calls `look` once for all who have come since the last call of it began.
+
+    A look that is under way may have passed what the newcomer has to see, so it joins the next
+    one, which begins when that ends: however many ask, there is one look at a time.
+    """
+
+    def __init__(self, look: Callable[[], Awaitable[T]]) -> None:
+        self._look = look
+        self._under_way: asyncio.Future[T] | None = None
+        self._next: asyncio.Future[T] | None = None
+
+    async def __call__(self) -> T:
+        """What a look tells that began after this call; raises what it raises."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._begin(self._under_way))
+        return await asyncio.shield(self._next)
+
+    async def _begin(self, before: asyncio.Future[T] | None) -> T:
+        if before is not None:
+            await asyncio.wait({before})
+        self._under_way, self._next = self._next, None
+        return await self._look()

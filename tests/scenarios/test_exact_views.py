@@ -1,0 +1,222 @@
+"""Whole subscriptions against a naive reference: whatever happens, every view ends up exact.
+
+A seeded script writes, subscribes, pages late or not at all, stops reading, drains, drops,
+resumes, re-uses ids and changes claims, all of it interleaved with the server's own loops. The
+reference is a dict of rows and a Python predicate. Views are strict (tests/helpers/views.py): a
+`_seq` that does not rise, a row told twice, an update of a row that is not held, all fail at once.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.sinks import FakeConnection
+from helpers.views import View
+from helpers.world import World, world
+
+from kalam_notify.eventlog import EventLog, MemoryLog, Retention, SqliteLog
+from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
+
+SHARED = TableDef(TableId("m.shared"), "shared", "public", ("id",))
+OWNED = TableDef(TableId("m.owned"), "user", primary_key=("id",))
+POLICED = TableDef(
+    TableId("m.policed"), "shared", "public", ("id",), policy="tenant = CLAIM('tenant') OR v = 0"
+)
+
+Values = dict[str, Any]
+FILTERS: list[tuple[str, Callable[[Values], bool]]] = [
+    ("", lambda row: True),
+    ("WHERE v = 3", lambda row: row["v"] == 3),
+    ("WHERE v IN (1, 2, 5)", lambda row: row["v"] in (1, 2, 5)),
+    ("WHERE v BETWEEN 2 AND 4", lambda row: row["v"] is not None and 2 <= row["v"] <= 4),
+    ("WHERE v % 2 = 0", lambda row: row["v"] is not None and row["v"] % 2 == 0),
+    ("WHERE v IS NULL OR name LIKE 'a%'", lambda row: row["v"] is None or row["name"][0] == "a"),
+    ("WHERE NOT (v > 3)", lambda row: row["v"] is not None and row["v"] <= 3),
+]
+
+
+class Subscriber:
+    """One client: a connection that comes and goes, one subscription, and its view."""
+
+    def __init__(self, world: World, rng: random.Random, user: str) -> None:
+        self.world, self.rng, self.user = world, rng, user
+        self.tenant = rng.choice("xy")
+        self.connection: FakeConnection | None = None
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Another query under the same id."""
+        self.view = View()
+        # Whether the claims have changed and the successor's ack has not been heard yet.
+        self.stale_claims = False
+        self.table = self.rng.choice([SHARED, OWNED, POLICED])
+        self.filter = self.rng.choice(FILTERS)
+        self.sql = f"SELECT * FROM {self.table.id} {self.filter[0]}"
+        self.options: Values = {"batch_size": self.rng.randint(1, 7)}
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(UserId(self.user), Role.USER, {"tenant": self.tenant})
+
+    def connect(self) -> None:
+        self.connection = self.world.connect(self.identity, limit=self.rng.choice([200, 5000]))
+        self._subscribe()
+
+    def _subscribe(self) -> None:
+        assert self.connection is not None
+        self.world.subscribe(self.connection, "s", self.sql, self.options)
+
+    def listen(self) -> None:
+        """Take what has arrived."""
+        if self.connection is not None:
+            for message in self.connection.heard():
+                self.view.apply(message)
+                if message.get("resumed") is False:
+                    self.stale_claims = False
+
+    def drop(self) -> None:
+        """Lose the connection; what had arrived is kept, what had not is lost with it."""
+        assert self.connection is not None
+        self.listen()
+        self.world.desk.disconnect(self.connection)
+        self.connection = None
+        if self.stale_claims:
+            # What it held belongs to other claims: no resume can mend that.
+            self.begin_anew()
+        elif self.view.last_seq:
+            self.options = {**self.options, "from": str(self.view.last_seq)}
+
+    def act(self) -> None:
+        if self.connection is None:
+            self.connect()
+            return
+        match self.rng.randrange(12):
+            case 0:
+                self.drop()
+            case 1:
+                # Nothing of the old subscription may come after this; what came before counts.
+                self.listen()
+                self.begin_anew()
+                self._subscribe()
+                self._forget_until_ack()
+            case 2 | 3:
+                self.connection.is_stuck = True
+            case 4 | 5:
+                self.world.drain(self.connection)
+            case 6 | 7:
+                self.world.next_batch(self.connection, "s")
+            case 8:
+                self.change_claims()
+            case _:
+                self.listen()
+
+    def _forget_until_ack(self) -> None:
+        assert self.connection is not None
+        assert all(m["type"] == "subscription_ack" for m in self.connection.heard()[:1])
+
+    def change_claims(self) -> None:
+        assert self.connection is not None
+        self.listen()
+        tenant = self.rng.choice("xy")
+        if self.table is POLICED and tenant != self.tenant:
+            self.stale_claims = True
+        self.tenant = tenant
+        self.connection.identity = self.identity
+        self.world.desk.identity_changed(self.connection)
+
+    def expected(self, rows: dict[tuple[str, str, Any], Values]) -> dict[Any, Values]:
+        owner = self.user if self.table is OWNED else ""
+        return {
+            key: row
+            for (table, row_owner, key), row in rows.items()
+            if table == self.table.id
+            and row_owner == owner
+            and self.filter[1](row)
+            and (self.table is not POLICED or row["tenant"] == self.tenant or row["v"] == 0)
+        }
+
+
+async def write(world: World, rng: random.Random, rows: dict[tuple[str, str, Any], Values]) -> None:
+    """Post one batch, and keep the reference's rows."""
+    batch = []
+    for _ in range(rng.randint(1, 6)):
+        table = rng.choice([SHARED, OWNED, POLICED])
+        owner = rng.choice(["alice", "bob"]) if table is OWNED else ""
+        values: Values = {
+            "id": rng.choice([*range(12), "1", "é"]),
+            "v": rng.choice([None, *range(6)]),
+            "name": rng.choice(["anna", "bert"]),
+            "tenant": rng.choice("xy"),
+        }
+        key = (table.id, owner, values["id"])
+        kind = rng.choice(["insert", "update", "update", "delete"])
+        if kind == "delete":
+            rows.pop(key, None)
+            batch.append(world.change(table, "delete", {"id": values["id"]}, owner))
+        else:
+            rows[key] = values
+            batch.append(world.change(table, "insert", values, owner))
+    await world.post(*batch)
+
+
+async def play(world: World, rng: random.Random, steps: int) -> None:
+    rows: dict[tuple[str, str, Any], Values] = {}
+    subscribers = [Subscriber(world, rng, rng.choice(["alice", "bob"])) for _ in range(8)]
+    for _ in range(steps):
+        if rng.random() < 0.5:
+            await write(world, rng, rows)
+        rng.choice(subscribers).act()
+        for _ in range(rng.randrange(4)):
+            await asyncio.sleep(0)
+    for subscriber in subscribers:
+        if subscriber.connection is None:
+            subscriber.connect()
+        assert subscriber.connection is not None
+        world.drain(subscriber.connection)
+    await world.settle()
+    for subscriber in subscribers:
+        subscriber.listen()
+        held = {
+            key: {name: value for name, value in row.items() if name != "_seq"}
+            for key, row in subscriber.view.rows.items()
+        }
+        assert held == subscriber.expected(rows), subscriber.sql
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_views_are_exact_on_the_memory_log(seed: int) -> None:
+    rng = random.Random(seed)
+    async with world(MemoryLog(), [SHARED, OWNED, POLICED]) as it:
+        await play(it, rng, 400)
+
+
+@pytest.mark.parametrize("seed", range(15))
+async def test_views_are_exact_on_the_file(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(1000 + seed)
+    log: EventLog = SqliteLog(tmp_path / "log.db", durability="os")
+    async with world(log, [SHARED, OWNED, POLICED]) as it:
+        await play(it, rng, 200)
+
+
+@pytest.mark.parametrize("seed", range(15))
+async def test_views_are_exact_when_retention_cuts_the_history_short(seed: int) -> None:
+    rng = random.Random(2000 + seed)
+    log = MemoryLog(retention=Retention(max_age=None, max_bytes=4000))
+    async with world(log, [SHARED, OWNED, POLICED]) as it:
+        rows: dict[tuple[str, str, Any], Values] = {}
+        subscriber = Subscriber(it, rng, "alice")
+        for _ in range(30):
+            subscriber.connect()
+            await it.settle()
+            subscriber.drop()
+            for _ in range(rng.randrange(12)):
+                await write(it, rng, rows)
+            if rng.random() < 0.5:
+                await log.trim()
+        subscriber.connect()
+        await it.settle()
+        subscriber.listen()
+        assert subscriber.view.rows.keys() == subscriber.expected(rows).keys()
