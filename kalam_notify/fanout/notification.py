@@ -106,6 +106,9 @@ class NotificationService:
                 self.on_broken(node, error)
             await self.notify_shared_table_streaming(batch.shared, batch.after)
             await self.notify_user_table_streaming(batch.user, batch.after)
+            # The log keeps recent changes in memory; nearly all of them are never read again.
+            for change in changes[done : done + batch.taken]:
+                _forget(change)
             done += batch.taken
             self.on_moved()
         if self._stats.observe_fanout is not None:
@@ -176,3 +179,10 @@ class NotificationService:
                 served = 0
             served += 1
             sink.flush()
+
+
+def _forget(change: Change) -> None:
+    if change.row is not None:
+        change.row.forget()
+    if change.old is not None:
+        change.old.forget()

@@ -8,7 +8,7 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Row:
-    """A row as compact JSON, decoded at most once.
+    """A row as compact JSON, decoded when somebody asks for its values, then kept.
 
     Invariant: `json` is one JSON object without white space between tokens and without a name
     given twice, so that whoever sends it can splice into it at either end.
@@ -27,6 +27,13 @@ class Row:
         if values is None:
             values = self._values = _decode(self.json)
         return values
+
+    def forget(self) -> None:
+        """Let go of the decoded values, which take several times the text's memory.
+
+        For rows that are kept but rarely looked at again; asking for `values` decodes anew.
+        """
+        self._values = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Row) and self.json == other.json
