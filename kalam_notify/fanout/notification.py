@@ -158,7 +158,7 @@ class NotificationService:
                 head = handle.head
                 data = frames.for_head(head)
             sink = handle.sink
-            if held is None or len(sink.subscriptions) == 1:
+            if held is None or not sink.has_several:
                 accepted = sink.offer(data)
             else:
                 accepted = sink.hold(data)

@@ -58,6 +58,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         "_shared",
         "connection_id",
         "deflates",
+        "has_several",
         "subscriptions",
         "wheel_tick",
     )
@@ -65,6 +66,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
     def __init__(self, shared: Shared, protocol: ServerProtocol, address: str | None) -> None:
         self.connection_id = ConnectionId(0)
         self.subscriptions: dict[str, SubscriptionHandle] = {}
+        self.has_several = False
         self.wheel_tick: int | None = None
         self.deflates = _compresses(protocol)
         self._shared = shared
@@ -369,6 +371,8 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
 
     def _write_out(self) -> None:
         """Hand what the wire protocol has to say to the transport."""
+        if self._transport.is_closing():
+            return  # the peer is gone, and connection_lost is on its way
         for data in self._protocol.data_to_send():
             if data:
                 self._transport.write(data)

@@ -4,6 +4,7 @@ import asyncio
 import email.utils
 import socket
 import ssl
+from collections.abc import Mapping
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -43,6 +44,20 @@ def bind(
     return listener
 
 
+def bind_all(address: Address, count: int, *, key: str = "server.listen") -> list[socket.socket]:
+    """`count` sockets on one address, over which the kernel spreads connections.
+
+    Port 0 is one free port for all. Raises ConfigurationFault naming `key`.
+    """
+    if address.port:
+        # SO_REUSEPORT would share the port with another server of the same user, unnoticed.
+        bind(address, key=key).close()
+    sockets = [bind(address, key=key, reuse_port=True)]
+    chosen = Address(address.host, sockets[0].getsockname()[1])
+    sockets += [bind(chosen, key=key, reuse_port=True) for _ in range(count - 1)]
+    return sockets
+
+
 def url_of(listener: socket.socket, tls: bool) -> str:
     """`http(s)://HOST:PORT` of a bound socket."""
     host, port = listener.getsockname()[:2]
@@ -64,6 +79,8 @@ class Listener:
         self._socket = listener
         self._tls = tls
         self._shared = shared
+        # Servers on sockets of others, by number.
+        self._covered: dict[int, asyncio.AbstractServer] = {}
         self.state = ServerState()
         self.wheel_tick: int | None = None
         self._protocol_class = _protocol_class(shared, websocket)
@@ -85,10 +102,23 @@ class Listener:
         """Accept connections."""
         self.visit(self._shared.clock())
         self._shared.wheel.set(self, self._shared.clock() + 1)
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            self._protocol, sock=self._socket, ssl=self._tls, backlog=BACKLOG
+        self._server = await self._accept(self._socket)
+
+    async def _accept(self, listener: socket.socket) -> asyncio.AbstractServer:
+        return await asyncio.get_running_loop().create_server(
+            self._protocol, sock=listener, ssl=self._tls, backlog=BACKLOG
         )
+
+    async def cover(self, sockets: Mapping[int, socket.socket]) -> None:
+        """Accept from these sockets as well, and no longer from those covered before.
+
+        They stay the caller's. Their numbers tell them apart from one call to the next.
+        """
+        for number in self._covered.keys() - sockets.keys():
+            self._covered.pop(number).close()
+        for number, listener in sockets.items():
+            if number not in self._covered:
+                self._covered[number] = await self._accept(listener.dup())
 
     def _protocol(self) -> asyncio.Protocol:
         return self._protocol_class(config=self._config, server_state=self.state, app_state={})
@@ -99,9 +129,15 @@ class Listener:
         self.state.default_headers = [(b"date", date), (b"server", b"kalam-notify")]
         return now + 1
 
+    def close(self) -> None:
+        """Accept no more."""
+        for server in (self._server, *self._covered.values()):
+            server.close()
+        self._covered.clear()
+
     async def stop(self, grace: float) -> None:
         """Accept no more; requests in hand have `grace` seconds to be answered."""
-        self._server.close()
+        self.close()
         self._shared.wheel.discard(self)
         for connection in list(self.state.connections):
             connection.shutdown()

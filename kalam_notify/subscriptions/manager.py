@@ -261,7 +261,9 @@ class ConnectionsManager:
 
     def _add(self, handle: SubscriptionHandle) -> None:
         live_query_id, table = handle.live_query_id, handle.plan.table
-        handle.sink.subscriptions[handle.id] = handle
+        sink = handle.sink
+        sink.subscriptions[handle.id] = handle
+        sink.has_several = len(sink.subscriptions) > 1
         if table.is_shared:
             self.shared_table_subscriptions.setdefault(table.id, {})[live_query_id] = handle
             self._shared_count += 1
@@ -278,7 +280,9 @@ class ConnectionsManager:
     def _remove(self, handle: SubscriptionHandle) -> None:
         live_query_id, table = handle.live_query_id, handle.plan.table
         handle.ended()
-        del handle.sink.subscriptions[handle.id]
+        sink = handle.sink
+        del sink.subscriptions[handle.id]
+        sink.has_several = len(sink.subscriptions) > 1
         if table.is_shared:
             _discard(self.shared_table_subscriptions, table.id, live_query_id)
             self._shared_count -= 1

@@ -16,6 +16,7 @@ class FakeConnection:
         self.connection_id = ConnectionId(0)
         self.identity = identity
         self.deflates = False
+        self.has_several = False
         self.subscriptions: dict[str, SubscriptionHandle] = {}
         self.limit = limit
         self.written = b""
