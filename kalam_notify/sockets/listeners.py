@@ -4,6 +4,7 @@ import asyncio
 import email.utils
 import socket
 import ssl
+import time
 from collections.abc import Mapping
 
 import uvicorn
@@ -18,6 +19,9 @@ from kalam_notify.sockets.upgrade import HttpProtocol
 
 BACKLOG = 4096
 """Connections that may wait for accept: a whole fleet comes back at once after a restart."""
+
+_LETTING_GO = 2.0
+"""Seconds that the workers of a supervisor that was killed are given to leave the address."""
 
 _KEEP_ALIVE = 75
 """Seconds that an idle HTTP connection is kept: longer than the usual proxy keeps its own."""
@@ -50,12 +54,25 @@ def bind_all(address: Address, count: int, *, key: str = "server.listen") -> lis
     Port 0 is one free port for all. Raises ConfigurationFault naming `key`.
     """
     if address.port:
-        # SO_REUSEPORT would share the port with another server of the same user, unnoticed.
-        bind(address, key=key).close()
+        _make_sure_it_is_free(address, key)
     sockets = [bind(address, key=key, reuse_port=True)]
     chosen = Address(address.host, sockets[0].getsockname()[1])
     sockets += [bind(chosen, key=key, reuse_port=True) for _ in range(count - 1)]
     return sockets
+
+
+def _make_sure_it_is_free(address: Address, key: str) -> None:
+    """SO_REUSEPORT would share the port with another server of the same user, unnoticed."""
+    give_up = time.monotonic() + _LETTING_GO
+    while True:
+        try:
+            bind(address, key=key).close()
+        except ConfigurationFault:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def url_of(listener: socket.socket, tls: bool) -> str:

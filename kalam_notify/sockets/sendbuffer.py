@@ -92,11 +92,20 @@ class SendBuffer:
     def _offer_behind(self, frames: bytes) -> bool:
         if self._transport.is_closing():
             return True
-        waiting = self.waiting
-        if waiting and waiting + len(frames) > self._limit:
+        self.flush()
+        if self._is_full(len(frames)):
             return False
         self._queue(frames)
         return True
+
+    def _is_full(self, more: int) -> bool:
+        """Whether the transport holds too much for `more` bytes to be added.
+
+        Invariant: True only while the transport holds bytes, for then, and only then, it will
+        call `resume_writing`, and whoever was refused is fed.
+        """
+        waiting = self._transport.get_write_buffer_size()
+        return waiting > 0 and waiting + more > self._limit
 
     def _queue(self, data: bytes | memoryview) -> None:
         self._queued += len(data)
@@ -104,8 +113,9 @@ class SendBuffer:
 
     def hold(self, frames: bytes) -> bool:
         """Take whole frames for the next flush; False: they would not fit."""
-        waiting = self._pending_size if self._direct else self.waiting
-        if waiting and waiting + len(frames) > self._limit:
+        if self._pending_size + len(frames) > self._limit:
+            self.flush()
+        if not self._direct and self._is_full(self._pending_size + len(frames)):
             return False
         self.defer(frames)
         return True
