@@ -1,4 +1,10 @@
-"""Natural batching: everything that waits, bounded, made into one write per plan and socket."""
+"""Natural batching: everything that waits, bounded, made into one write per socket.
+
+Plans differ in which changes they see, not in what a change looks like: ten thousand filters that
+see the same changes of a batch, in the same way and through the same projection, get the same
+bytes. So a batch is collected along paths: a plan walks from `(change, sight)` to `(change,
+sight)`, plans that walk the same way stand on the same path, and messages are made once per path.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,6 +15,7 @@ from kalam_notify.model import Change
 from kalam_notify.subscriptions.handle import SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.plans import Plan, TablePlans
+from kalam_notify.subscriptions.sights import Sight
 
 MAX_BATCH_BYTES = 64 * 1024
 """Row bytes taken into one batch: past this a larger write saves nothing (see loadtest/)."""
@@ -18,10 +25,10 @@ MAX_BATCH_SECONDS = 0.004
 
 
 class Delivery(NamedTuple):
-    """What one plan's live subscribers are to get: the messages, and a snapshot of who."""
+    """Messages, and a snapshot of the live subscriptions that are to get them."""
 
     frames: FrameSet
-    handles: tuple[SubscriptionHandle, ...]
+    handles: Sequence[SubscriptionHandle]
 
 
 class Batch(NamedTuple):
@@ -58,36 +65,82 @@ def prepare(
         size += change.size
         if size >= MAX_BATCH_BYTES or clock() > deadline:
             break
-    return collector.finish(after, changes[end - 1].seq, end - start)
+    batch = Batch(after, changes[end - 1].seq, end - start, [], [])
+    collector.finish(batch)
+    return batch
+
+
+class _Path:
+    """What some plans have seen of a batch so far."""
+
+    __slots__ = ("_before", "_change", "_encoder", "_next", "_sight")
+
+    def __init__(
+        self,
+        encoder: RowEncoder,
+        before: "_Path | None" = None,
+        change: Change | None = None,
+        seen: Sight | None = None,
+    ) -> None:
+        self._encoder = encoder
+        self._before, self._change, self._sight = before, change, seen
+        self._next: dict[int, _Path] = {}
+
+    def on(self, change: Change, seen: Sight) -> "_Path":
+        """The path of those on this one that see `change` as `seen` next."""
+        key = change.seq * len(Sight) + seen.number
+        path = self._next.get(key)
+        if path is None:
+            path = self._next[key] = _Path(self._encoder, self, change, seen)
+        return path
+
+    def frames(self) -> FrameSet:
+        """The messages of the whole path."""
+        steps, path = [], self
+        while path._change is not None and path._sight is not None and path._before is not None:
+            steps.append((path._change, path._sight))
+            path = path._before
+        builder = BodyBuilder(self._encoder)
+        for change, seen in reversed(steps):
+            builder.add(change, seen)
+        return FrameSet(builder.bodies(), builder.row_count)
 
 
 class _Collector:
-    __slots__ = ("_builders", "_encoders")
+    __slots__ = ("_paths", "_roots")
 
     def __init__(self) -> None:
-        self._builders: dict[Plan, BodyBuilder] = {}
-        # One encoder per table, owner and projection, shared by the plans of different filters.
-        self._encoders: dict[tuple[int, object], RowEncoder] = {}
+        self._paths: dict[Plan, _Path] = {}
+        # Where the plans of one table, owner and projection start.
+        self._roots: dict[tuple[int, object], _Path] = {}
 
     def add(self, plans: TablePlans, change: Change) -> None:
+        paths = self._paths
         for node, seen in plans.route(change):
             for plan in node.plans:
                 if plan.live:
-                    builder = self._builders.get(plan)
-                    if builder is None:
-                        builder = self._builders[plan] = BodyBuilder(self._encoder(plans, plan))
-                    builder.add(change, seen)
+                    path = paths.get(plan)
+                    if path is None:
+                        path = self._root(plans, plan)
+                    paths[plan] = path.on(change, seen)
 
-    def _encoder(self, plans: TablePlans, plan: Plan) -> RowEncoder:
+    def _root(self, plans: TablePlans, plan: Plan) -> _Path:
         key = (id(plans), plan.projection.key)
-        encoder = self._encoders.get(key)
-        if encoder is None:
-            encoder = self._encoders[key] = RowEncoder(plan.table, plan.projection)
-        return encoder
+        root = self._roots.get(key)
+        if root is None:
+            root = self._roots[key] = _Path(RowEncoder(plan.table, plan.projection))
+        return root
 
-    def finish(self, after: int, upto: int, taken: int) -> Batch:
-        batch = Batch(after, upto, taken, [], [])
-        for plan, builder in self._builders.items():
-            delivery = Delivery(FrameSet(builder.bodies(), builder.row_count), tuple(plan.live))
-            (batch.shared if plan.table.is_shared else batch.user).append(delivery)
-        return batch
+    def finish(self, batch: Batch) -> None:
+        """Put the deliveries of everything collected into `batch`."""
+        handles: dict[_Path, list[SubscriptionHandle]] = {}
+        shared: dict[_Path, bool] = {}
+        for plan, path in self._paths.items():
+            known = handles.get(path)
+            if known is None:
+                handles[path] = plan.live.copy()
+                shared[path] = plan.table.is_shared
+            else:
+                known += plan.live
+        for path, who in handles.items():
+            (batch.shared if shared[path] else batch.user).append(Delivery(path.frames(), who))

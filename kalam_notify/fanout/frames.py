@@ -31,36 +31,35 @@ class FrameSet:
 
     def for_head(self, head: Head) -> bytes:
         """All the messages, framed, for the subscription whose messages start with `head`."""
-        if head.deflated is None:
-            return self._plain.join(head.plain)
-        splices = self._deflated
-        if splices is None:
-            splices = self._deflated = _deflated(self._plain)
-        return splices.join(head.deflated if splices.compressed else head.plain)
+        splices, start = self._plain, head.plain
+        if head.deflated is not None:
+            if self._deflated is None:
+                self._deflated = _deflated(splices)
+            splices = self._deflated
+            if splices.compressed:
+                start = head.deflated
+        length = len(start)
+        return start.join(splices.pieces.get(length) or splices.cut(length))
 
 
 class _Splices:
     """Bodies, and the pieces around heads of each length."""
 
-    __slots__ = ("_pieces", "bodies", "compressed")
+    __slots__ = ("bodies", "compressed", "pieces")
 
     def __init__(self, bodies: Sequence[bytes], *, compressed: bool) -> None:
         self.bodies = bodies
         self.compressed = compressed
-        self._pieces: dict[int, list[bytes]] = {}
+        # Length of a head -> what goes around heads of that length.
+        self.pieces: dict[int, list[bytes]] = {}
 
-    def join(self, head: bytes) -> bytes:
-        length = len(head)
-        pieces = self._pieces.get(length)
-        if pieces is None:
-            pieces = self._pieces[length] = self._cut(length)
-        return head.join(pieces)
-
-    def _cut(self, head_length: int) -> list[bytes]:
+    def cut(self, head_length: int) -> list[bytes]:
+        """Make the pieces around heads of a length for the first time."""
         bodies, compressed = self.bodies, self.compressed
         headers = [frame_header(head_length + len(body), compressed=compressed) for body in bodies]
         between = [body + header for body, header in zip(bodies, headers[1:], strict=False)]
-        return [headers[0], *between, bodies[-1]]
+        pieces = self.pieces[head_length] = [headers[0], *between, bodies[-1]]
+        return pieces
 
 
 def _deflated(plain: _Splices) -> _Splices:

@@ -128,8 +128,8 @@ class NotificationService:
         await self._stream(deliveries, after)
 
     async def _stream(self, deliveries: Sequence[Delivery], after: int) -> None:
-        # Sockets that get messages of several subscriptions are written to once, at the end.
-        held: dict[Sink, None] | None = {} if len(deliveries) > 1 else None
+        # Connections with several subscriptions are written to once, at the end.
+        held: dict[Sink, None] = {}
         served = 0
         for frames, handles in deliveries:
             for start in range(0, len(handles), SHARED_NOTIFY_CHUNK_SIZE):
@@ -147,7 +147,7 @@ class NotificationService:
         chunk: Sequence[SubscriptionHandle],
         frames: FrameSet,
         after: int,
-        held: dict[Sink, None] | None,
+        held: dict[Sink, None],
     ) -> None:
         head: Head | None = None
         data, taken, size = b"", 0, 0
@@ -158,11 +158,11 @@ class NotificationService:
                 head = handle.head
                 data = frames.for_head(head)
             sink = handle.sink
-            if held is None or not sink.has_several:
-                accepted = sink.offer(data)
-            else:
+            if sink.has_several:
                 accepted = sink.hold(data)
                 held[sink] = None
+            else:
+                accepted = sink.offer(data)
             if accepted:
                 taken += 1
                 size += len(data)

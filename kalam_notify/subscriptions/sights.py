@@ -28,6 +28,8 @@ class Sight(Enum):
     LEAVE = ("delete", "leave")
 
     def __init__(self, change_type: str, transition: str | None) -> None:
+        # A small integer of its own: cheaper than a member as (part of) a key.
+        self.number = len(type(self).__members__)
         self.change_type = change_type
         self.transition = transition
 
