@@ -16,7 +16,7 @@ ORDER = [
     {"subscriptions"},
     {"fanout"},
     {"ingest"},
-    {"sockets", "ops", "metrics", "scrape"},
+    {"sockets", "ops", "metrics", "scrape", "garbage"},
     {"worker"},
     {"supervision"},
     {"app"},

@@ -173,6 +173,9 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
             _release(shared, self._address)
             self._address = None
         wire = self._protocol
+        # The parser is a generator of the protocol that holds it: the one cycle there is.
+        wire.parser.close()
+        del wire.parser
         frame = wire.close_sent or wire.close_rcvd
         shared.socket_closed(self, 1006 if frame is None else int(frame.code))
 

@@ -179,7 +179,7 @@ def explain(terms: Iterable[Term]) -> str:
         f"hash {column} = {found[0]}" if len(found) == 1 else f"hash {column} IN {listed(found)}"
         for column, found in values.items()
     ]
-    return " or ".join(hashes + others)
+    return " or ".join(sorted(hashes) + sorted(others))
 
 
 def _interval(interval: Interval) -> str:

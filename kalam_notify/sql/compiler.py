@@ -16,9 +16,9 @@ keeps the source linear in the predicate and within what Python's own parser can
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
+from kalam_notify.sql.cache import LatestCache
 from kalam_notify.sql.instants import Instant
 from kalam_notify.sql.like import compile_like, literal_prefix
 from kalam_notify.sql.tree import COMPARISONS, Call, Column, Constant, Expression, is_predicate
@@ -54,12 +54,18 @@ def compile_predicate(predicate: Expression) -> tuple[Test, tuple[Any, ...]]:
     return _function(writer.source(result)), tuple(writer.data)
 
 
-@lru_cache(maxsize=4096)
+_functions: LatestCache[str, Test] = LatestCache(4 * 1024 * 1024)
+
+
 def _function(source: str) -> Test:
+    """The function that a source defines, compiled once for all predicates of its shape."""
+    found = _functions.get(source)
+    if found is not None:
+        return found
     scope: dict[str, Any] = {}
     exec(compile(source, "<filter>", "exec"), _GLOBALS, scope)
     test: Test = scope["test"]
-    return test
+    return _functions.put(source, test, len(source))
 
 
 class _Writer:

@@ -1,9 +1,13 @@
 """Expressions as SQL text, for people."""
 
+import re
+
 from kalam_notify.sql.instants import Instant
 from kalam_notify.sql.tree import COMPARISONS, PREDICATES, Call, Column, Constant, Expression, Name
+from kalam_notify.sql.vocabulary import CURE_BY_WORD, KEYWORDS
 
 _INFIX = COMPARISONS | frozenset(("+", "-", "*", "/", "%", "||", "->", "->>", "like", "ilike"))
+_WORD = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _JOINED = {"and": " AND ", "or": " OR "}
 _LOOSE = _INFIX | PREDICATES | {"neg"}
 _MOST = 8
@@ -14,7 +18,7 @@ def describe(expression: Expression) -> str:
     if isinstance(expression, Constant):
         return literal(expression.value)
     if isinstance(expression, (Column, Name)):
-        return expression.name if expression.name.isidentifier() else _quoted(expression.name)
+        return _named(expression.name)
     return _call(expression)
 
 
@@ -43,7 +47,7 @@ def _call(call: Call) -> str:
     if op == "not":
         return f"NOT {_operand(args[0])}"
     if op == "in":
-        return f"{_operand(args[0])} IN {listed([describe(arg) for arg in args[1:]])}"
+        return f"{_operand(args[0])} IN ({', '.join(describe(arg) for arg in args[1:])})"
     if op == "distinct":
         return f"{_operand(args[0])} IS DISTINCT FROM {_operand(args[1])}"
     if op.startswith("is "):
@@ -73,5 +77,8 @@ def _case(args: tuple[Expression, ...]) -> str:
     return f"CASE {branches} ELSE {describe(args[-1])} END"
 
 
-def _quoted(name: str) -> str:
+def _named(name: str) -> str:
+    word = name.upper()
+    if _WORD.fullmatch(name) and word not in KEYWORDS and word not in CURE_BY_WORD:
+        return name
     return '"' + name.replace('"', '""') + '"'

@@ -5,6 +5,7 @@ LIKE/IN/BETWEEN, `||` and `->`, + -, * / %, unary minus; without the parts that 
 second meaning.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NoReturn
@@ -16,6 +17,8 @@ from sqlglot.parsers.postgres import PostgresParser
 from sqlglot.tokenizer_core import Token, TokenType
 
 from kalam_notify.sql.lexer import Source
+
+_log = logging.getLogger(__name__)
 
 # sqlglot recurs some 25 frames per parenthesis; tokens.MAX_DEPTH of them must fit, whatever is
 # on the stack already. (Python's own default leaves room for 40.)
@@ -82,6 +85,10 @@ def _parse(source: Source, parse: Callable[[], Sequence[Any]]) -> Sequence[Any]:
         _refuse(source, error)
     except RecursionError:
         source.refuse("nested too deeply", 0)
+    except Exception:
+        # What sqlglot trips over is the text's fault to whoever sent it, and never ours to die of.
+        _log.warning("sqlglot failed on %r", source.text[:500], exc_info=True)
+        source.refuse("cannot be read", 0)
 
 
 def _refuse(source: Source, error: ParseError) -> NoReturn:

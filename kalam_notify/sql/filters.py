@@ -4,6 +4,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from kalam_notify.sql.compiler import Test, compile_predicate
+from kalam_notify.sql.describe import describe
 from kalam_notify.sql.tree import FALSE, TRUE, Expression
 
 
@@ -44,6 +45,11 @@ class Filter:
             self._test = test
         return test(values, self._data)
 
+    @property
+    def sql(self) -> str:
+        """The condition as SQL, in its normal form, for people."""
+        return describe(self.predicate)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Filter) and self.predicate == other.predicate
 
@@ -51,4 +57,4 @@ class Filter:
         return hash(self.predicate)
 
     def __repr__(self) -> str:
-        return f"Filter({self.predicate})"
+        return f"Filter({self.sql})"

@@ -110,6 +110,29 @@ class FilterIndex(Generic[T]):
 
     def matching(self, values: dict[str, Any]) -> list[T]:
         """The items whose filter is TRUE of a row's values, each once, in no special order."""
+        hits = self._hits(values)
+        found: list[T] = [] if self._always is None else [*self._always.items]
+        seen: set[_Entry[T]] | None = None
+        for entry in hits:
+            if entry.many:
+                seen = set() if seen is None else seen
+                if entry in seen:
+                    continue
+                seen.add(entry)
+            test = entry.test
+            if test is not None:
+                self.evaluations += 1
+                try:
+                    if not test(values, entry.data):
+                        continue
+                except Exception as error:
+                    self._report(entry, error)
+                    continue
+            found.extend(entry.items)
+        return found
+
+    def _hits(self, values: dict[str, Any]) -> list[_Entry[T]]:
+        """The entries that the row leads to, and those that are always asked."""
         hits: list[_Entry[T]] = []
         if self._values is not None:
             self._values.collect(values, hits)
@@ -119,28 +142,13 @@ class FilterIndex(Generic[T]):
             self._prefixes.collect(values, hits)
         if self._scanned is not None:
             hits.extend(self._scanned)
-        found: list[T] = [] if self._always is None else [*self._always.items]
-        seen: set[_Entry[T]] | None = None
-        for entry in hits:
-            if entry.many:
-                seen = set() if seen is None else seen
-                if entry in seen:
-                    continue
-                seen.add(entry)
-            if entry.test is None or self._is_true(entry, entry.test, values):
-                found.extend(entry.items)
-        return found
+        return hits
 
-    def _is_true(self, entry: _Entry[T], test: Test, values: dict[str, Any]) -> bool:
-        self.evaluations += 1
-        try:
-            return test(values, entry.data)
-        except Exception as error:
-            # One filter's fault must not reach the others; who owns it is told.
-            if self.on_broken is not None:
-                for item in [*entry.items]:
-                    self.on_broken(item, error)
-            return False
+    def _report(self, entry: _Entry[T], error: Exception) -> None:
+        """Tell whoever owns a broken filter; its fault must not reach the others."""
+        if self.on_broken is not None:
+            for item in [*entry.items]:
+                self.on_broken(item, error)
 
     def explain(self, filter: Filter) -> Explanation:
         """How this filter is found here, whether or not it is filed."""

@@ -25,6 +25,13 @@ _PLAIN_NAMES: dict[type[Any], str] = {
     type(None): "a missing operand",
 }
 
+# Where to look for a word that sqlglot has read and nobody wrote.
+_COMPANIONS = {
+    TokenType.AND: TokenType.BETWEEN,
+    TokenType.THEN: TokenType.CASE,
+    TokenType.IS: TokenType.NOT,
+}
+
 
 class Ledger:
     """The tokens that no node has accounted for yet."""
@@ -45,9 +52,11 @@ class Ledger:
         for token in self.tokens:
             if self.open[token.token_type] > 0:
                 self.source.refuse(f"{token.text[:40]!r} is out of place", token.start)
-        missing = [kind.name for kind, count in self.open.items() if count < 0]
-        if missing:
-            self.source.refuse(f"{missing[0].replace('ALIAS', 'AS')} is missing", 0)
+        for kind, count in self.open.items():
+            if count < 0:
+                near = _COMPANIONS.get(kind)
+                places = [token.start for token in self.tokens if token.token_type is near]
+                self.source.refuse(f"{kind.name} is missing", min(places, default=0))
 
     def arguments(self, node: Any, *allowed: str) -> dict[str, Any]:
         """The arguments that are set on a node; any beyond the allowed ones is refused."""

@@ -10,8 +10,9 @@ bounded (`MAX_WILD_STRETCH`), because that search costs text times stretch at wo
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
+
+from kalam_notify.sql.cache import LatestCache
 
 MAX_WILD_STRETCH = 128
 """Characters between two `%` when one of them is `_`."""
@@ -92,7 +93,16 @@ def compile_like(pattern: str, escape: str | None, *, fold_case: bool) -> LikePa
     return LikePattern(_items(pattern, escape), None)
 
 
-cached_like = lru_cache(maxsize=1024)(compile_like)
+_patterns: LatestCache[tuple[str, str | None, bool], LikePattern] = LatestCache(64 * 1024)
+
+
+def cached_like(pattern: str, escape: str | None, *, fold_case: bool) -> LikePattern:
+    """`compile_like` for patterns out of rows, the latest 64 Ki characters of them kept."""
+    key = (pattern, escape, fold_case)
+    found = _patterns.get(key)
+    if found is not None:
+        return found
+    return _patterns.put(key, compile_like(pattern, escape, fold_case=fold_case), len(pattern) + 1)
 
 
 def literal_prefix(pattern: str, escape: str | None) -> tuple[str, str]:

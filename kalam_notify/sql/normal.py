@@ -39,7 +39,11 @@ _TWO_VALUED = frozenset(("is null", "is true", "is false", "is unknown", "distin
 
 def normalize(expression: Expression) -> Expression:
     """The normal form of a WHERE clause: a predicate, or TRUE or FALSE."""
-    return positive(condition(expression))
+    try:
+        return positive(condition(expression))
+    finally:
+        # The texts were for this expression; its nodes must not outlive it.
+        order.cache_clear()
 
 
 def positive(p: Expression) -> Expression:
@@ -313,8 +317,8 @@ def _branches(parts: list[Expression], otherwise: Expression) -> Expression:
 def order(expression: Expression) -> str:
     """A text that is equal for equal expressions only; operands are sorted by it.
 
-    Long texts are digests, and all are cached, so that a deep expression costs no more than its
-    nodes.
+    Long texts are digests, and all are cached until the expression is done, so that a deep one
+    costs no more than its nodes.
     """
     if isinstance(expression, Constant):
         return f"{expression.kind}:{expression.value!r}"

@@ -1,13 +1,13 @@
 """Text -> `Select`: what a query says, before anybody asks which table or whose it is."""
 
 import re
-from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
 
 from kalam_notify.errors import SqlRefused
 from kalam_notify.model import TableId, parse_table_id
+from kalam_notify.sql.cache import LatestCache
 from kalam_notify.sql.lexer import Source
 from kalam_notify.sql.statement import Statement, read_condition, read_statement
 from kalam_notify.sql.tokens import Tokens, tokenize
@@ -44,14 +44,20 @@ class Policy(msgspec.Struct, frozen=True, eq=False):
     where: Expression
 
 
-@lru_cache(maxsize=2048)
+_parsed: LatestCache[tuple[str, "Limits"], "Select"] = LatestCache(512 * 1024)
+
+
 def parse(sql: str, limits: Limits) -> Select:
     """The query that `sql` spells: `SELECT *|columns FROM namespace.table [WHERE condition] [;]`.
 
-    Raises SqlRefused. Results are cached by text; they are immutable.
+    Raises SqlRefused. Results are immutable and cached by text, in all 512 KiB of text.
     """
+    found = _parsed.get((sql, limits))
+    if found is not None:
+        return found
     source, tokens = _tokens(sql, limits, in_where=False)
-    return _select(source, read_statement(source, tokens.tokens))
+    select = _select(source, read_statement(source, tokens.tokens))
+    return _parsed.put((sql, limits), select, len(sql))
 
 
 def parse_explain(sql: str, limits: Limits) -> Select:
@@ -63,7 +69,6 @@ def parse_explain(sql: str, limits: Limits) -> Select:
     return parse(re.sub(r"\S", " ", match.group()) + sql[match.end() :], limits)
 
 
-@lru_cache(maxsize=256)
 def parse_policy(text: str, limits: Limits) -> Policy:
     """The policy that `text` spells, an expression as after WHERE. Raises SqlRefused."""
     source, tokens = _tokens(text, limits, in_where=True)
@@ -157,3 +162,8 @@ def _size(expression: Expression, sizes: dict[int, int]) -> int:
     if size is None:
         size = sizes[id(expression)] = 1 + sum(_size(arg, sizes) for arg in expression.args)
     return size
+
+
+def forget_parsed() -> None:
+    """Drop the cached results of `parse`."""
+    _parsed.clear()

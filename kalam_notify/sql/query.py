@@ -1,10 +1,10 @@
 """A parsed query becomes one subscriber's query on one table."""
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 from kalam_notify.model import Identity, TableDef
+from kalam_notify.sql.cache import LatestCache
 from kalam_notify.sql.filters import Filter
 from kalam_notify.sql.lexer import Source
 from kalam_notify.sql.normal import normalize
@@ -13,7 +13,10 @@ from kalam_notify.sql.projection import Projection
 from kalam_notify.sql.tree import TRUE, Call, Column, Constant, Expression, Name, constant
 from kalam_notify.sql.vocabulary import nearest
 
-_CACHED = 2048
+# The parsed query, the table and the policy are kept beside the result: while they live, nothing
+# else has their ids.
+_Kept = tuple[Select, TableDef, Policy | None, "Query"]
+_bound: LatestCache[tuple[int, int, int], _Kept] = LatestCache(512 * 1024)
 
 
 class Query:
@@ -39,16 +42,17 @@ def bind(
     `table` is the definition of `select.table`; `policy` its row policy, None where it has none.
     Raises SqlRefused for a column that a table with declared columns does not have.
     """
-    cached = _cache.get(select, table, policy)
-    if cached is not None:
-        return cached
+    key = (id(select), id(table), id(policy))
+    found = _bound.get(key)
+    if found is not None:
+        return found[-1]
     _check_columns(select, table)
     binder = _Binder(identity)
     parts = [binder.bound(part.where) for part in (select, policy) if part and part.where]
     predicate = normalize(Call("and", tuple(parts))) if parts else TRUE
     query = Query(table, Filter(predicate), Projection(select.columns), binder.used_identity)
     if not binder.used_identity:
-        _cache.put(select, table, policy, query)
+        _bound.put(key, (select, table, policy, query), len(select.source.text))
     return query
 
 
@@ -126,25 +130,6 @@ def _column(name: str) -> Column:
     return found
 
 
-class _Cache:
-    """The latest queries that are the same for every subscriber."""
-
-    def __init__(self) -> None:
-        self._queries: OrderedDict[tuple[int, int, int], tuple[Any, Query]] = OrderedDict()
-
-    def get(self, select: Select, table: TableDef, policy: Policy | None) -> Query | None:
-        key = (id(select), id(table), id(policy))
-        found = self._queries.get(key)
-        if found is None:
-            return None
-        self._queries.move_to_end(key)
-        return found[1]
-
-    def put(self, select: Select, table: TableDef, policy: Policy | None, query: Query) -> None:
-        # The three are kept beside the query: while they live, nothing else has their ids.
-        self._queries[id(select), id(table), id(policy)] = ((select, table, policy), query)
-        if len(self._queries) > _CACHED:
-            self._queries.popitem(last=False)
-
-
-_cache = _Cache()
+def forget_bound() -> None:
+    """Drop the cached results of `bind`."""
+    _bound.clear()

@@ -51,12 +51,11 @@ def read_condition(source: Source, tokens: list[Token]) -> Expression:
 
 
 def _check_outline(source: Source, tokens: list[Token]) -> None:
-    """SELECT first, then FROM, then WHERE, each once and outside of parentheses."""
+    """One SELECT, its clauses in order; refused here, because sqlglot reads other orders too."""
     if not tokens:
         source.refuse("an empty query; write SELECT * FROM namespace.table", 0)
     if tokens[0].token_type is not TokenType.SELECT:
         source.refuse(f"expected SELECT, met {tokens[0].text[:40]!r}", tokens[0].start)
-    due = [TokenType.FROM, TokenType.WHERE]
     for before, token in pairwise(tokens):
         kind = token.token_type
         if kind is TokenType.SELECT:
@@ -65,14 +64,22 @@ def _check_outline(source: Source, tokens: list[Token]) -> None:
             source.refuse("more than one statement; send one SELECT", token.start)
         if kind is TokenType.DISTINCT and before.token_type not in (TokenType.IS, TokenType.NOT):
             source.refuse("unexpected DISTINCT; every change is delivered", token.start)
+    _check_clauses(source, tokens)
+
+
+def _check_clauses(source: Source, tokens: list[Token]) -> None:
+    """FROM, then WHERE or nothing, each once; between the two stands one table."""
+    due = [TokenType.FROM, TokenType.WHERE]
+    for before, token in pairwise(tokens):
+        kind = token.token_type
         if kind is TokenType.FROM and before.token_type is TokenType.DISTINCT:
             continue
         if kind in (TokenType.FROM, TokenType.WHERE):
-            if kind not in due:
+            if kind not in due[:1]:
                 source.refuse(f"unexpected {token.text.upper()}", token.start)
-            due = due[due.index(kind) + 1 :]
-        if kind is TokenType.COMMA and TokenType.WHERE in due and TokenType.FROM not in due:
-            source.refuse("a live query reads one table", token.start)
+            due = due[1:]
+        if kind is TokenType.COMMA and due == [TokenType.WHERE]:
+            source.refuse("a second table; a live query reads one", token.start)
     if TokenType.FROM in due:
         source.refuse("FROM is missing; write SELECT * FROM namespace.table", len(source.text))
 

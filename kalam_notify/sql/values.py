@@ -100,7 +100,8 @@ def _is_number(value: Any) -> bool:
 def _finite(value: Any) -> int | float | None:
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value  # type: ignore[no-any-return]  # int or float: made of two numbers
+    number: int | float | None = value
+    return number
 
 
 def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], int | float | None]:

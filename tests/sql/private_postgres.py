@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the test's own: a Unix socket in a temporary directory, nothing durable."""
+"""A PostgreSQL server of the test's own, on a Unix socket in a temporary directory."""
 
 import contextlib
 import os

@@ -14,8 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from private_postgres import is_installed, private_postgres
-from sql_helpers import where
+from sql_helpers import truth, where
 from sql_strategies import COLUMNS, POSTGRES, ROWS, conditions
+
+from kalam_notify.errors import SqlRefused
 
 pytestmark = pytest.mark.skipif(
     not is_installed() and "CI" not in os.environ, reason="PostgreSQL 15 is not installed"
@@ -107,3 +109,35 @@ def test_json_paths_lead_where_they_lead_in_postgres(database: Database, path: s
                 else json.dumps(json.loads(expected), separators=(",", ":"))
             )
             assert where(f"{path} = '{compact}'").matches(row), (path, document)
+
+
+# What docs/sql.md says of PostgreSQL where we differ on purpose: its answer or error, and ours.
+DEVIATIONS: list[tuple[str, bool | str, bool | None]] = [
+    ("1 / 0 IS NULL", "division by zero", True),
+    ("TRUE = 1", "operator does not exist", None),
+    ("1 < 'a'", "invalid input syntax", None),
+    ("9223372036854775807 + 1 > 0", "out of range", True),
+    ("1 || 'a' = '1a'", True, None),
+    ("'a%' LIKE 'a\\%'", True, False),
+    ("'ab' LIKE 'a!' ESCAPE '!'", "must not end with escape", None),
+    ("LOWER('É') = 'é'", False, True),
+    ("SUBSTR('abc', -1, 3) = 'a'", True, True),
+    ("SUBSTR('abc', 1, -1) IS NULL", "negative substring length", True),
+    ("0.1 + 0.2 = 0.3", True, False),
+]
+
+
+@pytest.mark.parametrize(("expression", "theirs", "ours"), DEVIATIONS)
+def test_postgres_differs_where_the_docs_say_so(
+    database: Database, expression: str, theirs: bool | str, ours: bool | None
+) -> None:
+    if isinstance(theirs, str):
+        with pytest.raises(psycopg.Error, match=theirs):
+            database.connection.execute(f"SELECT {expression}".encode())
+    else:
+        [(answer,)] = database.connection.execute(f"SELECT {expression}".encode())
+        assert answer is theirs
+    try:
+        assert truth(expression) is ours
+    except SqlRefused:
+        assert ours is None

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sql_helpers import where
+from sql_helpers import truth, where
 from sql_strategies import COLUMNS, ROWS, SQLITE, conditions
 
+from kalam_notify.errors import SqlRefused
 from kalam_notify.sql import FilterIndex
 
 
@@ -56,4 +57,34 @@ def test_a_filter_answers_as_sqlite_does(
     for condition, filter in filters.items():
         expected = database.select(condition)
         assert {row["id"] for row in rows if filter.matches(row)} == expected, condition
+        assert where(filter.sql) == filter, condition
         assert {id for id, items in found.items() if condition in items} == expected, condition
+
+
+# What docs/sql.md says of SQLite where we differ on purpose: expression, SQLite's answer, ours.
+DEVIATIONS: list[tuple[str, bool | None, bool | None]] = [
+    ("1 < 'a'", True, None),
+    ("TRUE = 1", True, None),
+    ("1 || 'a' = '1a'", True, None),
+    ("LENGTH(5) = 1", True, None),
+    ("SUBSTR('abc', -1, 3) = 'c'", True, False),
+    ("SUBSTR('abc', 3, -1) IS NULL", False, True),
+    ("7.5 % 2 = 1", True, False),
+    ("1e308 * 10 IS NULL", False, True),
+    ("LOWER('É') = 'é'", False, True),
+    ("9223372036854775807 + 1 = 9223372036854775808", True, True),
+    ("9223372036854775807 + 2 = 9223372036854775808", True, False),
+    ("'a' LIKE 'a!' ESCAPE '!'", False, None),
+]
+
+
+@pytest.mark.parametrize(("expression", "theirs", "ours"), DEVIATIONS)
+def test_sqlite_differs_where_the_docs_say_so(
+    database: Database, expression: str, theirs: bool | None, ours: bool | None
+) -> None:
+    [(answer,)] = database.connection.execute(f"SELECT {expression}")
+    assert (None if answer is None else bool(answer)) is theirs
+    try:
+        assert truth(expression) is ours
+    except SqlRefused:
+        assert ours is None

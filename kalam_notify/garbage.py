@@ -1,0 +1,34 @@
+"""Garbage collection without pauses that tens of thousands of connections would feel.
+
+CPython's full collection walks every container object. With many connections that is a pause of
+tens of milliseconds, and nearly all of it is spent on objects that live as long as their
+connection. So survivors are frozen: every few seconds what is new is collected, and what has
+survived is moved out of the collector's sight (`gc.freeze`). Frozen objects are still freed by
+their reference counts; only cycles among them would stay, and the one cycle that every connection
+has is taken apart when it closes (WebSocketConnection.connection_lost). For what nobody foresaw,
+everything is looked at once in a long while.
+"""
+
+import asyncio
+import gc
+
+YOUNG_SECONDS = 5.0
+FULL_SECONDS = 6 * 3600.0
+
+
+async def collect_in_small_steps() -> None:
+    """Collect what is new every few seconds; runs until cancelled."""
+    gc.collect()
+    gc.freeze()
+    # The second number is how many youngest collections make a middle one; full ones are ours.
+    gc.set_threshold(50_000, 20, 1_000_000)
+    rounds_to_full = int(FULL_SECONDS / YOUNG_SECONDS)
+    left = rounds_to_full
+    while True:
+        await asyncio.sleep(YOUNG_SECONDS)
+        left -= 1
+        if left == 0:
+            gc.unfreeze()
+            left = rounds_to_full
+        gc.collect()
+        gc.freeze()
