@@ -4,8 +4,9 @@ A predicate is cut into a set of terms, at least one of which holds wherever it 
 residual that has to be asked once a term was met (None: the terms say it all).
 
 Of the operands of an AND the one expected to hold for the fewest rows is taken, by a fixed rule:
-equality, IN, long prefixes, closed ranges, short prefixes, half-open ranges, booleans. An OR can
-be found when each of its operands can.
+equality, IN, long prefixes, closed ranges, short prefixes, half-open ranges, booleans. Among
+several equalities (and INs) the index decides by how crowded their places are. An OR can be found
+when each of its operands can.
 """
 
 from collections.abc import Iterable
@@ -48,6 +49,9 @@ class Begins(NamedTuple):
 
 Term = Equals | Within | Begins
 
+_VALUES_COST = 5.0
+"""Every cost below is that of looking up values of a column."""
+
 
 class Access(NamedTuple):
     """The terms a filter is filed under (None: it has to be scanned) and what remains to be asked.
@@ -70,15 +74,27 @@ TRUE_KEY, FALSE_KEY = TruthKey(True), TruthKey(False)
 
 
 def access(predicate: Expression) -> Access:
-    """The cheapest way to find a predicate in normal form."""
+    """The way to find a predicate in normal form that the fixed rule prefers."""
+    return rivals(predicate)[0]
+
+
+def rivals(predicate: Expression) -> list[Access]:
+    """The preferred way, then the others that ask for values of a column as it does.
+
+    Which of two equalities holds for fewer rows no rule can know from the filter alone: the index
+    takes the one that fewer of its filters ask for (`tenant = 'a' AND id = 7` by `id`).
+    """
     operands = predicate.args if isinstance(predicate, Call) and predicate.op == "and" else ()
-    candidates = list(_candidates(operands or (predicate,)))
+    candidates = sorted(_candidates(operands or (predicate,)), key=lambda each: each.cost)
     if not candidates:
-        return Access(None, predicate, float("inf"))
-    best = min(candidates, key=lambda candidate: candidate.cost)
-    rest = [operand for operand in operands or (predicate,) if operand not in best.covers]
-    residual = conjunction(rest) if rest else None
-    return Access(best.terms, residual, best.cost)
+        return [Access(None, predicate, float("inf"))]
+    ways = [_access(candidate, operands or (predicate,)) for candidate in candidates]
+    return [way for way in ways if way is ways[0] or way.cost < _VALUES_COST]
+
+
+def _access(candidate: "_Candidate", operands: Iterable[Expression]) -> Access:
+    rest = [operand for operand in operands if operand not in candidate.covers]
+    return Access(candidate.terms, conjunction(rest) if rest else None, candidate.cost)
 
 
 class _Candidate(NamedTuple):

@@ -3,8 +3,10 @@
 from collections.abc import Hashable
 from typing import Any
 
+from kalam_notify.model.hints import Hint
 from kalam_notify.sql.compiler import Test, compile_predicate
 from kalam_notify.sql.describe import describe
+from kalam_notify.sql.hints import hints_of
 from kalam_notify.sql.tree import FALSE, TRUE, Expression
 
 
@@ -35,6 +37,11 @@ class Filter:
     def matches_nothing(self) -> bool:
         """Never TRUE, whatever the row (a policy over a claim that the subscriber lacks)."""
         return self.predicate == FALSE
+
+    @property
+    def hints(self) -> tuple[Hint, ...] | None:
+        """At least one of these holds of every row that matches; None: nothing is known."""
+        return hints_of(self.predicate)
 
     def matches(self, values: dict[str, Any]) -> bool:
         """Whether the filter is TRUE of a row's values. May be called from any thread."""

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from kalam_notify.sql.access import Access, Begins, Equals, Term, access, explain
+from kalam_notify.sql.access import Access, Begins, Equals, Term, explain, rivals
 from kalam_notify.sql.compiler import Test, compile_predicate
 from kalam_notify.sql.describe import describe
 from kalam_notify.sql.filters import Filter
@@ -36,13 +36,15 @@ class Explanation(msgspec.Struct, frozen=True):
 class _Entry(Generic[T]):
     """One distinct filter and its items."""
 
-    __slots__ = ("data", "items", "many", "test")
+    __slots__ = ("choice", "data", "items", "many", "test")
 
     def __init__(self, item: T) -> None:
         self.items: tuple[T, ...] | dict[T, None] = (item,)
         # The compiled residual and its data; None: what was met is TRUE.
         self.test: Test | None = None
         self.data: tuple[Any, ...] = ()
+        # Which of the filter's rival ways it is filed by.
+        self.choice = 0
         # Whether one row can lead here by more than one term.
         self.many = False
 
@@ -156,7 +158,8 @@ class FilterIndex(Generic[T]):
         shared = 0 if entry is None else len(entry.items)
         if filter.predicate in (TRUE, FALSE):
             return Explanation("every row" if filter.matches_all else "no row", None, shared)
-        way = access(filter.predicate)
+        ways = rivals(filter.predicate)
+        way = ways[self._least_crowded(ways) if entry is None else entry.choice]
         residual = None if way.residual is None else describe(way.residual)
         return Explanation("scan" if way.terms is None else explain(way.terms), residual, shared)
 
@@ -166,7 +169,9 @@ class FilterIndex(Generic[T]):
             return
         if predicate == FALSE:
             return
-        way = access(predicate)
+        ways = rivals(predicate)
+        entry.choice = self._least_crowded(ways)
+        way = ways[entry.choice]
         if way.residual is not None:
             entry.test, entry.data = compile_predicate(way.residual)
         if way.terms is None:
@@ -176,6 +181,16 @@ class FilterIndex(Generic[T]):
         entry.many = _can_meet_twice(way.terms)
         for term in way.terms:
             self._file_term(term, entry)
+
+    def _least_crowded(self, ways: list[Access]) -> int:
+        """The place in `ways` of the one that leads to the fewest filters now."""
+        if len(ways) == 1 or self._values is None:
+            return 0
+        crowd = self._values.crowd
+        crowds = [
+            sum(crowd(term) for term in way.terms or () if isinstance(term, Equals)) for way in ways
+        ]
+        return crowds.index(min(crowds))
 
     def _file_term(self, term: Term, entry: _Entry[T]) -> None:
         if isinstance(term, Equals):
@@ -193,7 +208,7 @@ class FilterIndex(Generic[T]):
             self._always = None
         if predicate in (TRUE, FALSE):
             return
-        way: Access = access(predicate)
+        way = rivals(predicate)[entry.choice]
         if way.terms is None and self._scanned is not None:
             self._scanned.pop(entry, None)
         for term in way.terms or ():

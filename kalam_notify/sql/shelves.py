@@ -62,6 +62,11 @@ class ValueShelf(Generic[E]):
         if not places:
             self._columns.pop(term.column, None)
 
+    def crowd(self, term: Equals) -> int:
+        """How many entries stand under the term."""
+        place = self._columns.get(term.column, {}).get(term.value)
+        return len(place) if place.__class__ is dict else int(place is not None)
+
     def collect(self, row: dict[str, Any], hits: list[E]) -> None:
         columns = self._columns
         # Whichever is shorter: the columns filters ask for, or those the row has.

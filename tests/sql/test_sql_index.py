@@ -238,3 +238,20 @@ def test_ranges_give_exactly_the_intervals_around_a_point(
         found = list(ranges.containing(point))
         assert len(found) == len(set(found))
         assert set(found) == around
+
+
+def test_of_two_equalities_the_less_crowded_one_is_taken() -> None:
+    """One tenant with many ids, or many tenants with one id each: both are found by one look-up."""
+    by_id: FilterIndex[int] = FilterIndex()
+    by_tenant: FilterIndex[int] = FilterIndex()
+    for number in range(200):
+        by_id.add(where(f"tenant = 'acme' AND g = {number}"), number)
+        by_tenant.add(where(f"tenant = 't{number}' AND g = 7"), number)
+    assert by_id.matching({"tenant": "acme", "g": 150}) == [150]
+    assert by_tenant.matching({"tenant": "t150", "g": 7}) == [150]
+    assert by_id.evaluations <= 4
+    assert by_tenant.evaluations <= 4
+    for number in range(200):
+        by_id.discard(where(f"tenant = 'acme' AND g = {number}"), number)
+    assert by_id.matching({"tenant": "acme", "g": 150}) == []
+    assert len(by_id) == 0
