@@ -1,0 +1,38 @@
+"""kalam_notify: exact live queries over WebSocket, from row changes posted over HTTP.
+
+The log is the bus, and a subscription is a cursor on it: producers append changes to an ordered,
+durable log; whoever stands at its head is offered each change, whoever is behind is fed from it.
+docs/architecture.md tells the whole story, and walks one change from ingest to socket.
+
+    model/          ids, identities, tables, rows, changes: values only
+    errors.py       the faults, by whose they are: the client's, the operator's, the log's edges
+    protocol/       the WebSocket dialect: messages, session, close codes, frames, compression
+    sql/            SELECT ... WHERE ... as compiled filters, their normal form and their index
+    eventlog/       the log: its interface, SQLite and memory behind it
+    auth/           tokens and API keys to identities
+    subscriptions/  handles and their states, plans, ConnectionsManager with its indexes
+    fanout/         NotificationService (who is at the head), Feeder (who is behind), payloads
+    sockets/        the asyncio side of a connection: upgrade, send buffer, heartbeat
+    ingest/         POST /v1/changes: decoders, rules, back-pressure
+    ops/            /livez, /readyz, /health, /metrics, /v1/explain
+    metrics.py      what is counted
+    scrape.py       ... added up over several processes
+    config/         settings from file, environment and flags
+    logs.py         log lines for people and machines, without secrets
+    garbage.py      garbage collection in pieces that nobody feels
+    worker.py       one process: every room built, started in order, stopped in reverse
+    supervision/    several workers on one address, and who keeps them
+    app.py          from a configuration to a served address
+    cli/            serve, check-config, token, publish, tail, explain
+    client/         the Python client: reconnects, resumes, keeps a view
+    version.py      which release this is
+
+Imports go one way, and a test holds it: errors, version <- model <- config <- protocol, sql,
+eventlog, auth, logs <- subscriptions <- fanout <- ingest <- sockets, ops, metrics, scrape, garbage
+<- worker <- supervision <- app <- cli. The client knows errors, model and protocol at most.
+protocol, sql and subscriptions do no I/O: they are tested by calling functions.
+"""
+
+from kalam_notify.version import __version__
+
+__all__ = ["__version__"]

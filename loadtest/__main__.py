@@ -98,4 +98,7 @@ def _complain(name: str, verdict: str, group: BaseExceptionGroup[BaseException],
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -15,8 +15,8 @@ from loadtest.harness.faults import LoadTestFault
 from loadtest.harness.question import Question
 from loadtest.harness.report import Bar, Measurement, median
 from loadtest.harness.rows import RowMaker
-from loadtest.harness.server import FLOOD, TABLE
-from loadtest.harness.stage import Bench
+from loadtest.harness.server import FLOOD, TABLE, Server
+from loadtest.harness.stage import Bench, Stage
 
 ROWS = 10  # per post
 BLOCK = 10_000  # messages
@@ -51,6 +51,21 @@ def order_rows() -> RowMaker:
     return RowMaker(order_shape, padding=0)
 
 
+async def group(
+    bench: Bench, stage: Stage, server: Server, table: str, *, deflate: bool
+) -> ServerSide:
+    """Subscribers of one table, and their producer."""
+    subscribers = bench.options.many(500, 10)
+    sql = [f"SELECT * FROM {table}"]
+    plan = ClientPlan(subscribers, sql, contiguous=True, deflate=deflate)
+    client = await stage.client(server, plan)
+    told = await client.ready()
+    if deflate and told["deflated"] < subscribers:
+        bench.note("the server did not negotiate permessage-deflate: both groups are plain")
+    producer = await stage.producer(server, order_rows(), table=table)
+    return ServerSide(producer, client, server.meter())
+
+
 async def run(bench: Bench) -> Sequence[Measurement]:
     subscribers = bench.options.many(500, 10)
     batches = 3 if bench.options.small else max(1, BLOCK // subscribers)
@@ -58,30 +73,20 @@ async def run(bench: Bench) -> Sequence[Measurement]:
         raise LoadTestFault("compression is measured with the C client only")
     async with bench.stage() as stage:
         server = await stage.server()
-        plain_plan = ClientPlan(subscribers, [f"SELECT * FROM {TABLE}"], contiguous=True)
-        packed_plan = ClientPlan(
-            subscribers, [f"SELECT * FROM {FLOOD}"], contiguous=True, deflate=True
-        )
-        plain_client = await stage.subscribers(server, plain_plan)
-        packed_client = await stage.client(server, packed_plan)
-        if (await packed_client.ready())["deflated"] < subscribers:
-            bench.note("the server did not negotiate permessage-deflate: both groups are plain")
-        meter = server.meter()
-        plain = ServerSide(await stage.producer(server, order_rows()), plain_client, meter)
-        flood = await stage.producer(server, order_rows(), table=FLOOD)
-        packed = ServerSide(flood, packed_client, meter)
+        plain = await group(bench, stage, server, TABLE, deflate=False)
+        packed = await group(bench, stage, server, FLOOD, deflate=True)
         bare = await floor_side(stage, subscribers, order_rows(), ROWS)
         bench.progress.step(f"posts of {ROWS} to {subscribers} subscribers, plain and compressed")
-        before = await bytes_of(plain_client), await bytes_of(packed_client)
+        before = await bytes_of(plain.client), await bytes_of(packed.client)
         with stage.watching_client("compression"):
             costs = await in_turn(bench.options.time(10), batches, plain, packed, bare)
-        after = await bytes_of(plain_client), await bytes_of(packed_client)
+        after = await bytes_of(plain.client), await bytes_of(packed.client)
         await plain.check()
         await packed.check()
         if bare:
             await bare.check()
-        rows = plain.producer.rows.made * subscribers
-        wire = (after[0] - before[0]) / rows, (after[1] - before[1]) / rows
+    rows = plain.producer.rows.made * subscribers
+    wire = ((then - at_first) / rows for at_first, then in zip(before, after, strict=True))
     return figures(subscribers, *costs, *wire)
 
 

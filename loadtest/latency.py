@@ -53,34 +53,39 @@ def curve(delays: Delays) -> list[tuple[float, int]]:
 
 async def run(bench: Bench) -> Sequence[Measurement]:
     subscribers = bench.options.many(1000, 20)
-    seconds = bench.options.time(16) / ROUNDS
-    served: list[Delays] = []
-    bare: list[Delays] = []
-    latest = 0.0
+    plan = ClientPlan(subscribers, [ALL])
     async with bench.stage() as stage:
         server = await stage.server()
-        client = await stage.subscribers(server, ClientPlan(subscribers, [ALL]))
+        client = await stage.subscribers(server, plan)
         producer = await stage.producer(server, RowMaker(), connections=8)
         floor = await stage.floor([RowMaker().row()])
-        plan = ClientPlan(subscribers, [ALL])
-        floor_client = await stage.subscribers(floor, plan) if floor else None
-        prober = await stage.subscribers(
-            server, ClientPlan(1, [ALL], subscriptions=0, ping_us=PING_US)
-        )
-        await server_round(producer, client, min(seconds, 1))
+        bare = (floor, await stage.subscribers(floor, plan)) if floor else None
+        probe = ClientPlan(1, [ALL], subscriptions=0, ping_us=PING_US)
+        prober = await stage.subscribers(server, probe)
+        await server_round(producer, client, bench.options.time(1))
         await prober.command("reset")
         bench.progress.step(f"{RATE} changes a second to {subscribers} subscribers")
-        for _ in range(ROUNDS):
-            with stage.watching_client("latency"):
-                delays, late = await server_round(producer, client, seconds)
-            served.append(delays)
-            latest = max(latest, late)
-            if floor and floor_client:
-                bare.append(await floor_round(floor, floor_client, seconds))
+        delays = await in_turn(bench, producer, client, bare)
         ping = (await prober.report()).ping
+    return figures(subscribers, *delays, ping)
+
+
+async def in_turn(
+    bench: Bench, producer: Producer, client: Client, bare: tuple[Floor, Client] | None
+) -> tuple[Delays, Delays]:
+    """Rounds of the server and of the floor; all delays of each."""
+    seconds = bench.options.time(16) / ROUNDS
+    served, floored, latest = [], [], 0.0
+    for _ in range(ROUNDS):
+        with bench.watching_client("latency", client.process.pid):
+            delays, late = await server_round(producer, client, seconds)
+        served.append(delays)
+        latest = max(latest, late)
+        if bare:
+            floored.append(await floor_round(*bare, seconds))
     if latest > 0.005:
         bench.note(f"the producer was up to {latest * 1000:.0f} ms late with a post")
-    return figures(subscribers, Delays.merge(served), Delays.merge(bare), ping)
+    return Delays.merge(served), Delays.merge(floored)
 
 
 def figures(subscribers: int, served: Delays, bare: Delays, ping: Delays) -> list[Measurement]:

@@ -16,11 +16,12 @@ from loadtest.harness.question import Question
 from loadtest.harness.report import Bar, Measurement
 from loadtest.harness.rows import RowMaker
 from loadtest.harness.server import FLOOD, Server
-from loadtest.harness.stage import Bench
+from loadtest.harness.stage import Bench, Stage
 from loadtest.latency import curve
 
 ROUNDS = 3
 FLOOD_ROW = 8192  # bytes
+FLOOD_ROWS = 1500  # 12 MB: more than the socket's buffers and the server's own hold
 SMALL_BUFFER = 8192
 
 
@@ -65,31 +66,34 @@ class Scene:
         (await self.slow.report()).require_all(sum(rows.made for rows in made), total)
 
 
+async def scene_of(stage: Stage, subscribers: int) -> Scene:
+    server = await stage.server()
+    both = [ALL, f"SELECT * FROM {FLOOD}"]
+    slow = ClientPlan(1, both, subscriptions=2, contiguous=True, receive_buffer=SMALL_BUFFER)
+    return Scene(
+        server,
+        await stage.subscribers(server, ClientPlan(subscribers, [ALL], contiguous=True)),
+        await stage.subscribers(server, slow),
+        await stage.producer(server, RowMaker()),
+        await stage.producer(server, RowMaker(size=FLOOD_ROW), table=FLOOD),
+    )
+
+
 async def run(bench: Bench) -> Sequence[Measurement]:
     subscribers = bench.options.many(10_000, 30)
+    # about eight changes a second reach 10,000
     changes = 3 if bench.options.small else max(5, round(bench.options.time(24) / ROUNDS / 2 * 8))
-    both = [ALL, f"SELECT * FROM {FLOOD}"]
     fluent: list[Delays] = []
     clogged: list[Delays] = []
     async with bench.stage() as stage:
-        server = await stage.server()
-        slow_plan = ClientPlan(
-            1, both, subscriptions=2, contiguous=True, receive_buffer=SMALL_BUFFER
-        )
-        scene = Scene(
-            server,
-            await stage.subscribers(server, ClientPlan(subscribers, [ALL], contiguous=True)),
-            await stage.subscribers(server, slow_plan),
-            await stage.producer(server, RowMaker()),
-            await stage.producer(server, RowMaker(size=FLOOD_ROW), table=FLOOD),
-        )
+        scene = await scene_of(stage, subscribers)
         await scene.others_delays(changes)
         for _ in range(ROUNDS):
             bench.progress.step("everybody reads")
             with stage.watching_client("everybody reads"):
                 fluent.append(await scene.others_delays(changes))
             bench.progress.step("one does not")
-            if not await scene.clog(1500):
+            if not await scene.clog(FLOOD_ROWS):
                 bench.note("the server told of no lagging subscription while one did not read")
             clogged.append(await scene.others_delays(changes))
             await scene.unclog()

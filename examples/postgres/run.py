@@ -26,8 +26,9 @@ from rehearsal.timeline import Timeline, wait_until
 from rehearsal.verdict import Judge
 from rehearsal.views import View
 
-# How long views may take to settle once the feeder has told everything; a wrong one never does.
-_SETTLE_DEADLINE = 300.0
+# Guards against hanging once the feeder has told everything: until the last snapshot has been read
+# and the views have settled. A wrong view never does.
+_SETTLE_DEADLINE = 900.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -85,7 +85,8 @@ static void put(struct client *client, size_t index, const void *bytes, size_t s
     ssize_t sent = send(client->connections[index].fd, bytes, size, MSG_NOSIGNAL);
 
     if (sent != (ssize_t)size)
-        connection_lost(client, index, sent < 0 ? strerror(errno) : "the socket took part of a request");
+        connection_lost(client, index,
+                        sent < 0 ? strerror(errno) : "the socket took part of a request");
 }
 
 void connection_send(struct client *client, size_t index, int opcode, const void *payload,

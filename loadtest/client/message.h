@@ -6,7 +6,8 @@
  * n repeated. Both names hold an underscore, and apart from a few names in the message's head
  * nothing else here does, so memchr for '_' leads from one to the next. The patterns looked for
  * (`"_seq":"`) hold an unescaped quote on both sides of the name and so cannot occur inside a JSON
- * string. JSON without white space between tokens is expected, as servers send it. Old images are skipped: what follows `"old_values":` is not counted.
+ * string. JSON without white space between tokens is expected, as servers send it. Old images
+ * are skipped: what follows `"old_values":` is not counted.
  */
 #ifndef LOADTEST_MESSAGE_H
 #define LOADTEST_MESSAGE_H

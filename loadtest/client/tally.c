@@ -94,8 +94,8 @@ void tally_report(const struct tally *t, const struct subscription *subs, size_t
     }
     printf("{\"event\":\"report\",\"rows\":%llu,\"messages\":%llu,\"bytes\":%llu,"
            "\"snapshot_rows\":%llu,\"sum\":%llu,\"least_rows\":%llu,\"most_rows\":%llu,"
-           "\"least_sum\":%llu,\"most_sum\":%llu,\"placed\":%llu,\"not_resumed\":%llu,\"cpu_ns\":%llu,"
-           "\"faults\":%llu,\"fault_texts\":[",
+           "\"least_sum\":%llu,\"most_sum\":%llu,\"placed\":%llu,\"not_resumed\":%llu,"
+           "\"cpu_ns\":%llu,\"faults\":%llu,\"fault_texts\":[",
            (unsigned long long)t->rows, (unsigned long long)t->messages,
            (unsigned long long)t->bytes, (unsigned long long)t->snapshot_rows,
            (unsigned long long)t->sum, (unsigned long long)least, (unsigned long long)most,

@@ -130,7 +130,7 @@ def _median_of(same: Sequence[Measurement]) -> Measurement:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """What the figures were taken on; `load`: of the last minute, this run's own included."""
     model = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -141,6 +141,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "python": sys.version.split()[0],
+        "load": round(os.getloadavg()[0], 1),
     }
 
 

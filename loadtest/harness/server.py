@@ -125,17 +125,17 @@ class Server:
         lines = (line for line in text.decode().splitlines() if line.startswith(full))
         return sum(float(line.split()[-1]) for line in lines if line[len(full)] in " {")
 
-    async def close(self) -> None:
-        """End the tool's own server; one that was there before stays."""
+    async def close(self) -> int:
+        """End the tool's own server and return its exit code; one that was there before stays."""
         if self._process is None:
-            return
+            return 0
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         try:
             await asyncio.wait_for(self._process.wait(), 20)
         except TimeoutError:
             self._process.kill()
-            await self._process.wait()
+        return await self._process.wait()
 
 
 async def _listening(process: Process) -> str:

@@ -41,8 +41,13 @@ class Stage:
             directory = self._stack.enter_context(scratch_directory(options))
             cores = self._cores.server if pinned else self._cores.all
             server = await Server.start(directory, cores, workers, **websocket)
-        self._stack.push_async_callback(server.close)
+        self._stack.push_async_callback(self._end, server)
         return server
+
+    async def _end(self, server: Server) -> None:
+        code = await server.close()
+        if code:
+            self._bench.note(f"FAULT: the server ended with exit code {code} when told to stop")
 
     async def client(
         self, target: Server | Floor, plan: ClientPlan, *, pinned: bool = True
@@ -89,12 +94,9 @@ class Stage:
 
     @contextlib.contextmanager
     def watching_client(self, what: str) -> Iterator[None]:
-        """Notes when clients and producer together kept their core busy."""
-        meter = CpuMeter(*self._client_pids, os.getpid())
-        begun = time.monotonic_ns()
-        yield
-        busy = meter.lap() / (time.monotonic_ns() - begun)
-        self._bench.client_was_busy(what, busy)
+        """As the bench's, for all clients of this stage."""
+        with self._bench.watching_client(what, *self._client_pids):
+            yield
 
     def _tell(self, event: Event) -> None:
         if event["event"] == "progress":
@@ -112,6 +114,9 @@ class Bench:
         self._busy: dict[str, float] = {}
         self.uses_python = options.python_client or native.build("client", zlib=True) is None
         os.sched_setaffinity(0, self.cores.client)
+        load = os.getloadavg()[0]
+        if load > len(self.cores.all) / 2:
+            self.note(f"the machine was busy before the run began (load {load:.1f})")
         if not self.cores.are_apart:
             self.note("one core only: server and client shared it, and disturbed one another")
         if options.url is not None:
@@ -126,8 +131,13 @@ class Bench:
         if text not in self.notes:
             self.notes.append(text)
 
-    def client_was_busy(self, what: str, busy: float) -> None:
-        """Remember that the measuring side had nothing to spare, for `all_notes`."""
+    @contextlib.contextmanager
+    def watching_client(self, what: str, *pids: int) -> Iterator[None]:
+        """Remember for `all_notes` when clients and producer had nothing of their core to spare."""
+        meter = CpuMeter(*pids, os.getpid())
+        begun = time.monotonic_ns()
+        yield
+        busy = meter.lap() / (time.monotonic_ns() - begun)
         if busy > BUSY:
             self._busy[what] = max(busy, self._busy.get(what, 0.0))
 
