@@ -12,7 +12,6 @@ from typing import NamedTuple
 from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.fanout.payload import BodyBuilder, RowEncoder
 from kalam_notify.model import Change
-from kalam_notify.subscriptions.handle import SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.plans import Plan, TablePlans
 from kalam_notify.subscriptions.sights import Sight
@@ -25,10 +24,14 @@ MAX_BATCH_SECONDS = 0.004
 
 
 class Delivery(NamedTuple):
-    """Messages, and a snapshot of the live subscriptions that are to get them."""
+    """Messages, and the plans whose live subscriptions are to get them.
+
+    `walks` are plans that hold still (Roster.begin_walk), and how many of their live
+    subscriptions were there when the batch was prepared.
+    """
 
     frames: FrameSet
-    handles: Sequence[SubscriptionHandle]
+    walks: Sequence[tuple[Plan, int]]
 
 
 class Batch(NamedTuple):
@@ -118,7 +121,7 @@ class _Collector:
         paths = self._paths
         for node, seen in plans.route(change):
             for plan in node.plans:
-                if plan.live:
+                if plan.live_count:
                     path = paths.get(plan)
                     if path is None:
                         path = self._root(plans, plan)
@@ -133,14 +136,9 @@ class _Collector:
 
     def finish(self, batch: Batch) -> None:
         """Put the deliveries of everything collected into `batch`."""
-        handles: dict[_Path, list[SubscriptionHandle]] = {}
-        shared: dict[_Path, bool] = {}
+        plans: dict[_Path, list[Plan]] = {}
         for plan, path in self._paths.items():
-            known = handles.get(path)
-            if known is None:
-                handles[path] = plan.live.copy()
-                shared[path] = plan.table.is_shared
-            else:
-                known += plan.live
-        for path, who in handles.items():
-            (batch.shared if shared[path] else batch.user).append(Delivery(path.frames(), who))
+            plans.setdefault(path, []).append(plan)
+        for path, alike in plans.items():
+            delivery = Delivery(path.frames(), [(plan, plan.begin_walk()) for plan in alike])
+            (batch.shared if alike[0].table.is_shared else batch.user).append(delivery)

@@ -96,7 +96,7 @@ class SubscriptionDesk:
             "residual": explanation.residual,
             "plans": 0 if plans is None else sum(1 for _ in plans),
             "subscribers_of_this_plan": 0 if plan is None else plan.subscribers,
-            "live_subscribers_of_this_plan": 0 if plan is None else len(plan.live),
+            "live_subscribers_of_this_plan": 0 if plan is None else plan.live_count,
         }
 
     def _parse(self, sql: str) -> Select:

@@ -5,12 +5,15 @@ once, a snapshot of the handles), moves its position, and streams the prepared m
 chunks of SHARED_NOTIFY_CHUNK_SIZE handles. Between two chunks the event loop gets a turn, so that
 pings, accepts and ingest stay alive however many subscribers a table has.
 
-Flow control is one test per handle: is it LIVE? If not, skip it, the log has the change. An offer
-that is not taken moves the handle to CATCHING_UP with its cursor before the batch.
+Flow control is being on the roster: only LIVE subscriptions are, for everybody else the log has
+the change. An offer that is not taken moves the handle to CATCHING_UP with its cursor before the
+batch. The loop over a chunk (`_serve`) touches nothing but the plan's lane as long as doors are
+open: see subscriptions/roster.py for why.
 """
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 
 from kalam_notify.errors import Compacted
@@ -19,17 +22,15 @@ from kalam_notify.fanout.batch import MAX_BATCH_BYTES, Delivery, prepare
 from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.fanout.stats import FanoutStats
 from kalam_notify.model import Change
-from kalam_notify.protocol.heads import Head
-from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle, SubscriptionState
+from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
-from kalam_notify.subscriptions.plans import FilterNode
+from kalam_notify.subscriptions.plans import FilterNode, Plan
 
 SHARED_NOTIFY_CHUNK_SIZE = 256
 """Handles served between two turns of the event loop."""
 
 _logger = logging.getLogger("kalam_notify.fanout")
 _MAX_READ = 1000
-_LIVE = SubscriptionState.LIVE
 
 
 class NotificationService:
@@ -42,7 +43,10 @@ class NotificationService:
         stats: FanoutStats,
         *,
         clock: Callable[[], float],
+        write: Callable[[int, bytes], int] = os.write,
     ) -> None:
+        """`write` puts bytes through an open door (see subscriptions/roster.py)."""
+        self._write = write
         self._log = log
         self._manager = manager
         self._stats = stats
@@ -78,6 +82,7 @@ class NotificationService:
             for plans in self._manager.all_plans()
             for plan in plans
             for handle in list(plan.live)
+            if handle is not None
         ]
         for handle in fallen:
             handle.overfull(self.position)
@@ -131,46 +136,73 @@ class NotificationService:
         # Connections with several subscriptions are written to once, at the end.
         held: dict[Sink, None] = {}
         served = 0
-        for frames, handles in deliveries:
-            for start in range(0, len(handles), SHARED_NOTIFY_CHUNK_SIZE):
-                chunk = handles[start : start + SHARED_NOTIFY_CHUNK_SIZE]
-                if served + len(chunk) > SHARED_NOTIFY_CHUNK_SIZE:
-                    await asyncio.sleep(0)
-                    served = 0
-                served += len(chunk)
-                self._serve(chunk, frames, after, held)
+        for frames, walks in deliveries:
+            for plan, count in walks:
+                for start in range(0, count, SHARED_NOTIFY_CHUNK_SIZE):
+                    end = min(start + SHARED_NOTIFY_CHUNK_SIZE, count)
+                    if served + end - start > SHARED_NOTIFY_CHUNK_SIZE:
+                        await asyncio.sleep(0)
+                        served = 0
+                    served += end - start
+                    self._serve(plan, start, end, frames, after, held)
+                plan.end_walk()
         if held:
             await self._flush(list(held), served)
 
     def _serve(
         self,
-        chunk: Sequence[SubscriptionHandle],
+        plan: Plan,
+        start: int,
+        end: int,
         frames: FrameSet,
         after: int,
         held: dict[Sink, None],
     ) -> None:
-        head: Head | None = None
-        data, taken, size = b"", 0, 0
-        for handle in chunk:
-            if handle.state is not _LIVE:
-                continue
-            if handle.head is not head:
-                head = handle.head
+        """Hand `frames` to the live subscriptions in the places from `start` to `end`."""
+        write, head, data = self._write, None, b""
+        taken = size = sent = 0
+        lane = iter(plan.lane[2 * start : 2 * end])
+        for place, (door, its_head) in enumerate(zip(lane, lane, strict=True), start):
+            if its_head is not head:
+                head = its_head
                 data = frames.for_head(head)
-            sink = handle.sink
-            if sink.has_several:
-                accepted = sink.hold(data)
-                held[sink] = None
-            else:
-                accepted = sink.offer(data)
-            if accepted:
-                taken += 1
-                size += len(data)
-            else:
-                handle.overfull(after)
-                self._stats.catch_ups += 1
+            if door >= 0:
+                try:
+                    sent = write(door, data)
+                except BlockingIOError:
+                    sent = 0
+                except OSError:
+                    sent = -1
+                if sent != len(data):
+                    handle = plan.live[place]
+                    assert handle is not None
+                    handle.sink.complete(data, sent)
+            elif not self._hand_over(plan.live[place], data, after, held):
+                continue
+            taken += 1
+            size += len(data)
         self._stats.deliveries += taken * frames.row_count
         self._stats.delivery_bytes += size
+
+    def _hand_over(
+        self,
+        handle: SubscriptionHandle | None,
+        data: bytes,
+        after: int,
+        held: dict[Sink, None],
+    ) -> bool:
+        """Offer frames to a sink whose door is shut; False: it is full, or nobody is there."""
+        if handle is None:
+            return False
+        if handle.has_company:
+            taken = handle.sink.hold(data)
+            held[handle.sink] = None
+        else:
+            taken = handle.sink.offer(data)
+        if not taken:
+            handle.overfull(after)
+            self._stats.catch_ups += 1
+        return taken
 
     async def _flush(self, sinks: Sequence[Sink], served: int) -> None:
         for sink in sinks:

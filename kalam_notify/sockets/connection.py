@@ -58,7 +58,6 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         "_shared",
         "connection_id",
         "deflates",
-        "has_several",
         "subscriptions",
         "wheel_tick",
     )
@@ -66,7 +65,6 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
     def __init__(self, shared: Shared, protocol: ServerProtocol, address: str | None) -> None:
         self.connection_id = ConnectionId(0)
         self.subscriptions: dict[str, SubscriptionHandle] = {}
-        self.has_several = False
         self.wheel_tick: int | None = None
         self.deflates = _compresses(protocol)
         self._shared = shared
@@ -111,7 +109,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
 
     def flush(self) -> None:
         super().flush()
-        if not self._direct and self.waiting > self._limit:
+        if self.door < 0 and self.waiting > self._limit:
             self._transport.pause_reading()
 
     def end(self, reason: Close) -> None:
@@ -183,8 +181,12 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         """Close the socket without another word."""
         self._transport.abort()
 
+    def _door_moved(self) -> None:
+        for handle in self.subscriptions.values():
+            handle.door_moved()
+
     def pause_writing(self) -> None:
-        self._direct = False
+        self.blocked()
         shared = self._shared
         self._progress_mark = self.taken
         self._progress_at = now = shared.clock()

@@ -6,27 +6,31 @@ goes through the transport, which keeps the order and says when it has drained. 
 byte goes through the transport.
 
 The transport's high-water mark is 0: it calls `pause_writing` as soon as a byte waits, and
-`resume_writing` when none does. So "may write directly" is one flag, kept by those two calls.
+`resume_writing` when none does. So "may write directly" is one number, the door, kept by those
+two calls: the descriptor, or SHUT. The fan-out keeps a copy of it (subscriptions/roster.py) and is
+told of every change by `_door_moved`.
 
-Descriptors are reused: the flag must fall before the transport closes its own. Both uvloop and
+Descriptors are reused: the door must be shut before the transport closes its own. Both uvloop and
 asyncio close it only after `connection_lost`, which calls `shut`.
 """
 
 import asyncio
 import os
 
+from kalam_notify.subscriptions.roster import SHUT
+
 
 class SendBuffer:
     """The writing side of one connection; WebSocketConnection is one."""
 
     __slots__ = (
-        "_direct",
         "_fd",
         "_limit",
         "_pending",
         "_pending_size",
         "_queued",
         "_transport",
+        "door",
     )
 
     _transport: asyncio.Transport
@@ -44,17 +48,29 @@ class SendBuffer:
         if transport.get_extra_info("sslcontext") is None:
             self._fd = transport.get_extra_info("socket").fileno()
         else:
-            self._fd = -1
-        self._direct = self._fd >= 0 and transport.get_write_buffer_size() == 0
+            self._fd = SHUT
+        self.door = SHUT if transport.get_write_buffer_size() else self._fd
 
     def shut(self) -> None:
         """Write nothing directly any more."""
-        self._direct = False
-        self._fd = -1
+        self._fd = SHUT
+        self._move_door(SHUT)
 
     def drained(self) -> None:
         """The transport has written everything."""
-        self._direct = self._fd >= 0
+        self._move_door(self._fd)
+
+    def blocked(self) -> None:
+        """Bytes wait in the transport."""
+        self._move_door(SHUT)
+
+    def _move_door(self, door: int) -> None:
+        if door != self.door:
+            self.door = door
+            self._door_moved()
+
+    def _door_moved(self) -> None:
+        """For whoever keeps a copy of the door."""
 
     @property
     def waiting(self) -> int:
@@ -69,25 +85,30 @@ class SendBuffer:
     @property
     def has_room(self) -> bool:
         """Whether nothing waits for the socket."""
-        return self._direct or self.waiting == 0
+        return self.door >= 0 or self.waiting == 0
 
     def offer(self, frames: bytes) -> bool:
         """Hand over whole frames; False: they would not fit, and nothing was taken."""
-        if not self._direct:
+        if self.door < 0:
             return self._offer_behind(frames)
         try:
-            sent = os.write(self._fd, frames)
+            sent = os.write(self.door, frames)
         except BlockingIOError:
             sent = 0
         except OSError:
-            # The peer is gone; the transport finds out by itself and says connection_lost.
-            self._direct = False
-            self._transport.abort()
-            return True
+            sent = -1
         if sent != len(frames):
-            self._direct = False
-            self._queue(memoryview(frames)[sent:])
+            self.complete(frames, sent)
         return True
+
+    def complete(self, frames: bytes, sent: int) -> None:
+        """Take what the socket did not: all but the first `sent` bytes; -1: it is broken."""
+        self._move_door(SHUT)
+        if sent < 0:
+            # The peer is gone; the transport finds out by itself and says connection_lost.
+            self._transport.abort()
+        else:
+            self._queue(memoryview(frames)[sent:])
 
     def _offer_behind(self, frames: bytes) -> bool:
         if self._transport.is_closing():
@@ -115,7 +136,7 @@ class SendBuffer:
         """Take whole frames for the next flush; False: they would not fit."""
         if self._pending_size + len(frames) > self._limit:
             self.flush()
-        if not self._direct and self._is_full(self._pending_size + len(frames)):
+        if self.door < 0 and self._is_full(self._pending_size + len(frames)):
             return False
         self.defer(frames)
         return True
@@ -134,7 +155,7 @@ class SendBuffer:
             return
         frames = pending[0] if len(pending) == 1 else b"".join(pending)
         self._pending, self._pending_size = None, 0
-        if self._direct:
+        if self.door >= 0:
             self.offer(frames)
         elif not self._transport.is_closing():
             self._queue(frames)

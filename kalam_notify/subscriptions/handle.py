@@ -20,6 +20,7 @@ from kalam_notify.model import LiveQueryId
 from kalam_notify.protocol.close import Close
 from kalam_notify.protocol.heads import change_head
 from kalam_notify.protocol.options import Options
+from kalam_notify.subscriptions.roster import SHUT
 
 if TYPE_CHECKING:
     from kalam_notify.subscriptions.plans import Plan
@@ -55,9 +56,13 @@ class Sink(Protocol):
     deflates: bool
     # The connection's subscriptions by the client's own ids.
     subscriptions: "dict[str, SubscriptionHandle]"
-    # Whether it has more than one: kept beside what the fan-out reads anyway, because looking
-    # into thousands of dicts costs more in cache misses than everything else it does.
-    has_several: bool
+    # The descriptor that whole frames may be written to directly; SHUT while bytes wait for the
+    # socket, under TLS, and when all is over. Whoever changes it calls `door_moved` on the
+    # handles.
+    door: int
+
+    def complete(self, frames: bytes, sent: int) -> None:
+        """Take what the door did not: all but the first `sent` bytes; -1: the socket is broken."""
 
     def offer(self, frames: bytes) -> bool:
         """Take whole frames without waiting; False: the buffer is full, nothing was taken.
@@ -104,7 +109,9 @@ class SubscriptionHandle:
     """A subscription; made by ConnectionsManager.subscribe only."""
 
     __slots__ = (
+        "asked",
         "cursor",
+        "has_company",
         "head",
         "is_queued",
         "live_query_id",
@@ -139,7 +146,12 @@ class SubscriptionHandle:
         self.head = change_head(live_query_id.subscription_id, sink.deflates)
         # Its index in plan.live, -1 while not LIVE.
         self.place = -1
+        # Whether other subscriptions share its connection: then its frames are written together
+        # with theirs, not through the door.
+        self.has_company = False
         self.snapshot: Snapshot | None = None
+        # How many first pages the feeder had begun to read when it came: a later one suits it.
+        self.asked = 0
         # Whether the feeder has it in its queue already.
         self.is_queued = False
 
@@ -147,6 +159,16 @@ class SubscriptionHandle:
     def id(self) -> str:
         """The client's own name for it."""
         return self.live_query_id.subscription_id
+
+    @property
+    def door(self) -> int:
+        """Where whole frames for it may be written directly (see roster.py)."""
+        return SHUT if self.has_company else self.sink.door
+
+    def door_moved(self) -> None:
+        """The sink has opened or shut its door, or company has come or gone."""
+        if self.place >= 0:
+            self.plan.move_door(self)
 
     @property
     def is_closed(self) -> bool:

@@ -261,9 +261,8 @@ class ConnectionsManager:
 
     def _add(self, handle: SubscriptionHandle) -> None:
         live_query_id, table = handle.live_query_id, handle.plan.table
-        sink = handle.sink
-        sink.subscriptions[handle.id] = handle
-        sink.has_several = len(sink.subscriptions) > 1
+        handle.sink.subscriptions[handle.id] = handle
+        _note_company(handle.sink)
         if table.is_shared:
             self.shared_table_subscriptions.setdefault(table.id, {})[live_query_id] = handle
             self._shared_count += 1
@@ -280,9 +279,8 @@ class ConnectionsManager:
     def _remove(self, handle: SubscriptionHandle) -> None:
         live_query_id, table = handle.live_query_id, handle.plan.table
         handle.ended()
-        sink = handle.sink
-        del sink.subscriptions[handle.id]
-        sink.has_several = len(sink.subscriptions) > 1
+        del handle.sink.subscriptions[handle.id]
+        _note_company(handle.sink)
         if table.is_shared:
             _discard(self.shared_table_subscriptions, table.id, live_query_id)
             self._shared_count -= 1
@@ -293,6 +291,17 @@ class ConnectionsManager:
             _decrement(self._by_user_table, table.id)
         _decrement(self._by_user, live_query_id.user_id)
         self._release(handle.plan)
+
+
+def _note_company(sink: Sink) -> None:
+    """Only the first and second subscription of a connection change anything for the others."""
+    count = len(sink.subscriptions)
+    if count <= 2:
+        for handle in sink.subscriptions.values():
+            handle.has_company = count > 1
+            handle.door_moved()
+    else:
+        next(reversed(sink.subscriptions.values())).has_company = True
 
 
 def _discard(

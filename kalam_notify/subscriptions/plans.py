@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from kalam_notify.model import Change, Owner, TableDef
 from kalam_notify.sql import Filter, FilterIndex, Projection, Query
 from kalam_notify.subscriptions.handle import SubscriptionHandle
+from kalam_notify.subscriptions.roster import Roster
 from kalam_notify.subscriptions.sights import Sight, sight
 
 
@@ -23,10 +24,10 @@ class Census:
         self.live = 0
 
 
-class Plan:
-    """What a change has to go through for the subscriptions that share it."""
+class Plan(Roster):
+    """What a change has to go through for the subscriptions that share it, and which are live."""
 
-    __slots__ = ("_census", "live", "node", "owner", "projection", "subscribers", "table")
+    __slots__ = ("_census", "node", "owner", "projection", "subscribers", "table")
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class Plan:
         projection: Projection,
         census: Census,
     ) -> None:
+        super().__init__()
         self._census = census
         self.table = table
         self.owner = owner
@@ -43,26 +45,17 @@ class Plan:
         self.projection = projection
         # Subscriptions that hold this plan, in whatever state.
         self.subscribers = 0
-        # Those at the head, in no particular order.
-        self.live: list[SubscriptionHandle] = []
 
     @property
     def filter(self) -> Filter:
         return self.node.filter
 
     def join(self, handle: SubscriptionHandle) -> None:
-        """Put a handle among the live ones. O(1)."""
-        handle.place = len(self.live)
-        self.live.append(handle)
+        super().join(handle)
         self._census.live += 1
 
     def leave(self, handle: SubscriptionHandle) -> None:
-        """Take a handle from the live ones: the last one moves into its place. O(1)."""
-        last = self.live.pop()
-        if last is not handle:
-            self.live[handle.place] = last
-            last.place = handle.place
-        handle.place = -1
+        super().leave(handle)
         self._census.live -= 1
 
     def sight(self, change: Change) -> Sight | None:

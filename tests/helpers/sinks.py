@@ -7,6 +7,7 @@ from kalam_notify.model import ANONYMOUS, ConnectionId, Identity
 from kalam_notify.protocol.close import Close
 from kalam_notify.protocol.frames import text_frame
 from kalam_notify.subscriptions.handle import SubscriptionHandle
+from kalam_notify.subscriptions.roster import SHUT
 
 
 class FakeConnection:
@@ -16,7 +17,8 @@ class FakeConnection:
         self.connection_id = ConnectionId(0)
         self.identity = identity
         self.deflates = False
-        self.has_several = False
+        # No door: everything is offered.
+        self.door = SHUT
         self.subscriptions: dict[str, SubscriptionHandle] = {}
         self.limit = limit
         self.written = b""
@@ -33,6 +35,9 @@ class FakeConnection:
             return False
         self.send_frames(frames)
         return True
+
+    def complete(self, frames: bytes, sent: int) -> None:
+        raise AssertionError("there is no door to complete for")
 
     def hold(self, frames: bytes) -> bool:
         return self.offer(frames)

@@ -24,7 +24,7 @@ class Buffered(SendBuffer, asyncio.Protocol):
         self.attach(cast(asyncio.Transport, transport), LIMIT)
 
     def pause_writing(self) -> None:
-        self._direct = False
+        self.blocked()
 
     def resume_writing(self) -> None:
         self.drained()

@@ -222,7 +222,9 @@ class Manager(RuleBasedStateMachine):
             sharing = [h for h in held if h.plan is plan]
             assert plan.subscribers == len(sharing)
             assert {id(h) for h in plan.live} == {id(h) for h in sharing if h.place >= 0}
-            assert all(plan.live[h.place] is h for h in plan.live)
+            assert all(h is not None and plan.live[h.place] is h for h in plan.live)
+            assert plan.lane == [x for h in plan.live if h for x in (h.door, h.head)]
+            assert plan.live_count == len(plan.live)
 
 
 def _all(
