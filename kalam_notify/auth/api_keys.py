@@ -21,7 +21,7 @@ class ApiKeys:
         Every stored digest is compared, in constant time, so that the time taken tells nothing.
         Raises AuthenticationFailed.
         """
-        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+        digest = hashlib.sha256(key.encode("latin-1", "replace")).digest()
         found = None
         for stored, identity in self._keys:
             if hmac.compare_digest(stored, digest):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from kalam_notify.config.addresses import parse_address
 from kalam_notify.config.keys import fits, load_public_key, prepare_secret
 from kalam_notify.config.readers import BadValue
-from kalam_notify.config.settings import Config, JwtSettings
+from kalam_notify.config.settings import Config, JwtSettings, WebSocketSettings
 from kalam_notify.config.tree import HIDDEN, show
 from kalam_notify.errors import Fault, SqlRefused
 
@@ -72,7 +72,9 @@ def _addresses(config: Config) -> Iterator[Finding]:
 
 def _pace(config: Config) -> Iterator[Finding]:
     pace = config.websocket
-    if pace.batch_size > pace.max_batch_size:
+    # The default gives way to a smaller maximum; only a value of the operator's own is a fault.
+    own = pace.batch_size != WebSocketSettings().batch_size
+    if own and pace.batch_size > pace.max_batch_size:
         keys = ("websocket.batch_size", "websocket.max_batch_size")
         cure = f"give at most max_batch_size ({pace.max_batch_size}), or raise that"
         yield Finding(keys, show(pace.batch_size), cure)

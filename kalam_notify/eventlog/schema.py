@@ -50,7 +50,7 @@ CREATE TABLE log (
 CREATE INDEX log_by_owner ON log (tbl, owner, seq, old_seq);
 CREATE UNIQUE INDEX log_by_id ON log (id) WHERE id IS NOT NULL;
 CREATE TABLE batch_keys (key TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE UNIQUE INDEX batch_keys_by_seq ON batch_keys (seq);
+CREATE INDEX batch_keys_by_seq ON batch_keys (seq);
 CREATE TABLE rows (
     tbl INTEGER NOT NULL,
     owner TEXT NOT NULL,

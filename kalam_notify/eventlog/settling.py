@@ -64,7 +64,8 @@ def settle_batch(
         seq += 1
         changes.append(_place(seq, posted, rows))
         ids.append(posted.id)
-    if batch_key is not None and changes:
+    if batch_key is not None:
+        # Also where every change was known by its own id: it leaves with what is newest now.
         seen.batch_keys[batch_key] = seq
     return Settled(changes, ids, _answer(changes, len(batch)))
 

@@ -80,11 +80,24 @@ def _decode_one(text: bytes, index: int, rules: Rules) -> PostedChange:
     try:
         return rules.admit(_one.decode(text))
     except (Doubt, msgspec.ValidationError, TypeError):
-        raise explain(text.decode(), index, rules) from None
+        return _decode_again(text, index, rules)
     except msgspec.DecodeError as fault:
         raise invalid_json(str(fault), index) from None
     except RecursionError:
         raise invalid_json("nested too deeply", index) from None
+
+
+def _decode_again(text: bytes, index: int, rules: Rules) -> PostedChange:
+    """A change that was doubted: with the last of a name given twice, or else its refusal."""
+    try:
+        return rules.admit(_one.decode(_last_names(text)))
+    except (Doubt, msgspec.ValidationError, TypeError, msgspec.DecodeError, RecursionError):
+        raise explain(text.decode(), index, rules) from None
+
+
+def _last_names(text: bytes) -> bytes:
+    """The same JSON without names given twice: typed decoding judges the first one, too."""
+    return msgspec.json.encode(msgspec.json.decode(text))
 
 
 def _decode_lines(body: bytes, rules: Rules) -> Batch:
@@ -104,7 +117,10 @@ def _decode_array(body: bytes, rules: Rules) -> Batch:
         posts = _many.decode(body)
     except msgspec.ValidationError:
         _check_syntax(body)
-        return (yield from _refuse_array(body, rules))
+        posts_again = _many_again(body)
+        if posts_again is None:
+            return (yield from _refuse_array(body, rules))
+        posts = posts_again
     except msgspec.DecodeError as fault:
         raise invalid_json(str(fault)) from None
     except RecursionError:
@@ -118,6 +134,13 @@ def _decode_array(body: bytes, rules: Rules) -> Batch:
         if not _admit_stretch(posts[start : start + _STRETCH], rules, changes):
             return (yield from _refuse_array(body, rules))
     return changes
+
+
+def _many_again(body: bytes) -> list[RawChange] | None:
+    try:
+        return _many.decode(_last_names(body))
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _check_syntax(body: bytes) -> None:

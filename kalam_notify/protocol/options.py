@@ -33,7 +33,8 @@ def parse_options(
     if raw is None:
         return None
     if "batch_size" in raw:
-        batch_size = min(max(_integer("batch_size", raw["batch_size"]), 1), max_batch_size)
+        batch_size = max(_integer("batch_size", raw["batch_size"]), 1)
+    batch_size = min(batch_size, max_batch_size)
     last_rows = None
     if "last_rows" in raw:
         last_rows = _bounded("last_rows", _integer("last_rows", raw["last_rows"]))

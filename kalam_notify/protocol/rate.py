@@ -8,6 +8,8 @@ bucket's two, which counts with 25,000 connections.
 from enum import Enum
 
 TENFOLD = 10
+FRAMES = 100
+"""Fragments and pings allowed for each message: they cost little, but not nothing."""
 
 
 class Verdict(Enum):
@@ -25,11 +27,12 @@ class MessageRate:
     again at once; it does count towards abuse.
     """
 
-    __slots__ = ("_abuse_at", "_arrival_at")
+    __slots__ = ("_abuse_at", "_arrival_at", "_frames_at")
 
     def __init__(self) -> None:
         self._arrival_at = 0.0
         self._abuse_at = 0.0
+        self._frames_at = 0.0
 
     def judge(self, now: float, rate: float, burst: int) -> Verdict:
         """Count one message at time `now` (seconds) against `rate` a second and `burst`."""
@@ -43,3 +46,11 @@ class MessageRate:
             return Verdict.DROP
         self._arrival_at = arrival_at
         return Verdict.PASS
+
+    def judge_frame(self, now: float, rate: float, burst: int) -> bool:
+        """Count one frame that is no whole message; False: so many are abuse."""
+        frames_at = max(self._frames_at, now) + 1 / (rate * FRAMES)
+        if frames_at - now > (burst * FRAMES + 0.5) / (rate * FRAMES):
+            return False
+        self._frames_at = frames_at
+        return True

@@ -174,10 +174,21 @@ class Session:
         self._move(Event.REFUSED)
         return (Reply(messages.auth_error(why)), close.AUTH_FAILED)
 
-    def binary(self) -> Sequence[Action]:
+    def frame(self, now: float, limits: SessionLimits) -> Sequence[Action]:
+        """A frame that is no whole message arrived: a fragment, a ping."""
+        if self.state is State.CLOSED:
+            return _NOTHING
+        if self._rate.judge_frame(now, limits.messages_per_second, limits.message_burst):
+            return _NOTHING
+        return self._over_the_rate(Verdict.ABUSE)
+
+    def binary(self, now: float, limits: SessionLimits) -> Sequence[Action]:
         """A binary message arrived."""
         if self.state is State.CLOSED:
             return _NOTHING
+        verdict = self._rate.judge(now, limits.messages_per_second, limits.message_burst)
+        if verdict is not Verdict.PASS:
+            return self._over_the_rate(verdict)
         why = "messages are JSON text"
         return (Reply(messages.error(messages.PROTOCOL_ERRORS, "UNSUPPORTED_DATA", why)),)
 

@@ -50,6 +50,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         "_corked",
         "_deadline",
         "_fragments",
+        "_is_binary",
         "_last_seen",
         "_progress_at",
         "_progress_mark",
@@ -73,7 +74,8 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         self._address = address
         self._session = Session(anonymous_allowed=shared.config.auth.anonymous)
         # The parts of a fragmented message so far.
-        self._fragments: list[Frame] | None = None
+        self._fragments: bytearray | None = None
+        self._is_binary = False
         # Frames that wait until a signing key has been fetched; None: nothing is awaited.
         self._backlog: list[Frame] | None = None
         # Whether the closing handshake has begun.
@@ -210,19 +212,25 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         opcode = frame.opcode
         if opcode is Opcode.TEXT and frame.fin:
             self._receive_text(frame.data)
-        elif opcode is Opcode.TEXT or opcode is Opcode.BINARY or opcode is Opcode.CONT:
+            return
+        shared = self._shared
+        if opcode is Opcode.BINARY or opcode is Opcode.TEXT or opcode is Opcode.CONT:
             self._assemble(frame)
+        if opcode is Opcode.PING or not frame.fin:
+            self._act(self._session.frame(self._last_seen, shared.websocket))
 
     def _assemble(self, frame: Frame) -> None:
         if self._fragments is None:
-            self._fragments = []
-        self._fragments.append(frame)
+            self._fragments = bytearray()
+            self._is_binary = frame.opcode is Opcode.BINARY
+        self._fragments += frame.data
         if frame.fin:
-            fragments, self._fragments = self._fragments, None
-            if fragments[0].opcode is Opcode.BINARY:
-                self._act(self._session.binary())
+            message, self._fragments = self._fragments, None
+            if self._is_binary:
+                shared = self._shared
+                self._act(self._session.binary(self._last_seen, shared.websocket))
             else:
-                self._receive_text(b"".join(part.data for part in fragments))
+                self._receive_text(message)
 
     def _receive_text(self, data: bytes | bytearray | memoryview) -> None:
         try:

@@ -25,6 +25,9 @@ from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.wire_log import WIRE_LOG
 
 PATH = "/v1/ws"
+MAX_HEAD_BYTES = 64 * 1024
+"""A request's line and headers may be this long, give or take what came in one read."""
+
 # No window outlives a message, in either direction: compression costs an idle connection nothing.
 _DEFLATE = ServerPerMessageDeflateFactory(
     server_no_context_takeover=True, client_no_context_takeover=True
@@ -62,6 +65,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Bytes of a request's head so far; None while no head is being read.
+        self._head_bytes: int | None = 0
         self.wheel_tick: int | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -83,10 +88,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._head_bytes = 0
         if self.wheel_tick is None:
             self._expect_request()
 
     def on_headers_complete(self) -> None:
+        self._head_bytes = None
         self.shared.wheel.discard(self)
         super().on_headers_complete()
 
@@ -95,14 +102,27 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            self._refuse(_Refusal(400, "INVALID_REQUEST", "this is not HTTP"))
         except httptools.HttpParserUpgrade as upgrade:
             # An upgrade to anything else is ignored, and the request answered as HTTP/1.1.
             if self._should_upgrade():
                 self._upgrade(data[upgrade.args[0] :])
+        else:
+            self._bound_head(len(data))
+
+    def _bound_head(self, size: int) -> None:
+        if self._head_bytes is None:
+            return
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(_Refusal(431, "TOO_LARGE", "the request's head is too large"))
 
     def _upgrade(self, rest: bytes) -> None:
         self.connections.discard(self)
+        if self.pipeline or (self.cycle is not None and not self.cycle.response_complete):
+            # The answer to the request before would end up in the middle of the frames.
+            self.transport.close()
+            return
         try:
             connection, response, token = self._accept()
         except _Refusal as refusal:

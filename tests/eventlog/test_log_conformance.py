@@ -140,7 +140,7 @@ async def test_batch_keys_and_ids_are_spaces_apart(log: EventLog) -> None:
     await log.append([put(1, id="x")])
     assert (await log.append([put(2, id="y")], "x")).accepted == 1
     assert (await log.append([put(3, id="x")], "y")).duplicates == 1
-    assert (await log.append([put(3)], "y")).accepted == 1
+    assert (await log.append([put(3)], "z")).accepted == 1
 
 
 async def test_ids_within_a_batch_with_a_key_count_by_themselves(log: EventLog) -> None:
@@ -149,11 +149,11 @@ async def test_ids_within_a_batch_with_a_key_count_by_themselves(log: EventLog) 
     assert await log.append([put(1, id="a"), put(2, id="b")], "key") == Appended(0, 2, None, None)
 
 
-async def test_a_batch_that_stored_nothing_leaves_no_key(log: EventLog) -> None:
+async def test_a_key_is_seen_also_when_all_its_changes_were_known(log: EventLog) -> None:
     await log.append([put(1, id="a")])
-    await log.append([put(1, id="a")], "key")
-    await log.append([], "key")
-    assert await log.append([put(2)], "key") == Appended(1, 0, 2, 2)
+    for key in ("key", "other"):
+        assert (await log.append([put(1, id="a")], key)).duplicates == 1
+        assert await log.append([put(2)], key) == Appended(0, 1, None, None)
 
 
 async def test_concurrent_batches_stay_whole_and_in_order(log: EventLog) -> None:

@@ -312,3 +312,78 @@ async def test_a_lost_role_or_claim_is_felt_at_the_next_token(start_server: Star
         assert (ended["subscription_id"], ended["code"]) == ("v", "UNAUTHORIZED")
         assert renewed["resumed"] is False
         assert [row["id"] for row in rows] == [2]
+
+
+async def test_binary_messages_count_against_the_rate(start_server: StartServer) -> None:
+    server = start_server(websocket={"messages_per_second": 1, "message_burst": 2})
+    async with wire(server.ws_url, server.token()) as client:
+        for _ in range(3):
+            await client.socket.send(b"\x00")
+        codes = [(await client.hear_type("error"))["code"] for _ in range(3)]
+        assert codes == ["UNSUPPORTED_DATA", "UNSUPPORTED_DATA", "RATE_LIMIT_EXCEEDED"]
+
+
+async def test_a_flood_of_empty_fragments_is_abuse(start_server: StartServer) -> None:
+    server = start_server(websocket={"messages_per_second": 1, "message_burst": 2})
+    reader, writer = await _raw_websocket(server)
+    writer.write(b"\x01\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 400)
+    async with asyncio.timeout(20):
+        assert b"\x03\xf0" in await reader.read(), "the close code 1008"
+    writer.close()
+
+
+async def _raw_websocket(
+    server: Server, before: bytes = b""
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
+    writer.write(
+        before + b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        b"Authorization: Bearer " + server.token().encode() + b"\r\n\r\n"
+    )
+    return reader, writer
+
+
+async def test_an_upgrade_right_behind_another_request_does_not_mix_with_its_answer(
+    server: Server,
+) -> None:
+    reader, writer = await _raw_websocket(server, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(20):
+        answer = await reader.read()
+    writer.close()
+    assert b"101" not in answer
+
+
+async def test_frames_right_behind_the_upgrade_are_heard(server: Server) -> None:
+    reader, writer = await _raw_websocket(server)
+    writer.write(b"\x89\x85\0\0\0\0hello")
+    async with asyncio.timeout(20):
+        await reader.readuntil(b"\x8a\x05hello")
+    writer.close()
+
+
+async def test_a_head_without_end_is_refused(server: Server) -> None:
+    reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"X-Filler: " + b"y" * 1_000_000)
+    async with asyncio.timeout(20):
+        try:
+            answer = await reader.read()
+        except ConnectionResetError:
+            answer = b"431"
+    writer.close()
+    assert b"431" in answer
+
+
+async def test_several_queries_of_one_connection_survive_a_burst_beyond_its_buffer(
+    start_server: StartServer,
+) -> None:
+    server = start_server(websocket={"send_buffer_bytes": "8KiB"})
+    async with wire(server.ws_url, server.token()) as client:
+        for number in range(8):
+            await client.live(f"s{number}", f"SELECT * FROM app.orders WHERE id > {-number}")
+        server.post(*[insert("app.orders", {"id": n, "pad": "x" * 1000}) for n in range(1, 61)])
+        seen = {f"s{number}": 0 for number in range(8)}
+        while sum(seen.values()) < 8 * 60:
+            message = await client.hear_type("change")
+            seen[message["subscription_id"]] += len(message["rows"])
+        assert set(seen.values()) == {60}
