@@ -11,6 +11,7 @@ from pathlib import Path
 import uvloop
 
 from kalam_notify.config import (
+    Address,
     Config,
     Override,
     dev_config,
@@ -20,7 +21,9 @@ from kalam_notify.config import (
 )
 from kalam_notify.errors import ConfigurationFault, Fault
 from kalam_notify.logs import configure_logging
-from kalam_notify.sockets.listeners import bind, url_of
+from kalam_notify.sockets.listeners import bind, bind_all, url_of
+from kalam_notify.supervision.messages import Seat
+from kalam_notify.supervision.supervisor import Supervisor
 from kalam_notify.worker import Sockets, Worker
 
 _log = logging.getLogger("kalam_notify.app")
@@ -40,18 +43,35 @@ def run(
     configure_logging(config.logging)
     _make_data_dir(config)
     _raise_file_limit(config.websocket.max_connections)
-    sockets = _bind(config)
-    worker = Worker(config, _reloader(config, dev, config_file, overrides))
-    uvloop.run(_serve(worker, sockets))
-    return 0
+    reload = _reloader(config, dev, config_file, overrides)
+    if config.server.workers == 1:
+        uvloop.run(_serve(Worker(config, reload), _bind(config)))
+        return 0
+    return asyncio.run(_supervise(config, reload))
 
 
 async def _serve(worker: Worker, sockets: Sockets) -> None:
+    _on_signals(worker.stop, worker.reload)
+    await worker.serve(sockets, lambda: _announce(worker.config, sockets))
+
+
+async def _supervise(config: Config, reload: Callable[[], Config]) -> int:
+    # Held here for as long as there is a supervisor: whatever becomes of the workers, the address
+    # stays taken and its backlogs stay open.
+    crew = _bind_for_each(config)
+    seats = [
+        Seat(public.fileno(), internal.fileno() if internal else None) for public, internal in crew
+    ]
+    supervisor = Supervisor(config, reload, seats, lambda: _announce(config, crew[0]))
+    _on_signals(supervisor.stop, supervisor.reload)
+    return await supervisor.run()
+
+
+def _on_signals(stop: Callable[[], object], reload: Callable[[], object]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.stop)
-    loop.add_signal_handler(signal.SIGHUP, worker.reload)
-    await worker.serve(sockets, lambda: _announce(worker.config, sockets))
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, reload)
 
 
 def _announce(config: Config, sockets: Sockets) -> None:
@@ -62,15 +82,28 @@ def _announce(config: Config, sockets: Sockets) -> None:
 
 
 def _bind(config: Config) -> Sockets:
-    server = config.server
-    public = parse_address(server.listen)
+    public, internal = _addresses(config)
+    if internal is None:
+        return Sockets(bind(public), None)
+    return Sockets(bind(public), bind(internal, key="server.internal_listen"))
+
+
+def _bind_for_each(config: Config) -> list[Sockets]:
+    """Sockets on the same addresses for every worker."""
+    public, internal = _addresses(config)
+    count = config.server.workers
+    publics = bind_all(public, count)
+    if internal is None:
+        return [Sockets(listener, None) for listener in publics]
+    internals = bind_all(internal, count, key="server.internal_listen")
+    return list(map(Sockets, publics, internals))
+
+
+def _addresses(config: Config) -> tuple[Address, Address | None]:
+    public = parse_address(config.server.listen)
     assert public is not None
-    internal = None
-    if server.internal_listen is not None:
-        address = parse_address(server.internal_listen)
-        assert address is not None
-        internal = bind(address, key="server.internal_listen")
-    return Sockets(bind(public), internal)
+    internal = config.server.internal_listen
+    return public, None if internal is None else parse_address(internal)
 
 
 def _reloader(

@@ -25,19 +25,34 @@ _CONTROL |= {9: "\\t", 10: "\\n", 13: "\\r"}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
-def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -> None:
+def configure_logging(
+    settings: LoggingSettings, stream: TextIO | None = None, *, worker: int | None = None
+) -> None:
     """Send every logger's lines to `stream` (None: stderr), in the form and at the level set.
 
-    Called again it replaces what it set before.
+    With `worker`, every line says which worker process it is from. Called again it replaces what
+    it set before.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines() if settings.format == "json" else TextLines())
+    if worker is not None:
+        handler.addFilter(_Marked(worker))
     root = logging.getLogger()
     for old in root.handlers[:]:
         if isinstance(old.formatter, JsonLines | TextLines):
             root.removeHandler(old)
     root.addHandler(handler)
     set_level(settings.level)
+
+
+class _Marked(logging.Filter):
+    def __init__(self, worker: int) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.worker = self._worker
+        return True
 
 
 def set_level(level: str) -> None:

@@ -4,13 +4,12 @@ log -> fan-out (NotificationService, Feeder) -> desk -> sockets and HTTP
 """
 
 import asyncio
-import gc
 import logging
 import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -23,6 +22,7 @@ from kalam_notify.fanout.desk import SubscriptionDesk
 from kalam_notify.fanout.feeder import Feeder
 from kalam_notify.fanout.notification import NotificationService
 from kalam_notify.fanout.stats import FanoutStats
+from kalam_notify.garbage import collect_in_small_steps
 from kalam_notify.ingest.answers import ERROR_HANDLERS
 from kalam_notify.ingest.gate import Gate
 from kalam_notify.ingest.http import create_ingest_routes
@@ -33,6 +33,7 @@ from kalam_notify.model import Identity
 from kalam_notify.model.catalog import Catalog
 from kalam_notify.ops.routes import OpsEndpoints
 from kalam_notify.protocol import close
+from kalam_notify.scrape import Scrape, exposition
 from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.listeners import Listener
 from kalam_notify.sockets.upgrade import PATH as UPGRADE_PATH
@@ -54,12 +55,33 @@ class Sockets(NamedTuple):
     internal: socket.socket | None
 
 
-class Worker:
-    """Serves until `stop` is called."""
+class CrewView(NamedTuple):
+    """Which worker this is (from 1), how many there should be, how many accept connections."""
 
-    def __init__(self, config: Config, reload: Callable[[], Config]) -> None:
+    worker: int
+    workers: int
+    running: int
+
+
+class Crew(Protocol):
+    """All workers of this machine, as one of them sees them."""
+
+    def view(self) -> CrewView: ...
+
+    async def scrape(self) -> Scrape:
+        """What all of them count, those that are no more included; raises TimeoutError."""
+
+
+class Worker:
+    """Serves until `stop` is called. Without a `crew` it is the only one."""
+
+    def __init__(
+        self, config: Config, reload: Callable[[], Config], crew: Crew | None = None
+    ) -> None:
         self.config = config
         self._load_config = reload
+        self._crew = crew
+        self._listening: Sequence[Listener] = ()
         self._stopping = asyncio.Event()
         self._ready = False
         self._started_at = time.time()
@@ -85,6 +107,17 @@ class Worker:
         """Drain and end; callable from a signal handler of the loop."""
         self._stopping.set()
 
+    async def cover(self, sockets: Mapping[int, Sockets]) -> None:
+        """Accept from these sockets of other workers too, and from none that was named before."""
+        for place, listener in enumerate(self._listening):
+            theirs = ((number, pair[place]) for number, pair in sockets.items())
+            await listener.cover({number: one for number, one in theirs if one is not None})
+
+    def refuse_connections(self) -> None:
+        """Close the listening sockets; connections go on."""
+        for listener in self._listening:
+            listener.close()
+
     async def serve(self, sockets: Sockets, announce: Callable[[], None]) -> None:
         """Run until stopped; `announce` is called once connections are accepted."""
         await self.log.start()
@@ -104,17 +137,19 @@ class Worker:
             tasks.create_task(self.service.run(), name="fan-out"),
             tasks.create_task(self.feeder.run(), name="feeder"),
             tasks.create_task(self.shared.wheel.run(), name="wheel"),
+            tasks.create_task(collect_in_small_steps(), name="garbage"),
         ]
         self._keep_keys_fresh()
         listeners = self._listeners(sockets)
         for listener in listeners:
             await listener.start()
+        self._listening = listeners
         self._ready = True
-        _tune_garbage_collection()
         announce()
         await self._stopping.wait()
         await self._drain()
         self.gate.close()
+        self._listening = ()
         for listener in listeners:
             await listener.stop(_GRACE)
         for task in [*running, self._key_keeper]:
@@ -181,7 +216,7 @@ class Worker:
         ops = OpsEndpoints(
             ready=self._why_not_ready,
             health=self._health,
-            metrics=self.metrics.render,
+            metrics=self._exposition,
             explain=self._explain,
             authorize=self._authorize,
             open_metrics=lambda: self.config.metrics.open,
@@ -229,12 +264,21 @@ class Worker:
             return "draining"
         return None if self._ready else "starting"
 
+    async def _exposition(self) -> bytes:
+        return (
+            self.metrics.render() if self._crew is None else exposition(await self._crew.scrape())
+        )
+
     def _health(self) -> Mapping[str, Any]:
         why_not = self._why_not_ready()
+        crew = CrewView(1, 1, int(self._ready)) if self._crew is None else self._crew.view()
         return {
             "status": "ok" if why_not is None else why_not,
             "version": __version__,
             "api_version": "v1",
+            "worker": crew.worker,
+            "workers": crew.workers,
+            "workers_running": crew.running,
             "uptime_seconds": round(time.time() - self._started_at, 3),
             "last_seq": self.log.last_seq,
             "position": self.service.position,
@@ -249,7 +293,7 @@ class Worker:
 
     # Reload and drain
 
-    def reload(self) -> None:
+    def reload(self) -> bool:
         """Take what can be taken of the configuration as it is now; keep the old one if bad."""
         try:
             new = self._load_config()
@@ -257,10 +301,11 @@ class Worker:
             self._apply(reloaded(self.config, new))
         except OperatorFault as fault:
             _log.error("the configuration was not reloaded: %s", fault)
-            return
+            return False
         _log.info("configuration reloaded; changed: %s", ", ".join(differences.applied) or "none")
         if differences.needs_restart:
             _log.warning("waits for a restart: %s", ", ".join(differences.needs_restart))
+        return True
 
     def _apply(self, config: Config) -> None:
         before = {table.id: table for table in self.catalog.tables()}
@@ -301,7 +346,9 @@ class Worker:
 
 
 def _application(routes: Sequence[Route]) -> Starlette:
-    return Starlette(routes=list(routes), exception_handlers=dict(ERROR_HANDLERS))
+    application = Starlette(routes=list(routes), exception_handlers=dict(ERROR_HANDLERS))
+    application.router.redirect_slashes = False
+    return application
 
 
 def tls_context(config: Config) -> ssl.SSLContext | None:
@@ -329,14 +376,3 @@ def _tick(config: Config) -> float:
         settings.slow_reader_timeout,
     )
     return min(max(shortest / 10, 0.01), 0.25)
-
-
-def _tune_garbage_collection() -> None:
-    """What exists now stays: keep it out of every later collection, and collect less often.
-
-    A full collection walks every object; with tens of thousands of connections that is a pause
-    that all of them feel.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)

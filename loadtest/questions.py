@@ -9,6 +9,7 @@ from loadtest import (
     latency,
     memory,
     slow,
+    snapshot,
     storm,
     workers,
 )
@@ -25,6 +26,7 @@ QUESTIONS: dict[str, Question] = {
         ingest,
         latency,
         slow,
+        snapshot,
         compression,
         workers,
     )

@@ -14,6 +14,7 @@ from kalam_notify.eventlog.base import (
     PageRequest,
     Stretch,
 )
+from kalam_notify.eventlog.doorbell import ring_all
 from kalam_notify.eventlog.memory import MemoryLog
 from kalam_notify.eventlog.retention import Retention
 from kalam_notify.eventlog.schema import Durability
@@ -32,6 +33,7 @@ __all__ = [
     "SqliteLog",
     "Stretch",
     "open_log",
+    "wake_followers",
 ]
 
 FILE_NAME = "kalam.db"
@@ -51,9 +53,20 @@ def open_log(
     scheme, colon, place = url.partition(":")
     match scheme, colon, place:
         case "sqlite", ":", _:
-            path = Path(place) if place else data_dir / FILE_NAME
+            path = _file(place, data_dir)
             return SqliteLog(path, durability=durability, retention=retention)
         case "memory", ":", "":
             return MemoryLog(retention=retention)
         case _:
             raise ValueError(f"{url!r} is no log; use sqlite:, sqlite:/path/file.db or memory:")
+
+
+def wake_followers(url: str, data_dir: Path) -> None:
+    """Have every process that follows this log look at it: one that wrote to it has died."""
+    scheme, _, place = url.partition(":")
+    if scheme == "sqlite":
+        ring_all(_file(place, data_dir).parent)
+
+
+def _file(place: str, data_dir: Path) -> Path:
+    return Path(place) if place else data_dir / FILE_NAME

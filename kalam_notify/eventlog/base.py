@@ -26,9 +26,10 @@ import msgspec
 
 from kalam_notify.eventlog.retention import Retention
 from kalam_notify.model import Change, Owner, PostedChange, Row, TableDef, TableId, Values
+from kalam_notify.model.hints import Hint
 
 Matches = Callable[[Values], bool]
-"""A subscriber's filter: True keeps the row. Called off the event loop; must not raise."""
+"""A subscriber's filter: True keeps the row. Called in any thread; must not raise."""
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -69,6 +70,9 @@ class PageRequest(msgspec.Struct, frozen=True):
     # At most this many rows (1 or more), and about this many bytes of row JSON (at least one row).
     limit: int
     max_bytes: int
+    # At least one of them holds of every row that `matches` keeps; None: nothing is known. A log
+    # may leave out the other rows without asking.
+    hints: tuple[Hint, ...] | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -185,9 +189,16 @@ class EventLog(Protocol):
         """
 
     async def newest(
-        self, table: TableDef, owner: Owner, matches: Matches | None, count: int
+        self,
+        table: TableDef,
+        owner: Owner,
+        matches: Matches | None,
+        count: int,
+        hints: tuple[Hint, ...] | None = None,
     ) -> tuple[int, int]:
         """Where the newest `count` matching rows begin: `(as_of, after)` for a PageRequest.
+
+        `hints` are those of a PageRequest.
 
         The rows with a seq greater than `after`, as of `as_of`, are the `count` newest matching
         ones (all of them when there are fewer). With `count` 0, `after` equals `as_of`.

@@ -19,6 +19,11 @@ class SharedLook(Generic[T]):
         self._under_way: asyncio.Future[T] | None = None
         self._next: asyncio.Future[T] | None = None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for a look."""
+        return self._under_way is None and self._next is None
+
     async def __call__(self) -> T:
         """What a look tells that began after this call; raises what it raises."""
         if self._next is None:
@@ -29,4 +34,8 @@ class SharedLook(Generic[T]):
         if before is not None:
             await asyncio.wait({before})
         self._under_way, self._next = self._next, None
-        return await self._look()
+        try:
+            return await self._look()
+        finally:
+            # Who comes from here on need not wait; and what was told is not kept.
+            self._under_way = None

@@ -14,16 +14,20 @@ from itertools import islice
 
 from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.eventlog.base import Appended, Matches, OnAppend, Page, PageRequest, Stretch
+from kalam_notify.eventlog.judging import Candidate, LoopJudge
 from kalam_notify.eventlog.retention import TRIM_SECONDS, Retention, age_classes
-from kalam_notify.eventlog.selection import Candidate, fill_page, sift
+from kalam_notify.eventlog.selection import fill_page, sift
 from kalam_notify.eventlog.settling import Place, Seen, settle_batch
 from kalam_notify.eventlog.tables import Shape, refuse_unfit, shape_changed
 from kalam_notify.eventlog.waiters import Waiters
 from kalam_notify.eventlog.window import Window
 from kalam_notify.model import SHARED, Change, Owner, PostedChange, Row, TableDef, TableId
 from kalam_notify.model.changes import Stored
+from kalam_notify.model.hints import Hint
 
 Scope = tuple[TableId, Owner]
+
+_CHUNK_ROWS = 512
 
 
 class MemoryRows:
@@ -77,7 +81,7 @@ class MemoryLog:
         self._seen = Seen({}, {})
         # The same by the seq of the entry with which each leaves the log.
         self._ids: dict[int, str] = {}
-        self._batch_keys: dict[int, str] = {}
+        self._batch_keys: dict[int, list[str]] = {}
         self._horizons: dict[TableId, int] = {}
         self._bytes = 0
         self._appends = 0
@@ -89,6 +93,7 @@ class MemoryLog:
 
     async def start(self) -> None:
         self._open = True
+        self._judge = LoopJudge()
         self._task = asyncio.create_task(self._look_after(), name="log retention")
 
     async def close(self) -> None:
@@ -171,14 +176,15 @@ class MemoryLog:
         refuse_unfit(batch, self._declared)
         self._require_open()
         since = time.monotonic()
+        is_new = batch_key not in self._seen.batch_keys
         settled = settle_batch(batch, batch_key, self.last_seq, self._seen, self._rows)
         now = self._clock()
         for change, id in zip(settled.changes, settled.ids, strict=True):
             self._enter(change, id, now)
         self._all.extend(settled.changes)
+        if batch_key is not None and is_new:
+            self._batch_keys.setdefault(self.last_seq, []).append(batch_key)
         if settled.changes:
-            if batch_key is not None:
-                self._batch_keys[self.last_seq] = batch_key
             self._waiters.wake()
         self._appends += 1
         if self.on_append is not None:
@@ -249,7 +255,7 @@ class MemoryLog:
     def _forget_keys(self, seq: int) -> None:
         if (id := self._ids.pop(seq, None)) is not None:
             del self._seen.ids[id]
-        if (key := self._batch_keys.pop(seq, None)) is not None:
+        for key in self._batch_keys.pop(seq, ()):
             del self._seen.batch_keys[key]
 
     # -- reading ---------------------------------------------------------------------------------
@@ -301,11 +307,16 @@ class MemoryLog:
             raise Compacted(horizon)
         rows = self._rows_as_of((table.id, request.owner), table, request.after, as_of)
         return await asyncio.to_thread(
-            lambda: fill_page(request, as_of, sift(rows, request.matches))
+            lambda: fill_page(request, as_of, sift(_chunks(rows), request.matches, self._judge))
         )
 
     async def newest(
-        self, table: TableDef, owner: Owner, matches: Matches | None, count: int
+        self,
+        table: TableDef,
+        owner: Owner,
+        matches: Matches | None,
+        count: int,
+        hints: tuple[Hint, ...] | None = None,
     ) -> tuple[int, int]:
         """See EventLog.newest."""
         self._require_open()
@@ -316,7 +327,7 @@ class MemoryLog:
         rows = self._rows_as_of((table.id, owner), table, 0, as_of)[::-1]
 
         def seek() -> int:
-            found = next(islice(sift(rows, matches), count - 1, None), None)
+            found = next(islice(sift(_chunks(rows), matches, self._judge), count - 1, None), None)
             return beginning if found is None else found[0] - 1
 
         return as_of, await asyncio.to_thread(seek)
@@ -340,6 +351,10 @@ def _images(later: Iterable[Change], after: int, as_of: int) -> Iterable[tuple[i
             and after < change.old_seq <= as_of
         ):
             yield change.old_seq, change.old
+
+
+def _chunks(rows: Sequence[Candidate]) -> Iterable[Sequence[Candidate]]:
+    return (rows[start : start + _CHUNK_ROWS] for start in range(0, len(rows), _CHUNK_ROWS))
 
 
 def _bounded(changes: Iterable[Change], limit: int, max_bytes: int) -> list[Change]:

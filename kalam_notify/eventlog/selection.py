@@ -1,41 +1,17 @@
 """Which rows make a page: filter, count, bytes, and whether one more follows."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 
 from kalam_notify.eventlog.base import Matches, Page, PageRequest
-from kalam_notify.model import Row
-
-Candidate = tuple[int, Row]
-
-# A thread that decodes and filters holds the interpreter lock against the event loop, which would
-# wait a whole switch interval (5 ms) after each of its own system calls. So it works in slices far
-# shorter than that and steps aside for a moment in between: under a loop that is never idle, a scan
-# of 100,000 rows takes a quarter of the time that it takes without, and delays the loop less.
-_SLICE_ROWS = 64
-_ASIDE_SECONDS = 0.0001
-
-
-def step_aside() -> None:
-    """Let another thread have the interpreter."""
-    time.sleep(_ASIDE_SECONDS)
+from kalam_notify.eventlog.judging import Candidate, Judge
 
 
 def sift(
-    candidates: Iterable[Candidate],
-    matches: Matches | None,
-    aside: Callable[[], None] = step_aside,
+    chunks: Iterable[Sequence[Candidate]], matches: Matches | None, judge: Judge
 ) -> Iterator[Candidate]:
-    """The candidates that match, in the order given."""
-    if matches is None:
-        yield from candidates
-        return
-    source = iter(candidates)
-    while piece := list(islice(source, _SLICE_ROWS)):
-        kept = [found for found in piece if matches(found[1].values)]
-        aside()
-        yield from kept
+    """The candidates that match, in the order given, chunk by chunk as they are wanted."""
+    for chunk in chunks:
+        yield from chunk if matches is None else judge(chunk, matches)
 
 
 def fill_page(request: PageRequest, as_of: int, matching: Iterable[Candidate]) -> Page:

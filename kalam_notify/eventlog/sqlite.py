@@ -16,16 +16,17 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple
 
 from kalam_notify.errors import Compacted, LogUnavailable, StorageFault
 from kalam_notify.eventlog import reader, schema
 from kalam_notify.eventlog.base import Appended, Matches, OnAppend, Page, PageRequest, Stretch
 from kalam_notify.eventlog.catalog import refuse_changed_shapes
 from kalam_notify.eventlog.doorbell import Doorbell
+from kalam_notify.eventlog.judging import LoopJudge
 from kalam_notify.eventlog.looks import SharedLook
 from kalam_notify.eventlog.pool import ReaderPool
 from kalam_notify.eventlog.retention import TRIM_SECONDS, Retention, age_classes
@@ -33,17 +34,16 @@ from kalam_notify.eventlog.settling import NOTHING
 from kalam_notify.eventlog.storing import Posting
 from kalam_notify.eventlog.tables import refuse_unfit
 from kalam_notify.eventlog.trimming import Edges, edges
+from kalam_notify.eventlog.turns import Turns
 from kalam_notify.eventlog.waiters import Waiters
 from kalam_notify.eventlog.window import Window
 from kalam_notify.eventlog.writer import Outcome, Report, Trimmed, TrimOrder, Waiting, Writer
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
+from kalam_notify.model.hints import Hint
 
 WINDOW_BYTES = 32 * 1024 * 1024
 _PULL_CHANGES = 4096
 _PULL_BYTES = 4 * 1024 * 1024
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class _Ticket(NamedTuple):
@@ -79,7 +79,11 @@ class SqliteLog:
         self._window = Window(max_bytes=window_bytes)
         self._waiters = Waiters()
         self._writer = Writer(
-            lambda: schema.open_writer(path, durability), self._declared, clock, self._report
+            lambda: schema.open_writer(path, durability),
+            Turns(path.parent),
+            self._declared,
+            clock,
+            self._report,
         )
         self._pool = ReaderPool(path)
         self._names = reader.TableNames()
@@ -106,6 +110,7 @@ class SqliteLog:
         """Open or create the file and begin to follow it."""
         self._loop = asyncio.get_running_loop()
         self._writer_ended = self._loop.create_future()
+        self._judge = LoopJudge()
         await asyncio.to_thread(schema.prepare, self._path)
         try:
             await asyncio.to_thread(self._writer.start)
@@ -334,9 +339,10 @@ class SqliteLog:
         while True:
             after = self.last_seq
             try:
-                seen, stretch = await self._read_file(
-                    reader.follow, self._edges, self._names, after, _PULL_CHANGES, _PULL_BYTES
-                )
+                async with self._reading():
+                    seen, stretch = await self._pool.run(
+                        reader.follow, self._edges, self._names, after, _PULL_CHANGES, _PULL_BYTES
+                    )
             except Compacted as edge:
                 if self.last_seq < edge.horizon:
                     self._window.reset(edge.horizon)
@@ -361,30 +367,36 @@ class SqliteLog:
         table: TableId | None = None,
         owner: Owner | None = None,
     ) -> Stretch:
-        return await self._read_file(
-            reader.read, self._names, after, limit, max_bytes, table, owner
-        )
+        async with self._reading():
+            return await self._pool.run(
+                reader.read, self._names, after, limit, max_bytes, table, owner
+            )
 
     async def page(self, request: PageRequest) -> Page:
-        page = await self._read_file(reader.page, request)
+        async with self._reading():
+            page = await self._pool.scan(reader.page, request, self._judge)
         if page.as_of > self.last_seq:
             self._pull_wanted.set()
         return page
 
     async def newest(
-        self, table: TableDef, owner: Owner, matches: Matches | None, count: int
-    ) -> tuple[int, int]:
-        return await self._read_file(reader.newest, table, owner, matches, count)
-
-    async def _read_file(
         self,
-        query: Callable[Concatenate[sqlite3.Connection, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
+        table: TableDef,
+        owner: Owner,
+        matches: Matches | None,
+        count: int,
+        hints: tuple[Hint, ...] | None = None,
+    ) -> tuple[int, int]:
+        async with self._reading():
+            return await self._pool.scan(
+                reader.newest, table, owner, matches, count, hints, self._judge
+            )
+
+    @contextlib.asynccontextmanager
+    async def _reading(self) -> AsyncIterator[None]:
         self._require_open()
         try:
-            return await self._pool.run(query, *args, **kwargs)
+            yield
         except Compacted:
             # Another process may have moved the horizon, and who is told so looks at it next.
             await self._look()

@@ -23,6 +23,7 @@ from kalam_notify.eventlog.catalog import Numbers
 from kalam_notify.eventlog.retention import AgeClass
 from kalam_notify.eventlog.storing import Group, Posting, store
 from kalam_notify.eventlog.trimming import Edges, Step, edges, trim_by_age, trim_by_bytes
+from kalam_notify.eventlog.turns import Turns
 from kalam_notify.model import TableDef, TableId
 
 _logger = logging.getLogger(__name__)
@@ -77,11 +78,13 @@ class Writer:
     def __init__(
         self,
         connect: Callable[[], sqlite3.Connection],
+        turns: Turns,
         declared: Mapping[TableId, TableDef],
         clock: Callable[[], float],
         report: Callable[[Report], None],
     ) -> None:
         self._connect = connect
+        self._turns = turns
         self._clock = clock
         self._report = report
         self._numbers = Numbers(declared)
@@ -112,14 +115,21 @@ class Writer:
         while not self._stopping or self._waiting:
             self._collect()
             if self._waiting:
-                self._store_group(self._next_group())
+                with self._turns.turn():
+                    # What has come while others wrote goes along.
+                    self._collect()
+                    outcomes = list(self._store_group(self._next_group()))
+                for outcome in outcomes:
+                    self._report(outcome)
             # After every group, not only when none waits: producers that never pause must not keep
             # the log from being trimmed.
             if self._trims and not self._stopping:
-                self._trim_step(self._trims[0])
+                with self._turns.turn():
+                    self._trim_step(self._trims[0])
         for trim in self._trims:
             self._report(Trimmed(trim.order.ticket, trim.removed, None))
         self._forget_connection()
+        self._turns.close()
         self._report(None)
 
     def _collect(self) -> None:
@@ -146,31 +156,25 @@ class Writer:
             group.append(self._waiting.popleft())
         return group
 
-    def _store_group(self, waiting: Sequence[Waiting]) -> None:
+    def _store_group(self, waiting: Sequence[Waiting]) -> Iterator[Outcome]:
         try:
             group = self._store(waiting)
         except sqlite3.OperationalError as fault:
-            self._refuse(waiting, fault)
+            yield _refused(waiting, fault)
         except Exception as fault:
             # Not the disk: one of the batches cannot be stored. The others must not pay for it.
             if len(waiting) == 1:
-                self._refuse(waiting, fault)
+                yield _refused(waiting, fault)
                 return
             for one in waiting:
-                self._store_group([one])
+                yield from self._store_group([one])
         else:
-            self._report(Outcome([one.ticket for one in waiting], group, None))
+            yield Outcome([one.ticket for one in waiting], group, None)
 
     def _store(self, waiting: Sequence[Waiting]) -> Group:
         postings = [one.posting for one in waiting]
         with self._transaction() as connection:
             return store(connection, self._numbers, postings, self._clock())
-
-    def _refuse(self, waiting: Sequence[Waiting], cause: Exception) -> None:
-        _logger.error("changes could not be stored: %s: %s", type(cause).__name__, cause)
-        fault = LogUnavailable(f"the log could not store the changes: {cause}")
-        fault.__cause__ = cause
-        self._report(Outcome([one.ticket for one in waiting], None, fault))
 
     def _trim_step(self, trim: "_Trim") -> None:
         try:
@@ -210,6 +214,13 @@ class Writer:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _refused(waiting: Sequence[Waiting], cause: Exception) -> Outcome:
+    _logger.error("changes could not be stored: %s: %s", type(cause).__name__, cause)
+    fault = LogUnavailable(f"the log could not store the changes: {cause}")
+    fault.__cause__ = cause
+    return Outcome([one.ticket for one in waiting], None, fault)
 
 
 class _Trim:

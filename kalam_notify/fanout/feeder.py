@@ -81,6 +81,7 @@ class Feeder:
         """Start a new subscription as its options ask: live, resumed, or with a snapshot."""
         # A resume within what is known here is certain. Where live begins is not, in a log that
         # others write too: a change acknowledged before must not be told as new.
+        handle.asked = self._pages.begun
         is_uncertain = handle.options is None and self._log.is_shared
         if is_uncertain or not self._acknowledge(handle, self._log.last_seq):
             self.wake(handle)
@@ -184,18 +185,25 @@ class Feeder:
             handle = self._queue.popleft()
             try:
                 await self._serve(handle)
-            except Compacted:
-                handle.sink.end(close.BEHIND_RETENTION)
-            except LogUnavailable as error:
-                _log.error("the log could not be read: %s", error)
-                handle.sink.end(close.INTERNAL_FAULT)
             except Exception as error:
-                _log.exception("feeding %s failed", handle.live_query_id)
-                self.disable(handle.plan.node, error)
+                # A subscription that ended meanwhile takes nobody down with it.
+                if not handle.is_closed:
+                    self._failed(handle, error)
             handle.is_queued = False
             if handle in self._again:
                 self._again.discard(handle)
                 self.wake(handle)
+
+    def _failed(self, handle: SubscriptionHandle, error: Exception) -> None:
+        match error:
+            case Compacted():
+                handle.sink.end(close.BEHIND_RETENTION)
+            case LogUnavailable():
+                _log.error("the log could not be read: %s", error)
+                handle.sink.end(close.INTERNAL_FAULT)
+            case _:
+                _log.error("feeding %s failed", handle.live_query_id, exc_info=error)
+                self.disable(handle.plan.node, error)
 
     async def _serve(self, handle: SubscriptionHandle) -> None:
         if handle.state is _LOADING and handle.sink.has_room:
@@ -243,7 +251,7 @@ class Feeder:
         elif snapshot.timer is not None:
             return  # the client has not asked, and its grace has not passed
         assert handle.options is not None
-        page = await self._pages.read(handle.plan, snapshot, handle.options.batch_size)
+        page = await self._pages.read(handle, snapshot, handle.options.batch_size)
         if handle.state is not _LOADING:
             return
         snapshot.as_of = page.as_of

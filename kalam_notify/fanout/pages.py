@@ -1,9 +1,11 @@
 """Snapshot pages as encoded rows: what a LOADING subscription is sent."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from kalam_notify.eventlog.base import EventLog, PageRequest
+from kalam_notify.eventlog.looks import SharedLook
 from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.fanout.payload import MAX_MESSAGE_BYTES, RowEncoder
 from kalam_notify.fanout.stretches import SharedFlights
@@ -15,19 +17,32 @@ from kalam_notify.subscriptions.plans import Plan
 # (ids, batch_control) has to fit beside it.
 _PAGE_BYTES = MAX_MESSAGE_BYTES - 8 * 1024
 
+# First pages kept for those who have asked for them, but have not had their turn yet.
+_KEPT_BYTES = 8 * 1024 * 1024
+
+FirstPage = tuple[Plan, int]
+"""What makes first pages equal: the plan, and how many rows are asked for."""
+
 
 class EncodedPage:
     """Rows of one page, ready to be sent; equal subscriptions are sent the same one."""
 
-    __slots__ = ("_frames", "_rows", "as_of", "has_more", "last_seq")
+    __slots__ = ("_frames", "_rows", "as_of", "has_more", "last_seq", "number")
 
     def __init__(self, as_of: int, last_seq: int, rows: Sequence[bytes], *, has_more: bool) -> None:
         self.as_of = as_of
+        # Of a first page: how many had been begun before it.
+        self.number = 0
         # `_seq` of the last row; where there is none, the position the page began after.
         self.last_seq = last_seq
         self.has_more = has_more
         self._rows = rows
         self._frames: dict[int, FrameSet] = {}
+
+    @property
+    def size(self) -> int:
+        """About as many bytes as the page and its frames take."""
+        return 1024 + 2 * sum(map(len, self._rows))
 
     def frames(self, control: Mapping[str, Any]) -> FrameSet:
         """The page as an `initial_data_batch`, made once for each place in a snapshot."""
@@ -39,14 +54,47 @@ class EncodedPage:
         return frames
 
 
+class _KeptPages:
+    """The latest page of each kind, the newest `_KEPT_BYTES` of them (at least one)."""
+
+    def __init__(self) -> None:
+        self._pages: dict[FirstPage, EncodedPage] = {}
+        self._size = 0
+
+    def get(self, key: FirstPage) -> EncodedPage | None:
+        return self._pages.get(key)
+
+    def put(self, key: FirstPage, page: EncodedPage) -> None:
+        self._drop(key)
+        self._pages[key] = page
+        self._size += page.size
+        while self._size > _KEPT_BYTES and len(self._pages) > 1:
+            self._drop(next(iter(self._pages)))
+
+    def _drop(self, key: FirstPage) -> None:
+        dropped = self._pages.pop(key, None)
+        if dropped is not None:
+            self._size -= dropped.size
+
+
 class Pages:
-    """Reads pages; equal ones that are asked for while one is being read are read once."""
+    """Reads pages, equal ones once.
+
+    A first page is told as of the time when its reading began, and suits whoever asked before: it
+    holds every change that was acknowledged until then, by whichever process. So of equal first
+    pages one is being read and at most one more is waited for by all who have come since,
+    however many they are and however fast the log moves. A further page is fixed by its position,
+    and suits everybody.
+    """
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
+        # First pages begun so far.
+        self.begun = 0
+        self._starts: dict[FirstPage, SharedLook[EncodedPage]] = {}
+        # The latest of the first pages that were read.
+        self._first = _KeptPages()
         self._flights: SharedFlights[EncodedPage] = SharedFlights()
-        # The latest first page of each plan: good for as long as the log has not moved.
-        self._first: dict[tuple[Plan, int], EncodedPage] = {}
 
     async def begin(self, handle: SubscriptionHandle) -> Snapshot:
         """Where a subscription's snapshot stands before its first page is read."""
@@ -60,29 +108,47 @@ class Pages:
             head = await self._log.latest()
             return Snapshot(as_of=head, after=head)
         matches = None if plan.filter.matches_all else plan.filter.matches
-        as_of, after = await self._log.newest(plan.table, plan.owner, matches, wanted)
+        as_of, after = await self._log.newest(
+            plan.table, plan.owner, matches, wanted, plan.filter.hints
+        )
         return Snapshot(as_of=as_of, after=after)
 
-    async def read(self, plan: Plan, snapshot: Snapshot, limit: int) -> EncodedPage:
+    async def read(self, handle: SubscriptionHandle, snapshot: Snapshot, limit: int) -> EncodedPage:
         """The page after `snapshot.after`; raises Compacted.
 
         A snapshot whose `as_of` is None has not been fixed to a position: its first page does it.
         """
-        if snapshot.as_of is not None and snapshot.after >= snapshot.as_of:
-            return EncodedPage(snapshot.as_of, snapshot.after, (), has_more=False)
-        if snapshot.as_of is not None:
-            return await self._read(plan, snapshot.after, snapshot.as_of, limit)
-        # Whoever subscribes after an acknowledgement sees its row, whichever process gave it. So
-        # a page is shared only by those for whom it stands at the log's end or beyond: the one
-        # read last, or one being read since the log ended there.
-        head = await self._log.latest()
-        known = self._first.get((plan, limit))
-        if known is not None and known.as_of >= head:
+        plan, after, as_of = handle.plan, snapshot.after, snapshot.as_of
+        if as_of is None:
+            return await self._read_first((plan, limit), handle.asked)
+        if after >= as_of:
+            return EncodedPage(as_of, after, (), has_more=False)
+        return await self._flights.fetch(
+            (plan, limit, after, as_of), lambda: self._read(plan, after, as_of, limit)
+        )
+
+    async def _read_first(self, key: FirstPage, asked: int) -> EncodedPage:
+        known = self._first.get(key)
+        if known is not None and known.number >= asked:
             return known
-        key = (plan, limit, head)
-        page = await self._flights.fetch(key, lambda: self._read(plan, 0, None, limit))
-        self._first.clear()
-        self._first[plan, limit] = page
+        if known is not None and known.as_of >= await self._log.latest():
+            return known
+        start = self._starts.get(key)
+        if start is None:
+            start = self._starts[key] = SharedLook(partial(self._start, key))
+        try:
+            return await start()
+        finally:
+            # Whoever waited for it comes by here: by now the next one may stand in its place.
+            if start.is_idle and self._starts.get(key) is start:
+                del self._starts[key]
+
+    async def _start(self, key: FirstPage) -> EncodedPage:
+        number, self.begun = self.begun, self.begun + 1
+        plan, limit = key
+        page = await self._read(plan, 0, None, limit)
+        page.number = number
+        self._first.put(key, page)
         return page
 
     async def _read(self, plan: Plan, after: int, as_of: int | None, limit: int) -> EncodedPage:
@@ -95,6 +161,7 @@ class Pages:
                 as_of=as_of,
                 limit=limit,
                 max_bytes=_PAGE_BYTES,
+                hints=plan.filter.hints,
             )
         )
         encoder = RowEncoder(plan.table, plan.projection)

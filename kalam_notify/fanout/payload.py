@@ -80,9 +80,11 @@ class RowEncoder:
             old = self._projection.apply(old, self._primary_key)
             new = self._projection.apply(new, self._primary_key)
         replaced: dict[str, Any] = {name: old.get(name) for name in self._primary_key}
-        for name, value in old.items():
-            if name not in new or _differs(value, new[name]):
-                replaced[name] = value
+        replaced |= {
+            name: value
+            for name, value in old.items()
+            if name not in new or _differs(value, new[name])
+        }
         encoded = orjson.dumps(replaced)
         return encoded if change.old_seq is None else with_seq(encoded, change.old_seq)
 

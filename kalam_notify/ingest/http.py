@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 from starlette.datastructures import Headers
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from kalam_notify.errors import ChangeRefused, ClientFault, LogUnavailable
+from kalam_notify.errors import ChangeRefused, ClientFault, LogFault, LogUnavailable
 from kalam_notify.eventlog.base import Appended, EventLog
 from kalam_notify.ingest.answers import error_answer, fault_answer, json_answer
 from kalam_notify.ingest.body import outlives_refusal, read_body
@@ -37,6 +38,8 @@ Authorize = Callable[[str | None, str | None], Awaitable[Identity]]
 
 # A compressed body above this is inflated off the event loop: 4 KiB can become 4 MiB.
 _INFLATE_HERE_BYTES: Final = 4096
+# A batch that has just been stored was within the limits.
+_WHATEVER_WAS_STORED: Final = 1 << 62
 _ALLOW = {"Allow": "POST, OPTIONS"}
 
 
@@ -152,11 +155,11 @@ class ChangesEndpoint:
         except LogUnavailable as fault:
             logger.warning("the log takes no changes: %s", fault)
             raise overloaded("changes cannot be stored at the moment") from fault
-        for table, count in self._per_table(changes, appended).items():
+        for table, count in (await self._per_table(changes, appended)).items():
             self._metrics.ingested(table, count)
         return appended
 
-    def _per_table(
+    async def _per_table(
         self, changes: Sequence[PostedChange], appended: Appended
     ) -> Mapping[TableId, int]:
         """How many changes each table took, duplicates left out."""
@@ -165,7 +168,14 @@ class ChangesEndpoint:
         if appended.duplicates == 0:
             return Counter(change.table for change in changes)
         # Which ones were new is known to the log alone; it holds them, as they were just stored.
-        stored = self._log.recent(appended.first_seq - 1) or ()
+        before, stored = appended.first_seq - 1, self._log.recent(appended.first_seq - 1) or ()
+        if len(stored) < appended.accepted:
+            # Not in memory yet, where other processes have written to the log meanwhile.
+            with suppress(LogFault):
+                stretch = await self._log.read(
+                    before, limit=appended.accepted, max_bytes=_WHATEVER_WAS_STORED
+                )
+                stored = stretch.changes
         return Counter(change.table for change in stored[: appended.accepted])
 
 

@@ -1,4 +1,4 @@
-"""The values everybody shares: ids, tables, rows, changes, identities. No behaviour beyond theirs."""
+"""The values everybody shares: ids, tables, rows, changes, identities."""
 
 from kalam_notify.model.changes import Change, Kind, PostedChange, Values, settle
 from kalam_notify.model.identity import ANONYMOUS, Identity, Role

@@ -27,7 +27,7 @@ class OpsEndpoints:
         *,
         ready: Callable[[], str | None],
         health: Callable[[], Mapping[str, Any]],
-        metrics: Callable[[], bytes],
+        metrics: Callable[[], Awaitable[bytes]],
         explain: Callable[[str, Identity], Mapping[str, Any]],
         authorize: Authorize,
         open_metrics: Callable[[], bool],
@@ -73,7 +73,11 @@ class OpsEndpoints:
         return await self.metrics_internal(request)
 
     async def metrics_internal(self, request: Request) -> Response:
-        return Response(self._metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        try:
+            text = await self._metrics()
+        except TimeoutError:
+            return error_answer(503, "the workers' counts could not be gathered in time")
+        return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def explain(self, request: Request) -> Response:
         """`GET /v1/explain?sql=…`: which index a query would use, and what it shares."""

@@ -73,9 +73,9 @@ class Shared:
             origin.lower().rstrip("/") for origin in config.server.allowed_origins
         )
 
-    async def all_closed(self, timeout: float) -> None:
-        """Wait until every socket is closed; those still open after `timeout` seconds are cut."""
-        until = self.clock() + timeout
+    async def all_closed(self, grace: float) -> None:
+        """Wait until every socket is closed; those still open after `grace` seconds are cut."""
+        until = self.clock() + grace
         while self.open_sockets and self.clock() < until:
             self._closed.clear()
             try:

@@ -1,16 +1,17 @@
 """Several worker processes on one machine, and the supervisor that keeps them.
 
-                       supervisor: binds, starts, restarts, passes on, adds up
-                      /              |               \\          (a socket pair to each: channel.py)
-              worker 1            worker 2            worker 3
-              socket 1            socket 2            socket 3   (one address, SO_REUSEPORT)
-                      \\              |               /
-                        one log, a doorbell for each of them
+                  supervisor    binds, starts, restarts, passes on, adds up
+               ____|   |   |____          a socket pair to each (channel.py)
+              |        |        |
+           worker 1  worker 2  worker 3   one listening address, a socket each (SO_REUSEPORT)
+              |________|________|
+                       |
+                    the log               and a doorbell for each of them
 
 Workers are alike: each accepts, ingests, fans out, and talks to the others through the log alone.
 The supervisor serves nobody. It binds one listening socket for each worker, and every process
 inherits all of them, so none is ever closed while the server runs: the kernel spreads connections
-over the sockets, and whoever comes while a worker is dead waits for no time-out and is not refused.
+over the sockets, and whoever comes while a worker is dead is not refused.
 A dead worker's place is *vacant*; until its replacement is ready, the living ones accept from its
 socket besides their own, from what already waits in its backlog onwards.
 
@@ -24,4 +25,5 @@ tells a worker that its supervisor has died: it then stops as if it had been tol
     seats.py       one worker's place, seen from the supervisor
     supervisor.py  the whole crew
     child.py       the worker's side
+    lifeline.py    how it ends with its supervisor even if its event loop is stuck
 """

@@ -4,6 +4,7 @@ A frame is four bytes of length, big-endian, and the message in MessagePack.
 """
 
 import asyncio
+import contextlib
 import socket
 from typing import Generic, TypeVar
 
@@ -47,10 +48,9 @@ class Channel(Generic[In, Out]):
     async def close(self) -> None:
         """Send what was given, then close."""
         self._writer.close()
-        try:
+        # The other side may have been faster.
+        with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
-        except ConnectionError:
-            pass  # the other side was faster
 
 
 async def supervisor_end(pair: socket.socket) -> Channel[FromWorker, ToWorker]:

@@ -22,6 +22,7 @@ from loadtest.harness.options import Options
 
 TABLE = "load.rows"
 FLOOD = "load.flood"
+KEYED = "load.keyed"
 POLICED = "load.policed"
 
 RAISED = (
@@ -44,6 +45,7 @@ def configuration(data_dir: Path, secret: str, **websocket: Any) -> dict[str, An
             "declared": {
                 TABLE: shared,
                 FLOOD: shared,
+                KEYED: {**shared, "primary_key": "id"},
                 POLICED: {**shared, "policy": "tenant = CLAIM('tenant')"},
             }
         },

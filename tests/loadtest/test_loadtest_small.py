@@ -36,6 +36,7 @@ def test_everything_posted_arrives(question: str, tmp_path: Path) -> None:
     assert told["machine"]["cores"] >= 1
     assert all(m["value"] >= 0 and m["verdict"] == "" for m in told["measurements"])
     assert QUESTIONS[question].title in done.stdout
+    assert "FAULT" not in done.stdout
 
 
 def test_several_runs_are_told_as_medians(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_without_a_compiler_the_client_in_python_serves(tmp_path: Path) -> None:
     assert "client in Python" in done.stdout
 
 
-def test_a_question_of_cpu_time_wants_the_pid_of_a_running_server(tmp_path: Path) -> None:
+def test_a_question_that_starts_its_own_servers_refuses_a_running_one(tmp_path: Path) -> None:
     done = load_test("filters", tmp_path, "--url", "http://127.0.0.1:1")
     assert done.returncode == 2
     assert "--url" in done.stderr

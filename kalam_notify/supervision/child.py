@@ -1,0 +1,181 @@
+"""The worker's side: a process that serves until its supervisor tells it to stop, or dies.
+
+Run as `python -m kalam_notify.supervision.child NUMBER DESCRIPTOR` by the supervisor alone. NUMBER
+is there for people who look at `ps`; all else comes over the socket pair behind DESCRIPTOR.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from itertools import count
+
+import uvloop
+
+from kalam_notify.config import Config
+from kalam_notify.errors import OperatorFault
+from kalam_notify.logs import configure_logging
+from kalam_notify.scrape import Scrape, scrape
+from kalam_notify.supervision.channel import Channel, worker_end
+from kalam_notify.supervision.lifeline import end_without
+from kalam_notify.supervision.messages import (
+    Crew,
+    FromWorker,
+    Gather,
+    Gathered,
+    Launch,
+    Measure,
+    Measured,
+    Ready,
+    Refused,
+    Reload,
+    Reloaded,
+    Seat,
+    ToWorker,
+)
+from kalam_notify.worker import CrewView, Sockets, Worker
+
+_log = logging.getLogger("kalam_notify.worker")
+
+_GATHER_SECONDS = 3.0
+
+_ORPHAN_SECONDS = 10.0
+"""Beyond drain_seconds, how long a worker may take to end when its supervisor has died."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve; the exit code."""
+    _, descriptor = arguments
+    # The supervisor gives the word, whoever else sends these to the whole group.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    return uvloop.run(_serve(socket.socket(fileno=int(descriptor))))
+
+
+async def _serve(pair: socket.socket) -> int:
+    channel = await worker_end(pair)
+    launch = await channel.receive()
+    if not isinstance(launch, Launch):
+        return 1  # the supervisor died before it could say anything
+    end_without(pair.fileno(), launch.config().server.drain_seconds + _ORPHAN_SECONDS)
+    try:
+        await _work(channel, launch)
+    except* OperatorFault as faults:
+        channel.send(Refused("\n".join(map(str, _leaves(faults)))))
+        code = 2
+    else:
+        code = 0
+    await channel.close()
+    return code
+
+
+def _leaves(group: BaseExceptionGroup[OperatorFault]) -> list[OperatorFault]:
+    found: list[OperatorFault] = []
+    for fault in group.exceptions:
+        found += _leaves(fault) if isinstance(fault, BaseExceptionGroup) else [fault]
+    return found
+
+
+async def _work(channel: Channel[ToWorker, FromWorker], launch: Launch) -> None:
+    config = launch.config()
+    configure_logging(config.logging, worker=launch.number + 1)
+    link = Link(channel, launch, config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, link.worker.stop)
+    async with asyncio.TaskGroup() as tasks:
+        listening = tasks.create_task(link.listen(), name="supervisor")
+        await link.worker.serve(link.own_sockets, lambda: channel.send(Ready()))
+        listening.cancel()
+
+
+class Link:
+    """A worker and its supervisor: what the one says, the other does."""
+
+    def __init__(
+        self, channel: Channel[ToWorker, FromWorker], launch: Launch, config: Config
+    ) -> None:
+        self._channel = channel
+        self._number = launch.number
+        self._sockets = [_sockets(seat) for seat in launch.seats]
+        self._config = config
+        self._vacant: list[int] = []
+        self._numbers = count()
+        self._gathering: dict[int, asyncio.Future[Scrape]] = {}
+        self.worker = Worker(config, lambda: self._config, self)
+
+    @property
+    def own_sockets(self) -> Sockets:
+        """The sockets of this worker's place, for it to close."""
+        return _duplicate(self._sockets[self._number])
+
+    # What the worker asks (worker.CrewView)
+
+    def view(self) -> CrewView:
+        size = len(self._sockets)
+        return CrewView(self._number + 1, size, size - len(self._vacant))
+
+    async def scrape(self) -> Scrape:
+        number = next(self._numbers)
+        answer: asyncio.Future[Scrape] = asyncio.get_running_loop().create_future()
+        self._gathering[number] = answer
+        try:
+            async with asyncio.timeout(_GATHER_SECONDS):
+                self._channel.send(Gather(number))
+                return await answer
+        finally:
+            del self._gathering[number]
+
+    # What the supervisor says
+
+    async def listen(self) -> None:
+        """Do what the supervisor says; when it has died, stop."""
+        while (message := await self._channel.receive()) is not None:
+            match message:
+                case Crew(vacant):
+                    self._vacant = vacant
+                    others = [n for n in vacant if n != self._number]
+                    await self.worker.cover({n: self._sockets[n] for n in others})
+                case Reload():
+                    self._config = message.config()
+                    self._channel.send(Reloaded(self.worker.reload()))
+                case Measure(request):
+                    self._channel.send(Measured(request, scrape(self.worker.metrics.registry)))
+                case Gathered(request, families):
+                    if request in self._gathering:
+                        self._gathering[request].set_result(families)
+        self._orphaned()
+
+    def _orphaned(self) -> None:
+        _log.error("the supervisor has died: stopping")
+        # The address is free at once for whoever takes the supervisor's place.
+        self.worker.refuse_connections()
+        for pair in self._sockets:
+            for listener in pair:
+                if listener is not None:
+                    listener.close()
+        self.worker.stop()
+
+
+def _sockets(seat: Seat) -> Sockets:
+    internal = None if seat.internal is None else _inherited(seat.internal)
+    return Sockets(_inherited(seat.public), internal)
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    listener = socket.socket(fileno=descriptor)
+    # Whether it blocks is one flag for all processes that share the socket. Python takes an
+    # inherited one for blocking, and `dup` would make it so: another worker that accepts from it
+    # in that moment would hang there.
+    listener.setblocking(False)
+    return listener
+
+
+def _duplicate(sockets: Sockets) -> Sockets:
+    public, internal = sockets
+    return Sockets(public.dup(), None if internal is None else internal.dup())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,233 @@
+"""The supervisor: one task for each worker's place, which starts, hears, buries and replaces.
+
+    start --Ready--> in service --ends--> vacant --at once, or after a while--> start
+      `--ends--> vacant, or, before the server was announced: the whole start has failed
+
+Everything that the others must know (who is vacant) is sent as it is, not as what has changed, so
+that no order of deaths and births can leave anybody with a wrong picture.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import count
+from typing import Any
+
+from kalam_notify.config import Config, reloaded
+from kalam_notify.errors import OperatorFault
+from kalam_notify.eventlog import wake_followers
+from kalam_notify.logs import set_level
+from kalam_notify.scrape import Family, Sample, Scrape, added, lasting
+from kalam_notify.supervision.channel import Channel
+from kalam_notify.supervision.messages import (
+    Crew,
+    FromWorker,
+    Gather,
+    Gathered,
+    Launch,
+    Measured,
+    Ready,
+    Refused,
+    Reload,
+    Reloaded,
+    Seat,
+    ToWorker,
+)
+from kalam_notify.supervision.seats import Place, WorkerRefused
+
+_log = logging.getLogger("kalam_notify.supervisor")
+
+STOP_SECONDS = 4.5
+"""Beyond drain_seconds a worker has this long to end before it is killed."""
+
+MEASURE_SECONDS = 1.0
+"""How long a scrape waits for each worker; of one that is slower the last answer stands."""
+
+
+class Supervisor:
+    """Keeps one worker in each of the places that `seats` gives listening sockets for.
+
+    `load_config` reads the configuration for a reload; `announce` is called once, when every
+    worker accepts connections.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        load_config: Callable[[], Config],
+        seats: Sequence[Seat],
+        announce: Callable[[], None],
+    ) -> None:
+        # What new workers are to run with, and what the present ones were offered last: the same
+        # once they have taken it.
+        self._config = config
+        self._offered = config
+        self._load_config = load_config
+        self._seats = list(seats)
+        self._announce = announce
+        self._places = [Place(number) for number in range(len(seats))]
+        self._is_announced = False
+        self._stopping = asyncio.Event()
+        self._failure: OperatorFault | None = None
+        self._exit_code = 0
+        self._requests = count()
+        # What workers that are no more had counted when they last told.
+        self._departed: Scrape = []
+        self._replaced = 0
+
+    def stop(self) -> None:
+        """Let every worker drain and end."""
+        self._stopping.set()
+
+    def reload(self) -> None:
+        """Read the configuration again and offer it to every worker; a bad one goes nowhere."""
+        if self._stopping.is_set():
+            return
+        try:
+            new = self._load_config()
+        except OperatorFault as fault:
+            _log.error("the configuration was not reloaded: %s", fault)
+            return
+        self._offered = new
+        for place in self._places:
+            if place.is_ready:
+                place.send(Reload.of(new))
+
+    async def run(self) -> int:
+        """Serve until stopped; the exit code. Raises what kept the workers from starting."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                for place in self._places:
+                    tasks.create_task(self._keep(place), name=f"worker {place.number + 1}")
+                await self._stopping.wait()
+                self._signal_all(signal.SIGTERM)
+                patience = self._config.server.drain_seconds + STOP_SECONDS
+                out_of_patience = self._loop.call_later(patience, self._kill_all)
+        finally:
+            self._signal_all(signal.SIGKILL)
+        out_of_patience.cancel()
+        if self._failure is not None:
+            raise self._failure
+        return self._exit_code
+
+    def _signal_all(self, number: int) -> None:
+        for place in self._places:
+            place.signal(number)
+
+    def _kill_all(self) -> None:
+        _log.error("workers that have not ended by now are killed")
+        self._exit_code = 1
+        self._signal_all(signal.SIGKILL)
+
+    # One place
+
+    async def _keep(self, place: Place) -> None:
+        while not self._stopping.is_set():
+            born = self._loop.time()
+            await self._live(place)
+            if self._stopping.is_set():
+                return
+            delay = place.pacing.delay(self._loop.time() - born)
+            _log.info("worker %d is started again in %.2f s", place.number + 1, delay)
+            self._replaced += 1
+            await self._stopped_within(delay)
+
+    async def _stopped_within(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+    async def _live(self, place: Place) -> None:
+        """One life of a worker, from its start to its burial."""
+        place.config = self._config
+        channel = await place.start(Launch.of(place.config, place.number, self._seats))
+        pid = place.pid
+        if self._stopping.is_set():
+            place.signal(signal.SIGTERM)
+        await self._hear(place, channel)
+        self._departed = added([self._departed, lasting(place.known)])
+        code = await place.gone()
+        self._bury(place, pid, code)
+
+    def _bury(self, place: Place, pid: int | None, code: int) -> None:
+        is_expected = self._stopping.is_set() and code in (0, -signal.SIGTERM)
+        if not is_expected:
+            _log.error("worker %d (pid %s) ended with code %d", place.number + 1, pid, code)
+            # It may have committed, and died before it rang.
+            server = self._config.server
+            self._spawn(asyncio.to_thread(wake_followers, self._config.log.url, server.data_dir))
+        if self._stopping.is_set() or not self._is_announced:
+            self._exit_code = self._exit_code if is_expected else 1
+            self._stopping.set()
+        self._tell_vacancies()
+
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        self._tasks.create_task(work)
+
+    async def _hear(self, place: Place, channel: Channel[FromWorker, ToWorker]) -> None:
+        while (message := await channel.receive()) is not None:
+            match message:
+                case Ready():
+                    self._in_service(place)
+                case Refused(why):
+                    self._refused(place, why)
+                case Reloaded(taken):
+                    self._answered(taken)
+                case Gather(request):
+                    self._spawn(self._gather(place, request))
+                case Measured():
+                    place.measured(message)
+
+    def _in_service(self, place: Place) -> None:
+        place.is_ready = True
+        _log.info("worker %d (pid %s) accepts connections", place.number + 1, place.pid)
+        self._tell_vacancies()
+        if place.config != self._offered:
+            # It was being started when the others were told.
+            place.send(Reload.of(self._offered))
+        if not self._is_announced and all(place.is_ready for place in self._places):
+            self._is_announced = True
+            self._announce()
+
+    def _answered(self, taken: bool) -> None:
+        if not taken:
+            self._offered = self._config
+        elif self._offered is not self._config:
+            self._config = self._offered = reloaded(self._config, self._offered)
+            set_level(self._config.logging.level)
+
+    def _refused(self, place: Place, why: str) -> None:
+        if self._is_announced:
+            _log.error("worker %d cannot start: %s", place.number + 1, why)
+        elif self._failure is None:
+            self._failure = WorkerRefused(why)
+            self._stopping.set()
+
+    def _tell_vacancies(self) -> None:
+        """Have the living accept for the dead. Before the announcement nobody is missing yet."""
+        if not self._is_announced and not self._stopping.is_set():
+            vacant = []
+        else:
+            vacant = [place.number for place in self._places if not place.is_ready]
+        for place in self._places:
+            if place.is_ready:
+                place.send(Crew(vacant))
+
+    # Metrics
+
+    async def _gather(self, asker: Place, request: int) -> None:
+        number = next(self._requests)
+        asked = [place.measure(number) for place in self._places if place.is_ready]
+        if asked:
+            await asyncio.wait(asked, timeout=MEASURE_SECONDS)
+        told = [place.known for place in self._places]
+        asker.send(Gathered(request, added([*told, self._departed, self._own()])))
+
+    def _own(self) -> Scrape:
+        name = "kalam_notify_worker_restarts"
+        sample = Sample(f"{name}_total", (), float(self._replaced))
+        return [Family(name, "counter", "Worker processes that were replaced", [sample])]
