@@ -87,13 +87,11 @@ def _development_directory(config: Config, is_given: bool) -> Iterator[Path]:
     if is_given:
         yield config.server.data_dir
         return
-    directory, owner = Path(tempfile.mkdtemp(prefix="kalam-notify-")), os.getpid()
+    directory = Path(tempfile.mkdtemp(prefix="kalam-notify-"))
     try:
         yield directory
     finally:
-        # A forked worker leaves by here too, and must not take its siblings' files away.
-        if os.getpid() == owner:
-            shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _serve(config: Config, args: argparse.Namespace) -> int:
