@@ -189,7 +189,12 @@ class Client:
             return f"cannot connect: {fault}", False
         try:
             async with socket:
-                await self._converse(socket)
+                try:
+                    await self._converse(socket)
+                except asyncio.CancelledError:
+                    # Leaving on purpose: the context manager would call it an internal error.
+                    await socket.close()
+                    raise
         except ConnectionClosed as closed:
             return await self._after_close(closed)
         finally:

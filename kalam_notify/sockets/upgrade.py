@@ -152,7 +152,12 @@ class HttpProtocol(HttpToolsProtocol):
             logger=WIRE_LOG,
         )
         response = protocol.accept(
-            Request(self.url.decode("latin-1"), headers, self.scope["method"])
+            Request(
+                self.url.decode("latin-1"),
+                headers,
+                self.scope["method"],
+                f"HTTP/{self.scope['http_version']}",
+            )
         )
         if response.status_code != 101:
             body = response.body.decode() if response.body else ""

@@ -144,6 +144,8 @@ class _StatementReader:
         qualifiers = frozenset(((table,), (namespace, table)))
         if "alias" in arguments:
             alias = self.ledger.arguments(arguments["alias"], "this")["this"]
+            if alias.name.startswith("_"):
+                self.ledger.refuse(alias, "names that start with _ belong to the server")
             self.ledger.spend(TokenType.IDENTIFIER)
             if self.ledger.open[TokenType.ALIAS] and self._alias_is_marked():
                 self.ledger.spend(TokenType.ALIAS)

@@ -387,3 +387,14 @@ async def test_several_queries_of_one_connection_survive_a_burst_beyond_its_buff
             message = await client.hear_type("change")
             seen[message["subscription_id"]] += len(message["rows"])
         assert set(seen.values()) == {60}
+
+
+async def test_http_1_0_cannot_be_upgraded(server: Server) -> None:
+    reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
+    writer.write(
+        b"GET /v1/ws HTTP/1.0\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    async with asyncio.timeout(20):
+        assert (await reader.read()).split()[1] == b"505"
+    writer.close()

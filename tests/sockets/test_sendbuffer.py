@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -34,11 +34,20 @@ class Buffered(SendBuffer, asyncio.Protocol):
         self.shut()
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    if request.param == "uvloop":
-        return uvloop.EventLoopPolicy()
-    return asyncio.DefaultEventLoopPolicy()
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+Test = Callable[[], Coroutine[None, None, None]]
+
+
+def on_both_loops(test: Test) -> Callable[[str], None]:
+    """Run an async test on asyncio's own event loop and on uvloop, whose transports differ."""
+
+    @pytest.mark.parametrize("loop", LOOPS)
+    def run(loop: str) -> None:
+        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+            runner.run(test())
+
+    run.__name__ = test.__name__
+    return run
 
 
 @asynccontextmanager
@@ -62,6 +71,7 @@ async def read(peer: socket.socket, size: int) -> bytes:
     return data
 
 
+@on_both_loops
 async def test_bytes_arrive_in_order_whichever_way_they_went() -> None:
     async with connected() as (buffer, peer):
         expected, number = b"", 0
@@ -80,6 +90,7 @@ async def test_bytes_arrive_in_order_whichever_way_they_went() -> None:
         assert await read(peer, 5) == b"after"
 
 
+@on_both_loops
 async def test_what_waits_is_bounded_and_a_single_piece_always_fits() -> None:
     async with connected() as (buffer, peer):
         assert buffer.offer(b"x" * 4 * 1024 * 1024)
@@ -91,6 +102,7 @@ async def test_what_waits_is_bounded_and_a_single_piece_always_fits() -> None:
             await buffer.drains.wait()
 
 
+@on_both_loops
 async def test_nothing_is_refused_that_would_not_be_called_back_for() -> None:
     """Held pieces count against the bound only where a drain will follow."""
     async with connected() as (buffer, peer):
@@ -110,6 +122,7 @@ async def read_some(peer: socket.socket) -> None:
     await asyncio.get_running_loop().sock_recv(peer, 1)
 
 
+@on_both_loops
 async def test_a_small_socket_buffer_and_many_held_pieces_lose_nothing() -> None:
     async with connected() as (buffer, peer):
         expected, refused = b"", 0
@@ -134,6 +147,7 @@ async def test_a_small_socket_buffer_and_many_held_pieces_lose_nothing() -> None
         assert refused
 
 
+@on_both_loops
 async def test_a_peer_that_is_gone_refuses_nothing_and_raises_nothing() -> None:
     async with connected() as (buffer, peer):
         peer.close()

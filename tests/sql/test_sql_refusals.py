@@ -38,6 +38,8 @@ STATEMENTS = [
     ("SELECT _seq FROM app.things", "belong to the server"),
     ('SELECT "_seq" FROM app.things', "belong to the server"),
     ("SELECT * FROM app.things, app.others", "second table"),
+    ("SELECT * FROM app.things _t", "belong to the server"),
+    ("SELECT * FROM app.things AS _t WHERE _t.a = 1", "belong to the server"),
     ("SELECT * FROM app.things JOIN app.others ON 1 = 1", "JOIN"),
     ("SELECT * FROM (SELECT * FROM app.things)", "second SELECT"),
     ("SELECT * FROM app.things UNION SELECT * FROM app.things", "UNION"),
