@@ -151,5 +151,8 @@ def result(
     if options.small:  # too short to be judged
         measurements = [replace(m, bar=None) for m in measurements]
         notes = [*notes, "small size: only delivery was checked, no figure is held to its bar"]
-    asked = {name: value for name, value in asdict(options).items() if value and name != "token"}
+    # What was measured, not where on this machine and not with whose token.
+    private = ("token", "results", "scratch", "url", "pid")
+    told = asdict(options).items()
+    asked = {name: value for name, value in told if value and name not in private}
     return Result(options.question, title, machine(), asked, measurements, notes)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from helpers.server import Server, delete, insert, update
 from helpers.views import View
-from helpers.wire import wire
+from helpers.wire import Wire, wire
 
 StartServer = Callable[..., Server]
 PAD = "x" * 20_000
@@ -43,13 +43,13 @@ async def test_a_reader_that_stops_and_goes_on_loses_nothing(start_server: Start
         assert set(views["fast"].rows) == {n for n in range(100) if n % 3}
 
 
-async def _read_until(client: object, writing: "asyncio.Task[None]", server: Server) -> View:
+async def _read_until(client: Wire, writing: "asyncio.Task[None]", server: Server) -> View:
     """Apply messages until the marker row that is written after everything else."""
     view = View()
     view.ready = True
     marker = asyncio.create_task(_mark_end(writing, server))
     while "end" not in view.rows:
-        view.apply(await client.hear(60))  # type: ignore[attr-defined]
+        view.apply(await client.hear(60))
     await marker
     del view.rows["end"]
     return view
