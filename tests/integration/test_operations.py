@@ -1,6 +1,7 @@
 """Starting, stopping, reloading, being killed; and what operators can see."""
 
 import asyncio
+import hashlib
 import json
 import signal
 import socket
@@ -37,6 +38,34 @@ def test_unknown_paths_and_methods_are_told_in_the_error_shape(server: Server) -
     assert (wrong.status, wrong.json["error"]["code"]) == (405, "METHOD_NOT_ALLOWED")
     assert server.request("POST", "/v1/ws", b"").status == 405
     assert server.request("GET", "/v1/ws").status == 426
+
+
+@pytest.mark.parametrize("path", ["/v1/changes/", "/livez/", "/v1/ws/"])
+def test_a_slash_too_many_is_an_unknown_path_not_a_redirect(server: Server, path: str) -> None:
+    answer = server.request("GET", path)
+    assert (answer.status, answer.json["error"]["code"]) == (404, "NOT_FOUND")
+
+
+def test_the_last_of_a_name_given_twice_stands_whatever_the_first_was(server: Server) -> None:
+    change = b'{"table":5,"table":"ops.twice","change_type":"insert","row_data":{"id":1}}'
+    for body in (change, b"[" + change + b"]"):
+        assert server.post_raw(body).json["accepted"] == 1
+    nonsense = server.post_raw(b'{"table":"ops.twice","table":5}')
+    assert (nonsense.status, nonsense.json["error"]["code"]) == (400, "INVALID_CHANGE")
+
+
+def test_an_api_key_is_the_bytes_that_were_sent(start_server: StartServer) -> None:
+    key = "schl\u00fcssel"
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    keys = [{"name": "feeder", "sha256": digest, "role": "service"}]
+    server = start_server(auth={"api_keys": keys})
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as plain:
+        plain.sendall(
+            b"POST /v1/changes HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n"
+            b"X-API-Key: " + key.encode() + b"\r\n\r\n[]"
+        )
+        assert plain.recv(1000).startswith(b"HTTP/1.1 200")
 
 
 def test_metrics_want_a_service_and_have_every_name(server: Server) -> None:
