@@ -293,7 +293,15 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
 
     async def _verify_later(self, token: str) -> None:
         """Fetch the signing keys anew, then judge the token for good and hear what waited."""
-        await self._shared.verifier.refresh()
+        try:
+            await self._shared.verifier.refresh()
+            self._judge_again(token)
+        except Exception:
+            # This task is the server's: a fault of one connection must not end it.
+            _log.exception("connection %d failed", self.connection_id)
+            self.end(close.INTERNAL_FAULT)
+
+    def _judge_again(self, token: str) -> None:
         backlog, self._backlog = self._backlog or [], None
         if self._session.state is State.CLOSED:
             return

@@ -84,8 +84,8 @@ class SendBuffer:
 
     @property
     def has_room(self) -> bool:
-        """Whether nothing waits for the socket."""
-        return self.door >= 0 or self.waiting == 0
+        """Whether nothing waits in the transport, and so no drain is to be waited for."""
+        return self.door >= 0 or self._transport.get_write_buffer_size() == 0
 
     def offer(self, frames: bytes) -> bool:
         """Hand over whole frames; False: they would not fit, and nothing was taken."""

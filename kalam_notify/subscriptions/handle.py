@@ -84,7 +84,7 @@ class Sink(Protocol):
 
     @property
     def has_room(self) -> bool:
-        """Whether nothing waits for the socket."""
+        """Whether nothing waits for the socket; while something does, a drain will follow."""
 
     def end(self, close: Close) -> None:
         """Close the connection."""

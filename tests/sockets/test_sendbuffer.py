@@ -148,6 +148,17 @@ async def test_a_small_socket_buffer_and_many_held_pieces_lose_nothing() -> None
 
 
 @on_both_loops
+async def test_held_pieces_are_no_reason_to_wait_where_every_byte_takes_the_transport() -> None:
+    """Under TLS: the feeder must not wait for a drain that only bytes in the transport bring."""
+    async with connected() as (buffer, peer):
+        buffer.shut()
+        assert buffer.hold(b"held,")
+        assert buffer.has_room
+        assert buffer.offer(b"offered")
+        assert await read(peer, 12) == b"held,offered"
+
+
+@on_both_loops
 async def test_a_peer_that_is_gone_refuses_nothing_and_raises_nothing() -> None:
     async with connected() as (buffer, peer):
         peer.close()
