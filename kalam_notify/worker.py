@@ -21,8 +21,9 @@ from kalam_notify.errors import ConfigurationFault, Fault, OperatorFault
 from kalam_notify.eventlog import Retention, open_log
 from kalam_notify.fanout.desk import SubscriptionDesk
 from kalam_notify.fanout.feeder import Feeder
-from kalam_notify.fanout.notification import NotificationService
+from kalam_notify.fanout.notification import SHARED_NOTIFY_CHUNK_SIZE, NotificationService
 from kalam_notify.fanout.stats import FanoutStats
+from kalam_notify.fanout.uring import open_ring
 from kalam_notify.garbage import collect_in_small_steps
 from kalam_notify.ingest.answers import ERROR_HANDLERS
 from kalam_notify.ingest.gate import Gate
@@ -155,10 +156,16 @@ class Worker:
             await listener.stop(_GRACE)
         for task in [*running, self._key_keeper]:
             task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if self._ring is not None:
+            self._ring.close()
 
     def _build(self, tasks: asyncio.TaskGroup) -> None:
         config, clock = self.config, asyncio.get_running_loop().time
-        self.service = NotificationService(self.log, self.manager, self.stats, clock=clock)
+        self._ring = open_ring(config.server.io_uring, SHARED_NOTIFY_CHUNK_SIZE)
+        self.service = NotificationService(
+            self.log, self.manager, self.stats, clock=clock, ring=self._ring
+        )
         self.feeder = Feeder(
             self.log,
             self.manager,

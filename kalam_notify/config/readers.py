@@ -160,6 +160,16 @@ def _read_workers(value: object) -> int:
         raise BadValue("give a whole number from 1 to 1024, or auto for one per core") from None
 
 
+def _read_auto_or_flag(value: object) -> bool | None:
+    """None stands for `auto`."""
+    if value == "auto":
+        return None
+    try:
+        return boolean.read(value)
+    except BadValue:
+        raise BadValue("give true, false or auto") from None
+
+
 def cores() -> int:
     return os.cpu_count() or 1
 
@@ -167,3 +177,4 @@ def cores() -> int:
 boolean = Reader(_read_boolean)
 text = Reader(_read_text)
 workers = Reader(_read_workers)
+auto_or_flag = Reader(_read_auto_or_flag)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from kalam_notify.protocol.deflate import WORTHWHILE_BYTES, deflate_body
 from kalam_notify.protocol.frames import frame_header
-from kalam_notify.protocol.heads import Head
+from kalam_notify.protocol.heads import DeflatedHead, Head
 
 
 class FrameSet:
@@ -29,17 +29,45 @@ class FrameSet:
         # Row-changes in the messages.
         self.row_count = row_count
 
+    @property
+    def size(self) -> int:
+        """Bytes of the bodies, uncompressed."""
+        return sum(map(len, self._plain.bodies))
+
     def for_head(self, head: Head) -> bytes:
         """All the messages, framed, for the subscription whose messages start with `head`."""
-        splices, start = self._plain, head.plain
-        if head.deflated is not None:
+        splices = self._plain
+        if type(head) is DeflatedHead:
             if self._deflated is None:
                 self._deflated = _deflated(splices)
             splices = self._deflated
-            if splices.compressed:
-                start = head.deflated
+            start = head.deflated if splices.compressed else head.plain
+        else:
+            assert type(head) is bytes
+            start = head
         length = len(start)
         return start.join(splices.pieces.get(length) or splices.cut(length))
+
+    def for_heads(self, heads: Sequence[Head]) -> tuple[bytes, list[int]]:
+        """What `for_head` makes for each, one after the other, and the size of each."""
+        plain = [head for head in heads if type(head) is bytes]
+        if len(plain) == len(heads):
+            lengths = list(map(len, plain))
+            if lengths.count(lengths[0]) == len(lengths):
+                return self._for_alike(plain, lengths[0])
+        parts = [self.for_head(head) for head in heads]
+        return b"".join(parts), list(map(len, parts))
+
+    def _for_alike(self, heads: Sequence[bytes], length: int) -> tuple[bytes, list[int]]:
+        pieces = self._plain.pieces.get(length) or self._plain.cut(length)
+        one = [pieces[0]]
+        for piece in pieces[1:]:
+            one += (b"", piece)
+        parts: list[bytes] = one * len(heads)
+        for place in range(1, len(one), 2):
+            parts[place :: len(one)] = heads
+        size = sum(map(len, pieces)) + length * (len(pieces) - 1)
+        return b"".join(parts), [size] * len(heads)
 
 
 class _Splices:

@@ -7,24 +7,23 @@ pings, accepts and ingest stay alive however many subscribers a table has.
 
 Flow control is being on the roster: only LIVE subscriptions are, for everybody else the log has
 the change. An offer that is not taken moves the handle to CATCHING_UP with its cursor before the
-batch. The loop over a chunk (`_serve`) touches nothing but the plan's lane as long as doors are
-open: see subscriptions/roster.py for why.
+batch. How a chunk gets onto its sockets is told in chunks.py.
 """
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 
 from kalam_notify.errors import Compacted
 from kalam_notify.eventlog.base import EventLog
 from kalam_notify.fanout.batch import MAX_BATCH_BYTES, Delivery, prepare
-from kalam_notify.fanout.frames import FrameSet
+from kalam_notify.fanout.chunks import ChunkSender
 from kalam_notify.fanout.stats import FanoutStats
+from kalam_notify.fanout.uring import Ring
 from kalam_notify.model import Change
 from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
-from kalam_notify.subscriptions.plans import FilterNode, Plan
+from kalam_notify.subscriptions.plans import FilterNode
 
 SHARED_NOTIFY_CHUNK_SIZE = 256
 """Handles served between two turns of the event loop."""
@@ -43,13 +42,13 @@ class NotificationService:
         stats: FanoutStats,
         *,
         clock: Callable[[], float],
-        write: Callable[[int, bytes], int] = os.write,
+        ring: Ring | None = None,
     ) -> None:
-        """`write` puts bytes through an open door (see subscriptions/roster.py)."""
-        self._write = write
+        """`ring` writes to many sockets at once; None: they are written to one by one."""
         self._log = log
         self._manager = manager
         self._stats = stats
+        self._sender = ChunkSender(stats, ring)
         self._clock = clock
         # Everything up to here has been prepared for the handles that were live.
         self.position = log.last_seq
@@ -144,65 +143,10 @@ class NotificationService:
                         await asyncio.sleep(0)
                         served = 0
                     served += end - start
-                    self._serve(plan, start, end, frames, after, held)
+                    self._sender.send(plan, start, end, frames, after, held)
                 plan.end_walk()
         if held:
             await self._flush(list(held), served)
-
-    def _serve(
-        self,
-        plan: Plan,
-        start: int,
-        end: int,
-        frames: FrameSet,
-        after: int,
-        held: dict[Sink, None],
-    ) -> None:
-        """Hand `frames` to the live subscriptions in the places from `start` to `end`."""
-        write, head, data = self._write, None, b""
-        taken = size = sent = 0
-        lane = iter(plan.lane[2 * start : 2 * end])
-        for place, (door, its_head) in enumerate(zip(lane, lane, strict=True), start):
-            if its_head is not head:
-                head = its_head
-                data = frames.for_head(head)
-            if door >= 0:
-                try:
-                    sent = write(door, data)
-                except BlockingIOError:
-                    sent = 0
-                except OSError:
-                    sent = -1
-                if sent != len(data):
-                    handle = plan.live[place]
-                    assert handle is not None
-                    handle.sink.complete(data, sent)
-            elif not self._hand_over(plan.live[place], data, after, held):
-                continue
-            taken += 1
-            size += len(data)
-        self._stats.deliveries += taken * frames.row_count
-        self._stats.delivery_bytes += size
-
-    def _hand_over(
-        self,
-        handle: SubscriptionHandle | None,
-        data: bytes,
-        after: int,
-        held: dict[Sink, None],
-    ) -> bool:
-        """Offer frames to a sink whose door is shut; False: it is full, or nobody is there."""
-        if handle is None:
-            return False
-        if handle.has_company:
-            taken = handle.sink.hold(data)
-            held[handle.sink] = None
-        else:
-            taken = handle.sink.offer(data)
-        if not taken:
-            handle.overfull(after)
-            self._stats.catch_ups += 1
-        return taken
 
     async def _flush(self, sinks: Sequence[Sink], served: int) -> None:
         for sink in sinks:

@@ -7,19 +7,22 @@ import orjson
 from kalam_notify.protocol.deflate import deflate_head
 
 
-class Head:
-    """The start of one kind of message of one subscription.
-
-    Heads are compared by identity: subscriptions with the same id hold the same object, and the
-    fan-out makes one run of frames for all of them.
-    """
+class DeflatedHead:
+    """A head for a connection that negotiated compression: as it is, and as DEFLATE blocks."""
 
     __slots__ = ("deflated", "plain")
 
-    def __init__(self, plain: bytes, deflates: bool) -> None:
+    def __init__(self, plain: bytes) -> None:
         self.plain = plain
-        # Its DEFLATE blocks; None for a connection that did not negotiate compression.
-        self.deflated = deflate_head(plain) if deflates else None
+        self.deflated = deflate_head(plain)
+
+
+Head = bytes | DeflatedHead
+"""The start of one kind of message of one subscription.
+
+Heads are compared by identity: subscriptions with the same id hold the same object, and the
+fan-out makes one run of frames for all of them.
+"""
 
 
 @lru_cache(maxsize=4096)
@@ -36,4 +39,5 @@ def batch_head(subscription_id: str, deflates: bool) -> Head:
 
 def _head(kind: bytes, subscription_id: str, deflates: bool) -> Head:
     name = orjson.dumps(subscription_id)
-    return Head(b'{"type":"%b","subscription_id":%b,' % (kind, name), deflates)
+    plain = b'{"type":"%b","subscription_id":%b,' % (kind, name)
+    return DeflatedHead(plain) if deflates else plain

@@ -2,10 +2,11 @@
 
 What a delivery costs beside the kernel's send is not instructions but cache misses: after a few
 thousand sends every object has left the cache, and each one touched has to be fetched again. So
-what the fan-out needs of a subscription stands in one flat list, the lane:
+what the fan-out needs of a subscription stands in flat lists, side by side:
 
-    lane   door, head, door, head, ...     what nearly every delivery needs, and nothing else
-    live   handle, handle, ...             looked at only where the door is shut
+    doors  door, door, ...       packed: the kernel is handed them as they are (fanout/uring.py)
+    heads  head, head, ...       what each one's messages start with
+    live   handle, handle, ...   looked at only where the door is shut
 
 A door is the descriptor that whole frames may be written to without asking the sink: open while
 the subscription is alone on its connection and nothing waits for its socket; SHUT otherwise.
@@ -14,7 +15,10 @@ While somebody walks, nobody changes places: leaving makes a hole, joining goes 
 where the walk stops. The holes are closed when the last walk is over.
 """
 
-from typing import TYPE_CHECKING, Any
+from array import array
+from typing import TYPE_CHECKING
+
+from kalam_notify.protocol.heads import Head
 
 if TYPE_CHECKING:
     from kalam_notify.subscriptions.handle import SubscriptionHandle
@@ -25,12 +29,12 @@ SHUT = -1
 class Roster:
     """Joining and leaving are O(1). Invariant: `live[handle.place] is handle`."""
 
-    __slots__ = ("_holes", "_walks", "lane", "live")
+    __slots__ = ("_holes", "_walks", "doors", "heads", "live")
 
     def __init__(self) -> None:
         self.live: list[SubscriptionHandle | None] = []
-        # door (int) and head (Head) in turns, two for each of `live`.
-        self.lane: list[Any] = []
+        self.doors = array("i")
+        self.heads: list[Head] = []
         self._holes = 0
         self._walks = 0
 
@@ -42,26 +46,25 @@ class Roster:
         """Put a handle at the end."""
         handle.place = len(self.live)
         self.live.append(handle)
-        self.lane += (handle.door, handle.head)
+        self.doors.append(handle.door)
+        self.heads.append(handle.head)
 
     def leave(self, handle: "SubscriptionHandle") -> None:
         """Take a handle out; the last one moves into its place, unless somebody is walking."""
         place, handle.place = handle.place, -1
         if self._walks:
             self.live[place] = None
-            self.lane[2 * place] = SHUT
+            self.doors[place] = SHUT
             self._holes += 1
             return
-        last = self.live.pop()
-        head, door = self.lane.pop(), self.lane.pop()
+        last, door, head = self.live.pop(), self.doors.pop(), self.heads.pop()
         if last is not handle and last is not None:
-            self.live[place] = last
-            self.lane[2 * place : 2 * place + 2] = (door, head)
+            self.live[place], self.doors[place], self.heads[place] = last, door, head
             last.place = place
 
     def move_door(self, handle: "SubscriptionHandle") -> None:
         """A live handle's door has been opened or shut."""
-        self.lane[2 * handle.place] = handle.door
+        self.doors[handle.place] = handle.door
 
     def begin_walk(self) -> int:
         """Hold all places until `end_walk`; how many there are to walk."""
@@ -76,6 +79,7 @@ class Roster:
 
     def _close_holes(self) -> None:
         handles = [handle for handle in self.live if handle is not None]
-        self.live, self.lane, self._holes = [], [], 0
+        self.live, self.heads, self._holes = [], [], 0
+        del self.doors[:]
         for handle in handles:
             Roster.join(self, handle)

@@ -93,7 +93,7 @@ def test_messages_are_split_at_the_bound_and_lose_nothing(sizes: list[int]) -> N
         builder.add(changed(seq, row(id=seq, pad="x" * size)), Sight.INSERT)
     head = change_head("é" * 128, False)
     bodies = builder.bodies()
-    assert all(len(head.plain) + len(body) <= MAX_MESSAGE_BYTES for body in bodies)
+    assert all(len(head) + len(body) <= MAX_MESSAGE_BYTES for body in bodies)
     ids = [r["id"] for body in bodies for r in json.loads(b"{" + body)["rows"]]
     assert ids == list(range(1, len(sizes) + 1))
 
@@ -110,9 +110,7 @@ def test_every_head_gets_every_body_in_whole_frames(heads: list[str], bodies: li
     frames = FrameSet(bodies, 1)
     for name in heads:
         head = change_head(name, False)
-        expected = b"".join(
-            frame_header(len(head.plain) + len(body)) + head.plain + body for body in bodies
-        )
+        expected = b"".join(frame_header(len(head) + len(body)) + head + body for body in bodies)
         assert frames.for_head(head) == expected
 
 

@@ -1,9 +1,11 @@
 """Slow sockets: bounded buffers, nothing lost, nobody else delayed, and when it ends."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 
+import pytest
 from helpers.server import Server, delete, insert, update
 from helpers.views import View
 from helpers.wire import Wire, wire
@@ -41,6 +43,31 @@ async def test_a_reader_that_stops_and_goes_on_loses_nothing(start_server: Start
         await _until_metric(server, "lagging_subscriptions", 0)
         assert views["slow"].rows == views["fast"].rows
         assert set(views["fast"].rows) == {n for n in range(100) if n % 3}
+
+
+@pytest.mark.parametrize("io_uring", [True, False])
+async def test_in_a_crowd_some_stop_and_nobody_loses_anything(
+    start_server: StartServer, io_uring: bool
+) -> None:
+    server = start_server(server={"io_uring": io_uring})
+    token = server.token()
+    async with contextlib.AsyncExitStack() as stack:
+        kinds = [SLOW] * 3 + [{}] * 9
+        crowd = [
+            await stack.enter_async_context(wire(server.ws_url, token, **kind)) for kind in kinds
+        ]
+        for number, client in enumerate(crowd):
+            await client.live(f"s{number % 5}", "SELECT * FROM app.orders", {})
+        writing = asyncio.create_task(asyncio.to_thread(_write_much, server, 4))
+        views = await asyncio.gather(*(_read_until(c, writing, server) for c in crowd[3:]))
+        assert server.metric("lagging_subscriptions") == 3
+        views += await asyncio.gather(*(_read_until(c, writing, server) for c in crowd[:3]))
+        await _until_metric(server, "lagging_subscriptions", 0)
+        server.post(insert("app.orders", {"id": "one more"}))
+        for client, view in zip(crowd[3:] + crowd[:3], views, strict=True):
+            view.apply(await client.hear())
+        assert all(view.rows == views[0].rows for view in views)
+        assert set(views[0].rows) == {"one more", *(n for n in range(100) if n % 3)}
 
 
 async def _read_until(client: Wire, writing: "asyncio.Task[None]", server: Server) -> View:

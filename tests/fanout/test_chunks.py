@@ -1,0 +1,127 @@
+"""Chunks on real sockets: with a ring and without, everybody gets the same bytes."""
+
+import os
+import socket
+from collections.abc import Sequence
+
+import pytest
+from helpers.sinks import FakeConnection
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kalam_notify.fanout.chunks import ChunkSender
+from kalam_notify.fanout.frames import FrameSet
+from kalam_notify.fanout.stats import FanoutStats
+from kalam_notify.fanout.uring import Ring
+from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
+from kalam_notify.sql import Limits, bind, parse
+from kalam_notify.subscriptions.handle import Sink
+from kalam_notify.subscriptions.manager import ConnectionsManager
+from kalam_notify.subscriptions.roster import SHUT
+
+ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))
+ALICE = Identity(UserId("alice"), Role.USER)
+FULL = b"z" * (8 << 20)
+
+
+class DoorConnection(FakeConnection):
+    """A connection whose frames go to a socket pair: `offer` is only for when the door is shut."""
+
+    def __init__(self, state: str, *, deflates: bool) -> None:
+        super().__init__(ALICE)
+        self.deflates = deflates
+        self.ours, self.theirs = socket.socketpair()
+        self.ours.setblocking(False)
+        self.theirs.setblocking(False)
+        self.completed: list[tuple[bytes, int]] = []
+        self.earlier = b""
+        if state == "full":
+            self.earlier = FULL[: os.write(self.ours.fileno(), FULL)]
+        elif state == "broken":
+            self.theirs.close()
+        self.door = SHUT if state == "shut" else self.ours.fileno()
+
+    def complete(self, frames: bytes, sent: int) -> None:
+        self.completed.append((frames, sent))
+
+    def received(self) -> bytes:
+        """What the socket took for it, and what it was given for later."""
+        got = b""
+        try:
+            while piece := self.theirs.recv(1 << 20):
+                got += piece
+        except BlockingIOError:
+            pass
+        assert got.startswith(self.earlier)
+        rest = b"".join(frames[sent:] for frames, sent in self.completed)
+        return got[len(self.earlier) :] + rest + self.written
+
+    def close(self) -> None:
+        self.ours.close()
+        self.theirs.close()
+
+
+def send_to(
+    connections: Sequence[DoorConnection], names: Sequence[str], frames: FrameSet, ring: Ring | None
+) -> FanoutStats:
+    """Make everybody live on one plan and send them `frames` as one chunk."""
+    manager, stats = ConnectionsManager(), FanoutStats()
+    query = bind(parse("SELECT * FROM app.orders", Limits(4096, 100)), ORDERS, ALICE)
+    for connection, name in zip(connections, names, strict=True):
+        manager.connect(connection)
+        handle = manager.subscribe(connection, name, query, None).handle
+        handle.loaded(0)
+        handle.level()
+    held: dict[Sink, None] = {}
+    count = handle.plan.begin_walk()
+    ChunkSender(stats, ring).send(handle.plan, 0, count, frames, 0, held)
+    handle.plan.end_walk()
+    assert not held
+    return stats
+
+
+STATES = st.sampled_from(["open"] * 12 + ["full", "broken", "shut"])
+NAMES = st.sampled_from(["same"] * 6 + ["another", "a-longer-one", "ü"])
+
+
+@pytest.mark.parametrize("with_ring", [True, False])
+@given(
+    everybody=st.lists(st.tuples(STATES, NAMES, st.booleans()), min_size=1, max_size=24),
+    compression=st.booleans(),
+    one_name=st.booleans(),
+    bodies=st.lists(st.sampled_from([5, 200, 700, 5000]), min_size=1, max_size=3),
+)
+@settings(deadline=None, max_examples=60)
+def test_everybody_is_handed_their_own_messages_whole(
+    with_ring: bool,
+    everybody: list[tuple[str, str, bool]],
+    compression: bool,
+    one_name: bool,
+    bodies: list[int],
+) -> None:
+    try:
+        ring = Ring(32) if with_ring else None
+    except OSError as fault:
+        pytest.skip(f"this kernel gives no io_uring: {fault}")
+    connections = [DoorConnection(s, deflates=compression and d) for s, _, d in everybody]
+    names = ["same" if one_name else name for _, name, _ in everybody]
+    frames = FrameSet([b'"rows":[%b]}' % (b"7," * size) for size in bodies], 2)
+    try:
+        stats = send_to(connections, names, frames, ring)
+        total = 0
+        for connection, (state, _, _) in zip(connections, everybody, strict=True):
+            (handle,) = connection.subscriptions.values()
+            expected = frames.for_head(handle.head)
+            total += len(expected)
+            if state == "broken":
+                assert connection.completed == [(expected, -1)]
+            else:
+                assert connection.received() == expected
+                assert bool(connection.completed) == (state == "full")
+        assert stats.deliveries == 2 * len(connections)
+        assert stats.delivery_bytes == total
+    finally:
+        for connection in connections:
+            connection.close()
+        if ring is not None:
+            ring.close()

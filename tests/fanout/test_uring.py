@@ -1,0 +1,126 @@
+"""The submission ring on real sockets: every byte and every refusal, wherever it stands."""
+
+import logging
+import os
+import socket
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kalam_notify.fanout import uring
+from kalam_notify.fanout.uring import Ring, open_ring
+
+FULL = b"z" * (8 << 20)
+
+
+def ring_or_skip(entries: int) -> Ring:
+    try:
+        return Ring(entries)
+    except OSError as fault:
+        pytest.skip(f"this kernel gives no io_uring: {fault}")
+
+
+@contextmanager
+def pairs(count: int) -> Iterator[tuple["array[int]", list[socket.socket]]]:
+    """Descriptors to write to without waiting, and the sockets to read at."""
+    with ExitStack() as stack:
+        both = [socket.socketpair() for _ in range(count)]
+        for ours, theirs in both:
+            stack.enter_context(ours)
+            stack.enter_context(theirs)
+            ours.setblocking(False)
+            theirs.setblocking(False)
+        yield array("i", [ours.fileno() for ours, _ in both]), [theirs for _, theirs in both]
+
+
+def drain(reader: socket.socket) -> bytes:
+    got = b""
+    try:
+        while piece := reader.recv(1 << 20):
+            got += piece
+    except BlockingIOError:
+        pass
+    return got
+
+
+@given(batches=st.lists(st.tuples(st.integers(1, 8), st.booleans()), max_size=30))
+@settings(deadline=None, max_examples=40)
+def test_bytes_arrive_whole_and_in_order_wherever_the_queue_wraps(
+    batches: list[tuple[int, bool]],
+) -> None:
+    ring = ring_or_skip(8)
+    with pairs(8) as (doors, readers):
+        expected = [b""] * 8
+        for number, (count, alike) in enumerate(batches):
+            parts = [
+                b"%d/%d;" % (number, 0 if alike else place) * (place % 3 + 1)
+                for place in range(count)
+            ]
+            if alike:
+                parts = [parts[0]] * count
+                assert ring.send(doors[:count], parts[0]) == []
+            else:
+                assert (
+                    ring.send_parts(doors[:count], b"".join(parts), [len(p) for p in parts]) == []
+                )
+            for place, part in enumerate(parts):
+                expected[place] += part
+        assert [drain(reader) for reader in readers] == expected
+    ring.close()
+
+
+def test_what_is_refused_is_told_with_what_was_taken_of_it() -> None:
+    ring = ring_or_skip(8)
+    with pairs(6) as (doors, readers):
+        taken = os.write(doors[1], FULL)
+        readers[3].close()
+        refused = dict(ring.send(array("i", [*doors[:5], 1 << 20]), b"hello"))
+        # 1: its buffer is full. 3: nobody reads there. The last: no such descriptor.
+        assert refused == {1: 0, 3: -1, 5: -1}
+        assert [drain(readers[n]) for n in (0, 2, 4)] == [b"hello"] * 3
+        assert drain(readers[1]) == FULL[:taken]
+        # Taken in part.
+        refused = dict(ring.send(doors[:3], FULL))
+        assert set(refused) == {0, 1, 2}
+        assert all(0 < sent < len(FULL) for sent in refused.values())
+        assert [len(drain(readers[n])) for n in range(3)] == [refused[n] for n in range(3)]
+        # And the ring goes on.
+        assert ring.send(doors[:3], b"again") == []
+    ring.close()
+
+
+def test_a_ring_is_opened_where_it_may_be_and_said_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ring_or_skip(8).close()
+    caplog.set_level(logging.INFO, "kalam_notify.fanout")
+    monkeypatch.setattr(uring, "_is_filtered", lambda: False)
+    ring = open_ring(None, 8)
+    assert ring is not None
+    ring.close()
+    assert "through io_uring" in caplog.text
+    assert open_ring(False, 8) is None
+
+
+@pytest.mark.parametrize("wanted", [None, True])
+def test_under_a_seccomp_filter_only_who_insists_gets_one(
+    wanted: bool | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ring_or_skip(8).close()
+    caplog.set_level(logging.INFO, "kalam_notify.fanout")
+    monkeypatch.setattr(uring, "_is_filtered", lambda: True)
+    ring = open_ring(wanted, 8)
+    assert (ring is None) == (wanted is None)
+    assert ("seccomp" in caplog.text) == (wanted is None)
+
+
+def test_a_kernel_that_says_no_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(uring, "_SETUP", 1_000_000)  # no such system call
+    assert open_ring(True, 8) is None
+    assert "socket by socket" in caplog.text
