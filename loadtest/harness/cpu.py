@@ -51,14 +51,18 @@ def resident_bytes(root: int) -> int:
 
 
 class CpuMeter:
-    """CPU time used by process trees since the last lap."""
+    """CPU time used by process trees since the last lap; of `alone` without its descendants."""
 
-    def __init__(self, *roots: int) -> None:
+    def __init__(self, *roots: int, alone: int | None = None) -> None:
         self._roots = roots
+        self._alone = alone
         self._last = self._now()
 
     def _now(self) -> dict[int, int]:
-        return {pid: cpu_ns(pid) for root in self._roots for pid in process_tree(root)}
+        pids = [pid for root in self._roots for pid in process_tree(root)]
+        if self._alone is not None:
+            pids.append(self._alone)
+        return {pid: cpu_ns(pid) for pid in pids}
 
     def lap(self) -> int:
         """Nanoseconds used since the lap before (of processes still there), all cores together."""

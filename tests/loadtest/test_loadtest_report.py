@@ -8,7 +8,7 @@ import pytest
 from loadtest.client import Delays
 from loadtest.client.reading import Histogram, bucket_edge
 from loadtest.filter_kinds import AT_ONCE, BATCH, filter_of
-from loadtest.harness.cpu import CpuMeter, process_tree, resident_bytes
+from loadtest.harness.cpu import CpuMeter, cpu_ns, process_tree, resident_bytes
 from loadtest.harness.report import Bar, Measurement, medians, number
 from loadtest.harness.rows import RowMaker, change_payload
 
@@ -72,11 +72,12 @@ def test_cpu_time_counts_the_descendants_of_a_process() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as parent:
-        meter = CpuMeter(parent.pid)
+        meter, parent_alone = CpuMeter(parent.pid), CpuMeter(alone=parent.pid)
         assert parent.stdout is not None
         parent.stdout.readline()
         assert len(process_tree(parent.pid)) == 2
         assert meter.lap() >= 50_000_000
+        assert parent_alone.lap() < cpu_ns(process_tree(parent.pid)[1])
         assert resident_bytes(parent.pid) > 1_000_000
         parent.communicate()
     assert meter.lap() == 0
