@@ -12,6 +12,7 @@ so that a seq is not given twice after retention has emptied it. Texts of rows a
 posted, byte for byte.
 """
 
+import os
 import sqlite3
 import time
 from contextlib import closing
@@ -26,6 +27,9 @@ Durability = Literal["commit", "os"]
 APPLICATION_ID = 0x4B4C4E59  # "KLNY"
 FORMAT_VERSION = 1
 BUSY_SECONDS = 30.0
+# The length of the write-ahead log at which its pages are copied into the database.
+_WAL_PAGES = 4096
+_ZEROS = 1 << 20
 
 _SCHEMA = """
 CREATE TABLE tables (
@@ -89,11 +93,38 @@ def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
     connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'commit' else 'NORMAL'}")
     connection.execute("PRAGMA cache_size = -32768")
     # Larger than the default: each checkpoint costs an fsync of the database file.
-    connection.execute("PRAGMA wal_autocheckpoint = 4096")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
     # Trimmed entries need not be wiped; some builds do so by default, at the price of the writes.
     connection.execute("PRAGMA secure_delete = FAST")
+    if durability == "commit":
+        _lay_out_wal(connection, path)
     return connection
+
+
+def _lay_out_wal(connection: sqlite3.Connection, path: Path) -> None:
+    """Give the write-ahead log the length it will have, in zeros.
+
+    An fsync of a file that has grown waits for the file system's journal too, so until the log had
+    its length, every commit of a fresh server would take half as long again, in CPU as well.
+    Zeros behind the last frame are no frames to SQLite: see "Checksum Algorithm" and "Reset" in
+    https://sqlite.org/fileformat2.html#the_write_ahead_log.
+    """
+    whole = 32 + _WAL_PAGES * (24 + _number(connection, "PRAGMA page_size"))
+    # Nobody appends to the file, nor shortens it, while this transaction is open.
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        with path.with_name(f"{path.name}-wal").open("r+b", buffering=0) as file:
+            length = file.seek(0, os.SEEK_END)
+            try:
+                for begin in range(length, whole, _ZEROS):
+                    file.write(bytes(min(_ZEROS, whole - begin)))
+                os.fsync(file.fileno())
+            except OSError:
+                # No room: what is left is for changes.
+                file.truncate(length)
+    finally:
+        connection.execute("COMMIT")
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

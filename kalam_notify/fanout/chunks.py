@@ -20,6 +20,9 @@ from kalam_notify.subscriptions.roster import SHUT
 
 # Laying out a chunk for the kernel costs as much as a few sends.
 _RING_PAYS = 8
+# Sends in one call while batches wait to be stored, 0.2 ms or so: the log's writer may have neither
+# core nor interpreter to itself.
+_STEP_WHILE_STORING = 32
 # Messages with heads of their own are copied into one piece for it; larger ones are not worth it.
 _COPY_PAYS_BYTES = 4096
 
@@ -31,9 +34,14 @@ class ChunkSender:
         self,
         stats: FanoutStats,
         ring: Ring | None = None,
+        is_storing: Callable[[], bool] = lambda: False,
         write: Callable[[int, bytes], int] = os.write,
     ) -> None:
-        """`write` puts bytes through one open door, `ring` through many; None: there is none."""
+        """`ring` puts bytes through many open doors (None: there is none), `write` through one.
+
+        `is_storing` tells whether batches wait for the log's writer.
+        """
+        self._is_storing = is_storing
         self._stats = stats
         self._ring = ring
         self._write = write
@@ -73,13 +81,14 @@ class ChunkSender:
         alike: bool,
     ) -> None:
         count = len(doors)
+        step = _STEP_WHILE_STORING if self._is_storing() else None
         if alike:
             data = frames.for_head(heads[0])
             sizes = [len(data)] * count
-            refused = ring.send(doors, data)
+            refused = ring.send(doors, data, step)
         else:
             data, sizes = frames.for_heads(heads)
-            refused = ring.send_parts(doors, data, sizes)
+            refused = ring.send_parts(doors, data, sizes, step)
         for index, sent in refused:
             begin = 0 if alike else sum(sizes[:index])
             part = data[begin : begin + sizes[index]]

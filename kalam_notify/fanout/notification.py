@@ -48,7 +48,7 @@ class NotificationService:
         self._log = log
         self._manager = manager
         self._stats = stats
-        self._sender = ChunkSender(stats, ring)
+        self._sender = ChunkSender(stats, ring, lambda: log.waiting_bytes > 0)
         self._clock = clock
         # Everything up to here has been prepared for the handles that were live.
         self.position = log.last_seq

@@ -57,8 +57,14 @@ class Ring:
         import ctypes
 
         self._ctypes = ctypes
-        self._syscall = ctypes.CDLL(None, use_errno=True).syscall
-        self._syscall.restype = ctypes.c_long
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._set_up_call, self._enter_call = libc["syscall"], libc["syscall"]
+        self._yield = libc["sched_yield"]
+        for call, types in (
+            (self._set_up_call, (ctypes.c_uint, ctypes.c_void_p)),
+            (self._enter_call, (*(ctypes.c_uint,) * 4, ctypes.c_void_p, ctypes.c_size_t)),
+        ):
+            call.argtypes, call.restype = (ctypes.c_long, *types), ctypes.c_long
         self._descriptor, params = self._set_up(entries)
         try:
             self._map(entries, params)
@@ -104,7 +110,7 @@ class Ring:
         for flags in _FLAGS:
             params = self._ctypes.create_string_buffer(_PARAMS_BYTES)
             struct.pack_into("I", params, 8, flags)
-            descriptor = self._syscall(_SETUP, self._ctypes.c_uint(entries), params)
+            descriptor = self._set_up_call(_SETUP, entries, params)
             if descriptor >= 0:
                 return descriptor, params.raw
         code = self._ctypes.get_errno()
@@ -114,22 +120,28 @@ class Ring:
         """Give the ring back; the mappings go with the object."""
         os.close(self._descriptor)
 
-    def send(self, doors: "array[int]", data: bytes) -> Refused:
-        """Send all of `data` to each of these descriptors, at most `entries`."""
+    def send(self, doors: "array[int]", data: bytes, step: int | None = None) -> Refused:
+        """Send all of `data` to each of these descriptors, at most `entries`.
+
+        A call is not interrupted for another thread that wants the core or the interpreter: with
+        `step` there are several, of so many sends each.
+        """
         count = len(doors)
         self._address[:count] = array("Q", (self._address_of(data),)) * count
-        return self._submit(doors, array("i", (len(data),)) * count)
+        return self._submit(doors, array("i", (len(data),)) * count, step or count)
 
-    def send_parts(self, doors: "array[int]", data: bytes, sizes: Sequence[int]) -> Refused:
+    def send_parts(
+        self, doors: "array[int]", data: bytes, sizes: Sequence[int], step: int | None = None
+    ) -> Refused:
         """Send to each descriptor its own part of `data`; the parts follow one another."""
         starts = itertools.accumulate(sizes[:-1], initial=self._address_of(data))
         self._address[: len(doors)] = array("Q", starts)
-        return self._submit(doors, array("i", sizes))
+        return self._submit(doors, array("i", sizes), step or len(sizes))
 
     def _address_of(self, data: bytes) -> int:
         return int(self._ctypes.cast(self._ctypes.c_char_p(data), self._ctypes.c_void_p).value or 0)
 
-    def _submit(self, doors: "array[int]", sizes: "array[int]") -> Refused:
+    def _submit(self, doors: "array[int]", sizes: "array[int]", step: int) -> Refused:
         count = len(doors)
         self._fd[:count], self._length[:count] = doors, sizes
         tail, mask = self._tail[0], self._requests - 1
@@ -138,15 +150,11 @@ class Ring:
         self._slots[begin : begin + fit] = self._order[:fit]
         self._slots[: count - fit] = self._order[fit:count]
         self._tail[0] = (tail + count) & _WRAP
-        self._syscall(
-            _ENTER,
-            self._descriptor,
-            count,
-            count,
-            _ENTER_GETEVENTS,
-            None,
-            self._ctypes.c_size_t(0),
-        )
+        for done in range(0, count, step):
+            end = min(done + step, count)
+            self._enter_call(_ENTER, self._descriptor, end - done, end, _ENTER_GETEVENTS, None, 0)
+            if end < count:
+                self._yield()
         taken = (self._head[0] - tail) & _WRAP
         if taken != count:
             # Short of memory, say: what the kernel has not looked at is taken back.
