@@ -27,7 +27,7 @@ Invariant: the log's horizon, as it is known here, never falls.
 """
 
 import asyncio
-import contextlib
+import logging
 import sqlite3
 from collections.abc import Sequence
 
@@ -40,6 +40,8 @@ from kalam_notify.eventlog.trimming import Edges, edges
 from kalam_notify.eventlog.waiters import Waiters
 from kalam_notify.eventlog.window import Window
 from kalam_notify.model import Change, TableId
+
+_logger = logging.getLogger(__name__)
 
 _PULL_CHANGES = 4096
 _PULL_BYTES = 4 * 1024 * 1024
@@ -102,7 +104,7 @@ class Follower:
         """See EventLog.horizon."""
         if table is None:
             return self._edges.horizon
-        return self._edges.horizons.get(table, 0)
+        return self._edges.horizon_of(table)
 
     def recent(self, after: int) -> Sequence[Change] | None:
         """See EventLog.recent."""
@@ -186,9 +188,13 @@ class Follower:
         while True:
             await self._pull_wanted.wait()
             self._pull_wanted.clear()
-            # A file that cannot be read now is looked at again the next time.
-            with contextlib.suppress(LogUnavailable):
+            try:
                 await self._pull_all()
+            except LogUnavailable as fault:
+                # Looked at again the next time.
+                _logger.debug("what others have written cannot be read: %s", fault)
+            except Exception:
+                _logger.exception("what others have written could not be taken in")
 
     async def _pull_all(self) -> None:
         while True:

@@ -4,7 +4,8 @@
     log         one entry per change, keyed by seq; `size` is Change.size, `at` Unix milliseconds
     batch_keys  idempotency keys of whole batches, with the seq of the batch's last entry
     rows        the current rows of tables with a primary key, with the seq that wrote each
-    state       one row: the last seq ever given, the bytes in the log, how far retention has gone
+    state       one row: the last seq ever given, the bytes in the log, how far retention has gone,
+                and below which seq nothing can be told since changes were lost (mark.py)
 
 All of one append happens in one transaction, so whatever the moment of a crash, the file holds
 whole batches only, and rows that agree with the log. `state.last_seq` is kept apart from the log,
@@ -12,6 +13,7 @@ so that a seq is not given twice after retention has emptied it. Texts of rows a
 posted, byte for byte.
 """
 
+import logging
 import os
 import sqlite3
 import time
@@ -21,11 +23,14 @@ from typing import Literal
 
 from kalam_notify.errors import StorageFault
 from kalam_notify.eventlog.bulk import CACHED_STATEMENTS
+from kalam_notify.eventlog.mark import read_mark
+
+_logger = logging.getLogger(__name__)
 
 Durability = Literal["commit", "os"]
 
 APPLICATION_ID = 0x4B4C4E59  # "KLNY"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BUSY_SECONDS = 30.0
 # The length of the write-ahead log at which its pages are copied into the database.
 _WAL_PAGES = 4096
@@ -68,10 +73,13 @@ CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     last_seq INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
-    horizon INTEGER NOT NULL
+    horizon INTEGER NOT NULL,
+    floor INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-INSERT INTO state VALUES (1, 0, 0, 0);
+INSERT INTO state (one, last_seq, bytes, horizon) VALUES (1, 0, 0, 0);
 """
+# Format -> what makes the next one of it.
+_UPGRADES = {1: "ALTER TABLE state ADD COLUMN floor INTEGER NOT NULL DEFAULT 0"}
 
 
 def prepare(path: Path) -> None:
@@ -79,11 +87,30 @@ def prepare(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(_connect(path)) as connection:
-            if _is_ready(path, connection):
-                return
-            _create(path, connection)
+            if not _is_ready(path, connection):
+                _create(path, connection)
+            _go_on_behind_the_mark(path, connection)
     except (sqlite3.Error, OSError) as fault:
         raise StorageFault(f"{path}: cannot be opened as a log: {fault}") from fault
+
+
+def _go_on_behind_the_mark(path: Path, connection: sqlite3.Connection) -> None:
+    """Give no seq twice, and tell nothing of before, where the log has lost changes."""
+    if read_mark(path) <= _number(connection, "SELECT last_seq FROM state"):
+        return
+    # Nobody commits while this is open, so the two are of one moment.
+    connection.execute("BEGIN IMMEDIATE")
+    mark, last_seq = read_mark(path), _number(connection, "SELECT last_seq FROM state")
+    if mark > last_seq:
+        # One beyond, for a client may stand at the mark itself.
+        begin = mark + 1
+        connection.execute("UPDATE state SET last_seq = ?1, horizon = ?1, floor = ?1", (begin,))
+        _logger.warning(
+            "%s ends at seq %d, but seqs up to %d were given here: it is an older copy, or has lost"
+            " its end. It goes on behind %d; every client begins anew, with a snapshot.",
+            *(path, last_seq, mark, begin),
+        )
+    connection.execute("COMMIT")
 
 
 def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
@@ -167,6 +194,8 @@ def _is_ready(path: Path, connection: sqlite3.Connection) -> bool:
     application = _number(connection, "PRAGMA application_id")
     version = _number(connection, "PRAGMA user_version")
     if application == APPLICATION_ID:
+        if version in _UPGRADES:
+            version = _upgrade(connection)
         if version != FORMAT_VERSION:
             raise StorageFault(
                 f"{path}: data format {version}, but this release reads format {FORMAT_VERSION};"
@@ -178,6 +207,19 @@ def _is_ready(path: Path, connection: sqlite3.Connection) -> bool:
     if application or version or _number(connection, "SELECT count(*) FROM sqlite_schema"):
         raise StorageFault(f"{path}: a database of another program; choose another data_dir")
     return False
+
+
+def _upgrade(connection: sqlite3.Connection) -> int:
+    """Bring a file of an older format to the newest that leads on from it."""
+    connection.execute("BEGIN IMMEDIATE")
+    # Another worker may have been first.
+    version = _number(connection, "PRAGMA user_version")
+    while version in _UPGRADES:
+        connection.execute(_UPGRADES[version])
+        version += 1
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute("COMMIT")
+    return version
 
 
 def _create(path: Path, connection: sqlite3.Connection) -> None:

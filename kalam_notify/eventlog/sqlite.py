@@ -25,6 +25,7 @@ from kalam_notify.eventlog.catalog import refuse_changed_shapes
 from kalam_notify.eventlog.doorbell import Doorbell
 from kalam_notify.eventlog.following import Follower
 from kalam_notify.eventlog.judging import LoopJudge
+from kalam_notify.eventlog.mark import Mark
 from kalam_notify.eventlog.pool import ReaderPool
 from kalam_notify.eventlog.retention import TRIM_SECONDS, Retention, age_classes
 from kalam_notify.eventlog.settling import NOTHING
@@ -64,6 +65,7 @@ class SqliteLog:
         self._writer = Writer(
             lambda: schema.open_writer(path, durability),
             Turns(path.parent),
+            Mark(path),
             self._declared,
             clock,
             self._report,

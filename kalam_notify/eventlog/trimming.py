@@ -38,12 +38,19 @@ class Step(NamedTuple):
 
 
 class Edges(NamedTuple):
-    """Where the log begins, for all tables and table by table, and the bytes it holds."""
+    """Where the log begins, for all tables and table by table, and the bytes it holds.
+
+    `floor` is a horizon of all tables, those included that the log has never seen.
+    """
 
     first_seq: int
     horizon: int
     bytes: int
     horizons: Mapping[TableId, int]
+    floor: int = 0
+
+    def horizon_of(self, table: TableId) -> int:
+        return max(self.horizons.get(table, 0), self.floor)
 
 
 def trim_by_age(connection: Connection, members: AgeClass, after: int, now: float) -> Step:
@@ -102,8 +109,8 @@ def _remove(connection: Connection, after: int, upto: int, numbers: Sequence[int
 
 def edges(connection: Connection) -> Edges:
     """Where the log begins now; to be read in one transaction."""
-    last_seq, horizon, held, first = connection.execute(
-        "SELECT last_seq, horizon, bytes, (SELECT min(seq) FROM log) FROM state"
+    last_seq, horizon, held, floor, first = connection.execute(
+        "SELECT last_seq, horizon, bytes, floor, (SELECT min(seq) FROM log) FROM state"
     ).fetchone()
     horizons = {name: table.horizon for name, table in stored_tables(connection).items()}
-    return Edges(last_seq + 1 if first is None else first, horizon, held, horizons)
+    return Edges(last_seq + 1 if first is None else first, horizon, held, horizons, floor)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from kalam_notify.errors import LogUnavailable
 from kalam_notify.eventlog.catalog import Numbers
+from kalam_notify.eventlog.mark import Mark
 from kalam_notify.eventlog.retention import AgeClass
 from kalam_notify.eventlog.storing import Group, Posting, store
 from kalam_notify.eventlog.trimming import Edges, Step, edges, trim_by_age, trim_by_bytes
@@ -79,12 +80,14 @@ class Writer:
         self,
         connect: Callable[[], sqlite3.Connection],
         turns: Turns,
+        mark: Mark,
         declared: Mapping[TableId, TableDef],
         clock: Callable[[], float],
         report: Callable[[Report], None],
     ) -> None:
         self._connect = connect
         self._turns = turns
+        self._mark = mark
         self._clock = clock
         self._report = report
         self._numbers = Numbers(declared)
@@ -130,6 +133,7 @@ class Writer:
             self._report(Trimmed(trim.order.ticket, trim.removed, None))
         self._forget_connection()
         self._turns.close()
+        self._mark.close()
         self._report(None)
 
     def _collect(self) -> None:
@@ -169,6 +173,8 @@ class Writer:
             for one in waiting:
                 yield from self._store_group([one])
         else:
+            if group.changes:
+                self._mark.set(group.changes[-1].seq)
             yield Outcome([one.ticket for one in waiting], group, None)
 
     def _store(self, waiting: Sequence[Waiting]) -> Group:

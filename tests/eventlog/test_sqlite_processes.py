@@ -158,7 +158,7 @@ async def test_two_logs_on_one_file_ring_each_other(tmp_path: Path) -> None:
     assert list(one.recent(0) or ()) == list(other.recent(0) or ()) == await everything(one)
     await one.close()
     await other.close()
-    assert files(tmp_path) == ["kalam.db"]
+    assert files(tmp_path) == ["kalam.db", "kalam.mark"]
 
 
 async def test_a_follower_beyond_retention_goes_on_behind_it(

@@ -5,10 +5,12 @@ import hashlib
 import json
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -331,3 +333,41 @@ def test_json_logs_are_one_object_a_line(start_server: StartServer) -> None:
     server.stop()
     lines = [json.loads(line) for line in server.errors.splitlines()]
     assert any("draining" in line["message"] for line in lines)
+
+
+@pytest.mark.parametrize("position", [2, 3, 5])
+async def test_after_an_older_copy_was_put_back_everybody_begins_anew(
+    start_server: StartServer, position: int
+) -> None:
+    server = start_server()
+    server.post(insert("app.orders", {"id": 1}), insert("app.orders", {"id": 2}))
+    data = server.directory / "data"
+    with closing(sqlite3.connect(data / "kalam.db")) as connection:
+        connection.execute("VACUUM INTO ?", (str(server.directory / "copy"),))
+    server.post(*[insert("app.orders", {"id": n}) for n in (3, 4, 5)])
+    server.kill()
+    for file in data.glob("kalam.db*"):
+        file.unlink()
+    (server.directory / "copy").rename(data / "kalam.db")
+    server.start()
+    server.post(*[insert("app.orders", {"id": n}) for n in (6, 7, 8)])
+    view = View()
+    async with wire(server.ws_url, server.token()) as client:
+        ack = await client.live("s", "SELECT * FROM app.orders", {"from": position})
+        assert ack["resumed"] is False
+        async with wire(server.ws_url, server.token()) as fresh:
+            await fresh.subscribe("s", "SELECT * FROM app.orders", {})
+            while not view.ready:
+                view.apply(await fresh.hear())
+    assert set(view.rows) == {1, 2, 6, 7, 8}
+    assert all(int(view.rows[n]["_seq"]) > 5 for n in (6, 7, 8))
+
+
+def test_being_killed_is_no_older_copy(start_server: StartServer) -> None:
+    server = start_server()
+    for number in range(3):
+        server.post(insert("app.orders", {"id": number}))
+        server.kill()
+        server.start()
+    assert "older copy" not in server.errors
+    assert server.metric("log_last_seq") == 3
