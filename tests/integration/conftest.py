@@ -5,25 +5,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.server import Server, running_server
+from helpers.server import Server, merged, running_server
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def workers() -> int:
+    """Worker processes of the servers of a module, where nothing else is said."""
+    return 1
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, workers: int) -> Iterator[Server]:
     """A server that the tests of a module share; each uses rows or tables of its own."""
-    with running_server(tmp_path_factory.mktemp("server"), {"tables": {"auto_create": True}}) as it:
+    settings = {"server": {"workers": workers}, "tables": {"auto_create": True}}
+    with running_server(tmp_path_factory.mktemp("server"), settings) as it:
         yield it
 
 
 @pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def start_server(tmp_path: Path, workers: int) -> Iterator[Callable[..., Server]]:
     """Start a server with settings of the test's own."""
     servers: list[Server] = []
 
     def start(**settings: Any) -> Server:
         directory = tmp_path / f"server-{len(servers)}"
         directory.mkdir()
-        server = Server(directory, settings)
+        server = Server(directory, merged({"server": {"workers": workers}}, settings))
         servers.append(server)
         return server.start()
 

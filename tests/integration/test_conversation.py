@@ -15,6 +15,13 @@ from websockets.exceptions import InvalidStatus
 StartServer = Callable[..., Server]
 
 
+@pytest.fixture(scope="module", params=[1, 3], ids=["one worker", "three workers"])
+def workers(request: pytest.FixtureRequest) -> int:
+    """One process, then three, of which no two requests need meet the same."""
+    number: int = request.param
+    return number
+
+
 async def test_a_header_token_is_greeted_before_anything_else(server: Server) -> None:
     headers = {"Authorization": f"Bearer {server.token('alice', 'dba')}"}
     async with connect(server.ws_url, additional_headers=headers, proxy=None) as socket:
@@ -284,7 +291,7 @@ async def test_origins_are_checked_before_the_upgrade(start_server: StartServer)
 
 
 async def test_beyond_max_connections_the_answer_is_503(start_server: StartServer) -> None:
-    server = start_server(websocket={"max_connections": 1})
+    server = start_server(server={"workers": 1}, websocket={"max_connections": 1})
     async with wire(server.ws_url, server.token()):
         with pytest.raises(InvalidStatus) as refusal:
             async with connect(server.ws_url, proxy=None):

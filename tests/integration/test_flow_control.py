@@ -16,6 +16,13 @@ SLOW = {"max_queue": 1}
 """A client that takes a frame or two from the network and then no more until it is read from."""
 
 
+@pytest.fixture(scope="module", params=[1, 3], ids=["one worker", "three workers"])
+def workers(request: pytest.FixtureRequest) -> int:
+    """One process, then three, of which no two requests need meet the same."""
+    number: int = request.param
+    return number
+
+
 def _write_much(server: Server, rounds: int = 12) -> None:
     """Some forty megabytes of inserts, updates and deletes on a hundred rows."""
     for number in range(rounds):

@@ -2,24 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from itertools import count
 
 import pytest
-from helpers.server import Server, delete, insert, running_server, update
+from helpers.server import Server, delete, insert, update
 from helpers.wire import Wire, wire
 
 _tables = count(1)
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one worker", "three workers"])
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    """A server that the tests share: one process, then one of which no two requests need meet."""
-    settings = {"server": {"workers": request.param}, "tables": {"auto_create": True}}
-    with running_server(tmp_path_factory.mktemp("server"), settings) as it:
-        yield it
+def workers(request: pytest.FixtureRequest) -> int:
+    """One process, then three, of which no two requests need meet the same."""
+    number: int = request.param
+    return number
 
 
 @pytest.fixture
