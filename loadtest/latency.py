@@ -2,10 +2,14 @@
 
 The stamp is taken when the producer builds the post, the arrival when the client's read returns,
 both on the same monotonic clock. The floor's stamp is taken right before its loop starts. Beside
-the subscribers one more connection pings every few milliseconds: its slowest pong shows the longest
-time for which the server's loop did not turn.
+the subscribers one more connection pings every ten milliseconds: its slowest pong shows the longest
+time for which the server's loop did not turn (and for which the client's core was busy otherwise).
+
+How full the server's core was is told as well, for beyond some eighty percent changes wait for one
+another, and the delay is a queue's.
 """
 
+import time
 from collections.abc import Sequence
 
 from loadtest.client import Client, ClientPlan, Delays
@@ -14,13 +18,14 @@ from loadtest.floor import Floor
 from loadtest.harness import plot
 from loadtest.harness.producer import Producer
 from loadtest.harness.question import Question
-from loadtest.harness.report import Bar, Measurement
+from loadtest.harness.report import Bar, Measurement, median
 from loadtest.harness.rows import RowMaker
+from loadtest.harness.server import Server
 from loadtest.harness.stage import Bench
 
 RATE = 100
 ROUNDS = 4
-PING_US = 4000
+PING_US = 10_000  # more would load the server by themselves
 
 
 async def server_round(producer: Producer, client: Client, seconds: float) -> tuple[Delays, float]:
@@ -64,21 +69,53 @@ async def run(bench: Bench) -> Sequence[Measurement]:
         prober = await stage.subscribers(server, probe)
         await server_round(producer, client, bench.options.time(1))
         await prober.command("reset")
+        meter = ServerLoad(server)
         bench.progress.step(f"{RATE} changes a second to {subscribers} subscribers")
-        delays = await in_turn(bench, producer, client, bare)
+        delays = await in_turn(bench, producer, client, bare, meter)
         ping = (await prober.report()).ping
-    return figures(subscribers, *delays, ping)
+    return [*figures(subscribers, *delays, ping), *meter.measurements()]
+
+
+class ServerLoad:
+    """How much of a core the server used during its own rounds; of one not ours without a pid,
+    nothing.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._meter = None if server.pid is None else server.meter()
+        self._busy: list[float] = []
+
+    def begin(self) -> None:
+        if self._meter is not None:
+            self._meter.lap()
+        self._begun = time.monotonic_ns()
+
+    def end(self) -> None:
+        if self._meter is not None:
+            self._busy.append(100 * self._meter.lap() / (time.monotonic_ns() - self._begun))
+
+    def measurements(self) -> list[Measurement]:
+        if not self._busy:
+            return []
+        details = {"rounds": [round(busy, 1) for busy in self._busy]}
+        return [Measurement("server's CPU", median(self._busy), "% of a core", details=details)]
 
 
 async def in_turn(
-    bench: Bench, producer: Producer, client: Client, bare: tuple[Floor, Client] | None
+    bench: Bench,
+    producer: Producer,
+    client: Client,
+    bare: tuple[Floor, Client] | None,
+    load: ServerLoad,
 ) -> tuple[Delays, Delays]:
     """Rounds of the server and of the floor; all delays of each."""
     seconds = bench.options.time(16) / ROUNDS
     served, floored, latest = [], [], 0.0
     for _ in range(ROUNDS):
         with bench.watching_client("latency", client.process.pid):
+            load.begin()
             delays, late = await server_round(producer, client, seconds)
+            load.end()
         served.append(delays)
         latest = max(latest, late)
         if bare:

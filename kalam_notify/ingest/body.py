@@ -20,12 +20,13 @@ LINGER_BYTES: Final = 64 * 1024 * 1024
 STALL_SECONDS: Final = 30.0
 
 
-async def read_body(receive: Receive, headers: Headers, ticket: Ticket, limit: int) -> bytes:
+async def read_body(receive: Receive, announced: str | None, ticket: Ticket, limit: int) -> bytes:
     """The whole body, at most `limit` bytes, its bytes held by `ticket`.
+
+    `announced` is the request's Content-Length.
 
     Raises ChangeRefused (413 too large, 503 no room, 408 stalled) and ClientDisconnect.
     """
-    announced = headers.get("content-length")
     if announced is not None and announced.isdecimal():
         if int(announced) > limit:
             raise _too_large(limit)

@@ -119,18 +119,21 @@ class ChangesEndpoint:
             return Response(status_code=204, headers=_ALLOW)
         if method != "POST":
             return error_answer(405, f"{method} /v1/changes: only POST", headers=_ALLOW)
-        return await self._post(Headers(scope=scope), receive)
+        return await self._post(scope, receive)
 
-    async def _post(self, headers: Headers, receive: Receive) -> Response:
+    async def _post(self, scope: Scope, receive: Receive) -> Response:
+        headers = _first_of_each(scope)
         identity = await self._authorize(headers.get("authorization"), headers.get("x-api-key"))
         if identity.role < Role.SERVICE:
             return error_answer(403, "posting changes takes the role service, dba or system")
         limits = self._limits()
         form = form_of(headers.get("content-type"))
         zipped = is_gzip(headers.get("content-encoding"))
-        batch_key = _batch_key(headers)
+        batch_key = _batch_key(scope) if "idempotency-key" in headers else None
         with self._gate.ticket(limits.ingest_queue_bytes) as ticket:
-            body = await read_body(receive, headers, ticket, limits.max_body_bytes)
+            body = await read_body(
+                receive, headers.get("content-length"), ticket, limits.max_body_bytes
+            )
             if zipped:
                 body = await _inflated(body, limits.max_body_bytes)
                 ticket.grow(len(body))
@@ -179,11 +182,15 @@ class ChangesEndpoint:
         return Counter(change.table for change in stored[: appended.accepted])
 
 
-def _batch_key(headers: Headers) -> str | None:
+def _first_of_each(scope: Scope) -> dict[str, str]:
+    """The headers by lower-case name; of a name given twice, the first."""
+    headers = reversed(scope["headers"])
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+
+
+def _batch_key(scope: Scope) -> str:
     """The `Idempotency-Key`; raises ChangeRefused when it is not one key of 1-256 characters."""
-    keys = headers.getlist("idempotency-key")
-    if not keys:
-        return None
+    keys = Headers(scope=scope).getlist("idempotency-key")
     if len(set(keys)) > 1 or not 0 < len(keys[0]) <= MAX_ID_CHARS:
         raise ChangeRefused(
             400,

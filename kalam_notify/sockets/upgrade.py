@@ -89,12 +89,11 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_bytes = 0
-        if self.wheel_tick is None:
-            self._expect_request()
 
     def on_headers_complete(self) -> None:
         self._head_bytes = None
-        self.shared.wheel.discard(self)
+        if self.wheel_tick is not None:
+            self.shared.wheel.discard(self)
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
@@ -108,13 +107,15 @@ class HttpProtocol(HttpToolsProtocol):
             if self._should_upgrade():
                 self._upgrade(data[upgrade.args[0] :])
         else:
-            self._bound_head(len(data))
+            if self._head_bytes is not None:
+                self._bound_head(self._head_bytes + len(data))
 
     def _bound_head(self, size: int) -> None:
-        if self._head_bytes is None:
-            return
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
+        """Part of a head has come: `size` bytes of it by now."""
+        self._head_bytes = size
+        if self.wheel_tick is None:
+            self._expect_request()
+        if size > MAX_HEAD_BYTES:
             self._refuse(_Refusal(431, "TOO_LARGE", "the request's head is too large"))
 
     def _upgrade(self, rest: bytes) -> None:
