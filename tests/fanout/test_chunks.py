@@ -62,7 +62,12 @@ class DoorConnection(FakeConnection):
 
 
 def send_to(
-    connections: Sequence[DoorConnection], names: Sequence[str], frames: FrameSet, ring: Ring | None
+    connections: Sequence[DoorConnection],
+    names: Sequence[str],
+    frames: FrameSet,
+    ring: Ring | None,
+    *,
+    is_storing: bool,
 ) -> FanoutStats:
     """Make everybody live on one plan and send them `frames` as one chunk."""
     manager, stats = ConnectionsManager(), FanoutStats()
@@ -74,7 +79,8 @@ def send_to(
         handle.level()
     held: dict[Sink, None] = {}
     count = handle.plan.begin_walk()
-    ChunkSender(stats, ring).send(handle.plan, 0, count, frames, 0, held)
+    sender = ChunkSender(stats, ring, is_storing=lambda: is_storing)
+    sender.send(handle.plan, 0, count, frames, 0, held)
     handle.plan.end_walk()
     assert not held
     return stats
@@ -86,9 +92,10 @@ NAMES = st.sampled_from(["same"] * 6 + ["another", "a-longer-one", "ü"])
 
 @pytest.mark.parametrize("with_ring", [True, False])
 @given(
-    everybody=st.lists(st.tuples(STATES, NAMES, st.booleans()), min_size=1, max_size=24),
+    everybody=st.lists(st.tuples(STATES, NAMES, st.booleans()), min_size=1, max_size=40),
     compression=st.booleans(),
     one_name=st.booleans(),
+    is_storing=st.booleans(),
     bodies=st.lists(st.sampled_from([5, 200, 700, 5000]), min_size=1, max_size=3),
 )
 @settings(deadline=None, max_examples=60)
@@ -97,17 +104,18 @@ def test_everybody_is_handed_their_own_messages_whole(
     everybody: list[tuple[str, str, bool]],
     compression: bool,
     one_name: bool,
+    is_storing: bool,
     bodies: list[int],
 ) -> None:
     try:
-        ring = Ring(32) if with_ring else None
+        ring = Ring(64) if with_ring else None
     except OSError as fault:
         pytest.skip(f"this kernel gives no io_uring: {fault}")
     connections = [DoorConnection(s, deflates=compression and d) for s, _, d in everybody]
     names = ["same" if one_name else name for _, name, _ in everybody]
     frames = FrameSet([b'"rows":[%b]}' % (b"7," * size) for size in bodies], 2)
     try:
-        stats = send_to(connections, names, frames, ring)
+        stats = send_to(connections, names, frames, ring, is_storing=is_storing)
         total = 0
         for connection, (state, _, _) in zip(connections, everybody, strict=True):
             (handle,) = connection.subscriptions.values()

@@ -47,44 +47,47 @@ def drain(reader: socket.socket) -> bytes:
     return got
 
 
-@given(batches=st.lists(st.tuples(st.integers(1, 8), st.booleans()), max_size=30))
+STEPS = st.none() | st.integers(1, 8)
+
+
+@given(batches=st.lists(st.tuples(st.integers(1, 8), st.booleans(), STEPS), max_size=30))
 @settings(deadline=None, max_examples=40)
 def test_bytes_arrive_whole_and_in_order_wherever_the_queue_wraps(
-    batches: list[tuple[int, bool]],
+    batches: list[tuple[int, bool, int | None]],
 ) -> None:
     ring = ring_or_skip(8)
     with pairs(8) as (doors, readers):
         expected = [b""] * 8
-        for number, (count, alike) in enumerate(batches):
+        for number, (count, alike, step) in enumerate(batches):
             parts = [
                 b"%d/%d;" % (number, 0 if alike else place) * (place % 3 + 1)
                 for place in range(count)
             ]
             if alike:
                 parts = [parts[0]] * count
-                assert ring.send(doors[:count], parts[0]) == []
+                assert ring.send(doors[:count], parts[0], step) == []
             else:
-                assert (
-                    ring.send_parts(doors[:count], b"".join(parts), [len(p) for p in parts]) == []
-                )
+                sizes = [len(part) for part in parts]
+                assert ring.send_parts(doors[:count], b"".join(parts), sizes, step) == []
             for place, part in enumerate(parts):
                 expected[place] += part
         assert [drain(reader) for reader in readers] == expected
     ring.close()
 
 
-def test_what_is_refused_is_told_with_what_was_taken_of_it() -> None:
+@pytest.mark.parametrize("step", [None, 2])
+def test_what_is_refused_is_told_with_what_was_taken_of_it(step: int | None) -> None:
     ring = ring_or_skip(8)
     with pairs(6) as (doors, readers):
         taken = os.write(doors[1], FULL)
         readers[3].close()
-        refused = dict(ring.send(array("i", [*doors[:5], 1 << 20]), b"hello"))
+        refused = dict(ring.send(array("i", [*doors[:5], 1 << 20]), b"hello", step))
         # 1: its buffer is full. 3: nobody reads there. The last: no such descriptor.
         assert refused == {1: 0, 3: -1, 5: -1}
         assert [drain(readers[n]) for n in (0, 2, 4)] == [b"hello"] * 3
         assert drain(readers[1]) == FULL[:taken]
         # Taken in part.
-        refused = dict(ring.send(doors[:3], FULL))
+        refused = dict(ring.send(doors[:3], FULL, step))
         assert set(refused) == {0, 1, 2}
         assert all(0 < sent < len(FULL) for sent in refused.values())
         assert [len(drain(readers[n])) for n in range(3)] == [refused[n] for n in range(3)]
