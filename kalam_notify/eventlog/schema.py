@@ -18,6 +18,7 @@ import os
 import sqlite3
 import time
 from contextlib import closing
+from io import FileIO
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +36,7 @@ BUSY_SECONDS = 30.0
 # The length of the write-ahead log at which its pages are copied into the database.
 _WAL_PAGES = 4096
 _ZEROS = 1 << 20
+_MOST_WAL_BYTES = 64 * 1024 * 1024
 
 _SCHEMA = """
 CREATE TABLE tables (
@@ -121,7 +123,7 @@ def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
     connection.execute("PRAGMA cache_size = -32768")
     # Larger than the default: each checkpoint costs an fsync of the database file.
     connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
-    connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
+    connection.execute(f"PRAGMA journal_size_limit = {_MOST_WAL_BYTES}")
     # Trimmed entries need not be wiped; some builds do so by default, at the price of the writes.
     connection.execute("PRAGMA secure_delete = FAST")
     if durability == "commit":
@@ -137,21 +139,30 @@ def _lay_out_wal(connection: sqlite3.Connection, path: Path) -> None:
     Zeros behind the last frame are no frames to SQLite: see "Checksum Algorithm" and "Reset" in
     https://sqlite.org/fileformat2.html#the_write_ahead_log.
     """
-    whole = 32 + _WAL_PAGES * (24 + _number(connection, "PRAGMA page_size"))
+    page_size = _number(connection, "PRAGMA page_size")
+    whole = min(32 + _WAL_PAGES * (24 + page_size), _MOST_WAL_BYTES)
     # Nobody appends to the file, nor shortens it, while this transaction is open.
     connection.execute("BEGIN IMMEDIATE")
     try:
-        with path.with_name(f"{path.name}-wal").open("r+b", buffering=0) as file:
-            length = file.seek(0, os.SEEK_END)
-            try:
-                for begin in range(length, whole, _ZEROS):
-                    file.write(bytes(min(_ZEROS, whole - begin)))
-                os.fsync(file.fileno())
-            except OSError:
-                # No room: what is left is for changes.
-                file.truncate(length)
+        # Beside the file itself, where `path` is a link to it.
+        with Path(f"{path.resolve()}-wal").open("r+b", buffering=0) as file:
+            _lengthen(file, whole)
+    except OSError as fault:
+        _logger.info("the write-ahead log grows as it is written: %s", fault)
     finally:
         connection.execute("COMMIT")
+
+
+def _lengthen(file: FileIO, whole: int) -> None:
+    length = file.seek(0, os.SEEK_END)
+    try:
+        for begin in range(length, whole, _ZEROS):
+            file.write(bytes(min(_ZEROS, whole - begin)))
+        os.fsync(file.fileno())
+    except OSError:
+        # No room: what is left is for changes.
+        file.truncate(length)
+        raise
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

@@ -9,6 +9,8 @@ take one (uring.py).
 import os
 from array import array
 from collections.abc import Callable, Sequence
+from itertools import compress
+from typing import NamedTuple
 
 from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.fanout.stats import FanoutStats
@@ -25,6 +27,32 @@ _RING_PAYS = 8
 _STEP_WHILE_STORING = 32
 # Messages with heads of their own are copied into one piece for it; larger ones are not worth it.
 _COPY_PAYS_BYTES = 4096
+
+
+class _Chunk(NamedTuple):
+    """Side by side: places in the roster, and the doors and heads that stood there."""
+
+    places: Sequence[int]
+    doors: "array[int]"
+    heads: Sequence[Head]
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether all heads are one and the same."""
+        heads = self.heads
+        return heads[0] is heads[-1] and heads.count(heads[0]) == len(heads)
+
+    def parted(self) -> "tuple[_Chunk, _Chunk]":
+        """Those whose doors are open, and those whose doors are shut."""
+        is_open = [door >= 0 for door in self.doors]
+        return self._those(is_open), self._those([not it for it in is_open])
+
+    def _those(self, chosen: Sequence[bool]) -> "_Chunk":
+        return _Chunk(
+            list(compress(self.places, chosen)),
+            array("i", compress(self.doors, chosen)),
+            list(compress(self.heads, chosen)),
+        )
 
 
 class ChunkSender:
@@ -60,27 +88,21 @@ class ChunkSender:
         Those that are too full fall back to the position `after`. Sinks that several
         subscriptions share are put into `held`, to be flushed.
         """
-        doors, heads = plan.doors[start:end], plan.heads[start:end]
-        ring = self._ring
-        if ring is not None and len(doors) >= _RING_PAYS and SHUT not in doors:
-            alike = heads[0] is heads[-1] and heads.count(heads[0]) == len(heads)
-            if alike or frames.size <= _COPY_PAYS_BYTES:
-                self._send_at_once(ring, plan, start, doors, heads, frames, alike=alike)
+        chunk = _Chunk(range(start, end), plan.doors[start:end], plan.heads[start:end])
+        if self._ring is not None and len(chunk.doors) >= _RING_PAYS:
+            if SHUT in chunk.doors:
+                chunk, others = chunk.parted()
+                self._send_in_turn(plan, others, frames, after, held)
+            if len(chunk.doors) >= _RING_PAYS and (
+                chunk.is_alike or frames.size <= _COPY_PAYS_BYTES
+            ):
+                self._send_at_once(self._ring, plan, chunk, frames)
                 return
-        self._send_in_turn(plan, start, doors, heads, frames, after, held)
+        self._send_in_turn(plan, chunk, frames, after, held)
 
-    def _send_at_once(
-        self,
-        ring: Ring,
-        plan: Plan,
-        start: int,
-        doors: "array[int]",
-        heads: Sequence[Head],
-        frames: FrameSet,
-        *,
-        alike: bool,
-    ) -> None:
-        count = len(doors)
+    def _send_at_once(self, ring: Ring, plan: Plan, chunk: "_Chunk", frames: FrameSet) -> None:
+        places, doors, heads = chunk
+        alike, count = chunk.is_alike, len(doors)
         step = _STEP_WHILE_STORING if self._is_storing() else None
         if alike:
             data = frames.for_head(heads[0])
@@ -92,23 +114,21 @@ class ChunkSender:
         for index, sent in refused:
             begin = 0 if alike else sum(sizes[:index])
             part = data[begin : begin + sizes[index]]
-            _sink_at(plan, start + index).complete(part, sent)
+            _sink_at(plan, places[index]).complete(part, sent)
         self._stats.deliveries += count * frames.row_count
         self._stats.delivery_bytes += sum(sizes)
 
     def _send_in_turn(
         self,
         plan: Plan,
-        start: int,
-        doors: "array[int]",
-        heads: Sequence[Head],
+        chunk: "_Chunk",
         frames: FrameSet,
         after: int,
         held: dict[Sink, None],
     ) -> None:
         write, head, data = self._write, None, b""
         taken = size = sent = 0
-        for place, (door, its_head) in enumerate(zip(doors, heads, strict=True), start):
+        for place, door, its_head in zip(*chunk, strict=True):
             if its_head is not head:
                 head = its_head
                 data = frames.for_head(head)

@@ -41,6 +41,8 @@ _FLAGS = (1 << 7 | 1 << 8 | 1 << 12 | 1 << 13, 0)
 _PARAMS_BYTES = 120
 _SQE_BYTES, _CQE_BYTES = 64, 16
 _WRAP = 0xFFFFFFFF
+# Nothing was taken, and nothing is wrong with the socket.
+_TRY_LATER = (-errno.EAGAIN, -errno.EINTR, -errno.ENOMEM, -errno.ENOBUFS)
 
 Refused = list[tuple[int, int]]
 """What was not taken whole: its index, and the bytes taken; -1 for a broken socket."""
@@ -66,6 +68,7 @@ class Ring:
         ):
             call.argtypes, call.restype = (ctypes.c_long, *types), ctypes.c_long
         self._descriptor, params = self._set_up(entries)
+        self._enter = (_ENTER, self._descriptor)
         try:
             self._map(entries, params)
         except BaseException:
@@ -117,8 +120,10 @@ class Ring:
         raise OSError(code, os.strerror(code))
 
     def close(self) -> None:
-        """Give the ring back; the mappings go with the object."""
+        """Give the ring back. Nothing may be done with it afterwards."""
         os.close(self._descriptor)
+        # Each mapping holds a descriptor of its own, until nobody refers to it.
+        vars(self).clear()
 
     def send(self, doors: "array[int]", data: bytes, step: int | None = None) -> Refused:
         """Send all of `data` to each of these descriptors, at most `entries`.
@@ -152,7 +157,10 @@ class Ring:
         self._tail[0] = (tail + count) & _WRAP
         for done in range(0, count, step):
             end = min(done + step, count)
-            self._enter_call(_ENTER, self._descriptor, end - done, end, _ENTER_GETEVENTS, None, 0)
+            many = end - done
+            # With fewer it has not waited, and the next call would wait for them for ever.
+            if self._enter_call(*self._enter, many, end, _ENTER_GETEVENTS, None, 0) != many:
+                break
             if end < count:
                 self._yield()
         taken = (self._head[0] - tail) & _WRAP
@@ -173,7 +181,7 @@ class Ring:
             for place, result in enumerate(results):
                 index = self._done_index[(begin + place) & (self._completions - 1)]
                 if result != sizes[index]:
-                    refused.append((index, 0 if result == -errno.EAGAIN else max(result, -1)))
+                    refused.append((index, 0 if result in _TRY_LATER else max(result, -1)))
         self._done_head[0] = (head + taken) & _WRAP
         return refused
 

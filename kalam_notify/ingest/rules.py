@@ -144,7 +144,8 @@ class _Target:
             raise Doubt
         if self._columns is not None and not self._columns.issuperset(values):
             raise Doubt
-        json = orjson.dumps(values)
+        # Copied, for orjson leaves its result in the kilobytes of its buffer, and rows are kept.
+        json = b"".join((orjson.dumps(values), b""))
         if len(json) > self._limits.max_row_bytes:
             raise Doubt
         brackets = json.count(b"{") + json.count(b"[")

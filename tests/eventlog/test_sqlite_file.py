@@ -1,7 +1,11 @@
 """The SQLite log's file: what it survives, what it refuses, what goes back into it."""
 
 import asyncio
+import errno
+import os
+import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -292,3 +296,70 @@ def test_a_url_names_the_log(tmp_path: Path) -> None:
     for url in ("", "sqlite", "memory:x", "nats://host"):
         with pytest.raises(ValueError, match="is no log"):
             open_log(url, tmp_path)
+
+
+def wal_length(directory: Path) -> int:
+    log = (directory / "kalam.db").resolve()
+    return log.with_name(f"{log.name}-wal").stat().st_size
+
+
+def link_to_elsewhere(directory: Path) -> None:
+    elsewhere = directory / "elsewhere"
+    elsewhere.mkdir()
+    (directory / "kalam.db").symlink_to(elsewhere / "log.db")
+
+
+def nothing_special(directory: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize("prepare", [nothing_special, link_to_elsewhere])
+async def test_the_write_ahead_log_has_its_length_before_it_is_written(
+    prepare: Callable[[Path], None], tmp_path: Path
+) -> None:
+    prepare(tmp_path)
+    log = SqliteLog(tmp_path / "kalam.db", durability="commit")
+    log.declare(TABLES)
+    await log.start()
+    length = wal_length(tmp_path)
+    assert length > 16 * 1024 * 1024
+    for n in range(20):
+        await log.append([put(n)])
+    assert wal_length(tmp_path) == length
+    assert len(await everything(log)) == 20
+    await log.close()
+
+
+async def test_where_the_write_ahead_log_cannot_be_laid_out_changes_are_taken_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: object, whole: int) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(schema, "_lengthen", refuse)
+    log = SqliteLog(tmp_path / "kalam.db", durability="commit")
+    log.declare(TABLES)
+    await log.start()
+    await log.append([put(1)])
+    assert len(await everything(log)) == 1
+    await log.close()
+
+
+async def test_frames_that_a_killed_writer_left_survive_the_laying_out(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "kalam.db", durability="commit")
+    log.declare(TABLES)
+    await log.start()
+    for n in range(30):
+        await log.append([put(n)])
+    # What a killed process leaves: the file and its write-ahead log, not copied back.
+    left = tmp_path / "left"
+    left.mkdir()
+    for name in ("kalam.db", "kalam.db-wal"):
+        shutil.copy(tmp_path / name, left / name)
+    await log.close()
+    os.truncate(left / "kalam.db-wal", 1_000_000)
+    log = SqliteLog(left / "kalam.db", durability="commit")
+    log.declare(TABLES)
+    await log.start()
+    assert len(await everything(log)) == 30
+    await log.close()

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from array import array
 from collections.abc import Sequence
 
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from kalam_notify.fanout.chunks import ChunkSender
 from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.fanout.stats import FanoutStats
-from kalam_notify.fanout.uring import Ring
+from kalam_notify.fanout.uring import Refused, Ring
 from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
+from kalam_notify.protocol.heads import change_head
 from kalam_notify.sql import Limits, bind, parse
 from kalam_notify.subscriptions.handle import Sink
 from kalam_notify.subscriptions.manager import ConnectionsManager
@@ -88,6 +90,33 @@ def send_to(
 
 STATES = st.sampled_from(["open"] * 12 + ["full", "broken", "shut"])
 NAMES = st.sampled_from(["same"] * 6 + ["another", "a-longer-one", "ü"])
+
+
+class CountingRing(Ring):
+    """Counts the sends that it was given."""
+
+    sends = 0
+
+    def send(self, doors: "array[int]", data: bytes, step: int | None = None) -> Refused:
+        self.sends += len(doors)
+        return super().send(doors, data, step)
+
+
+def test_a_shut_door_keeps_nobody_else_from_the_ring() -> None:
+    try:
+        ring = CountingRing(32)
+    except OSError as fault:
+        pytest.skip(f"this kernel gives no io_uring: {fault}")
+    states = ["open"] * 9 + ["shut"] + ["open"] * 9
+    connections = [DoorConnection(state, deflates=False) for state in states]
+    frames = FrameSet([b'"rows":[7]}'], 1)
+    send_to(connections, ["same"] * 19, frames, ring, is_storing=False)
+    expected = frames.for_head(change_head("same", False))
+    assert [connection.received() for connection in connections] == [expected] * 19
+    assert ring.sends == 18
+    for connection in connections:
+        connection.close()
+    ring.close()
 
 
 @pytest.mark.parametrize("with_ring", [True, False])

@@ -6,6 +6,7 @@ import socket
 from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -94,6 +95,47 @@ def test_what_is_refused_is_told_with_what_was_taken_of_it(step: int | None) -> 
         # And the ring goes on.
         assert ring.send(doors[:3], b"again") == []
     ring.close()
+
+
+@pytest.mark.parametrize(("step", "short_call"), [(None, 0), (2, 0), (2, 1), (2, 2)])
+def test_what_the_kernel_has_not_looked_at_is_not_waited_for(
+    step: int | None, short_call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = ring_or_skip(8)
+    enter, calls = ring._enter_call, []
+
+    def short(number: int, ring_fd: int, many: int, end: int, *others: object) -> int:
+        calls.append(many)
+        if len(calls) <= short_call:
+            return enter(number, ring_fd, many, end, *others)
+        # As the kernel does it: what it has not submitted it does not wait for either.
+        assert len(calls) == short_call + 1, "asked again after a short one"
+        return enter(number, ring_fd, many - 1, 0, 0, None, 0)
+
+    monkeypatch.setattr(ring, "_enter_call", short)
+    with pairs(6) as (doors, readers):
+        refused = ring.send(doors, b"hello", step)
+        first_left = (step or 6) * (short_call + 1) - 1
+        assert refused == [(n, 0) for n in range(first_left, 6)]
+        assert [drain(r) for r in readers] == [b"hello"] * first_left + [b""] * (6 - first_left)
+        monkeypatch.undo()
+        assert ring.send_parts(doors, b"abcdef", [1] * 6, step) == []
+        assert [drain(reader) for reader in readers] == [b"a", b"b", b"c", b"d", b"e", b"f"]
+    ring.close()
+
+
+def open_rings() -> int:
+    links = (link for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
+    return sum("io_uring" in str(link.readlink()) for link in links)
+
+
+def test_a_closed_ring_leaves_no_descriptor() -> None:
+    ring_or_skip(8).close()
+    before = open_rings()
+    ring = Ring(8)
+    assert open_rings() > before
+    ring.close()
+    assert open_rings() == before
 
 
 def test_a_ring_is_opened_where_it_may_be_and_said_so(

@@ -1,6 +1,8 @@
 """What a body becomes, and what of it is refused with which words."""
 
 import json
+import sys
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -24,6 +26,18 @@ def refusal(
     fault = caught.value
     assert fault.message
     return fault.status, fault.code, fault.index, fault.field
+
+
+def test_a_kept_row_takes_the_memory_of_its_text() -> None:
+    raw = body(*(insert({"id": n, "a": "x" * 100}) for n in range(500)))
+    decode(raw)
+    tracemalloc.start()
+    try:
+        kept = [change.row.json for change in decode(raw) if change.row is not None]
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 2 * sum(map(sys.getsizeof, kept))
 
 
 class TestForms:
