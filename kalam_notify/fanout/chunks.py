@@ -7,7 +7,6 @@ take one (uring.py).
 """
 
 import os
-from array import array
 from collections.abc import Callable, Sequence
 from itertools import compress
 from typing import NamedTuple
@@ -33,7 +32,7 @@ class _Chunk(NamedTuple):
     """Side by side: places in the roster, and the doors and heads that stood there."""
 
     places: Sequence[int]
-    doors: "array[int]"
+    doors: Sequence[int]
     heads: Sequence[Head]
 
     @property
@@ -50,7 +49,7 @@ class _Chunk(NamedTuple):
     def _those(self, chosen: Sequence[bool]) -> "_Chunk":
         return _Chunk(
             list(compress(self.places, chosen)),
-            array("i", compress(self.doors, chosen)),
+            list(compress(self.doors, chosen)),
             list(compress(self.heads, chosen)),
         )
 

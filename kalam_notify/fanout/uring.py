@@ -125,7 +125,7 @@ class Ring:
         # Each mapping holds a descriptor of its own, until nobody refers to it.
         vars(self).clear()
 
-    def send(self, doors: "array[int]", data: bytes, step: int | None = None) -> Refused:
+    def send(self, doors: Sequence[int], data: bytes, step: int | None = None) -> Refused:
         """Send all of `data` to each of these descriptors, at most `entries`.
 
         A call is not interrupted for another thread that wants the core or the interpreter: with
@@ -136,7 +136,7 @@ class Ring:
         return self._submit(doors, array("i", (len(data),)) * count, step or count)
 
     def send_parts(
-        self, doors: "array[int]", data: bytes, sizes: Sequence[int], step: int | None = None
+        self, doors: Sequence[int], data: bytes, sizes: Sequence[int], step: int | None = None
     ) -> Refused:
         """Send to each descriptor its own part of `data`; the parts follow one another."""
         starts = itertools.accumulate(sizes[:-1], initial=self._address_of(data))
@@ -146,9 +146,9 @@ class Ring:
     def _address_of(self, data: bytes) -> int:
         return int(self._ctypes.cast(self._ctypes.c_char_p(data), self._ctypes.c_void_p).value or 0)
 
-    def _submit(self, doors: "array[int]", sizes: "array[int]", step: int) -> Refused:
+    def _submit(self, doors: Sequence[int], sizes: "array[int]", step: int) -> Refused:
         count = len(doors)
-        self._fd[:count], self._length[:count] = doors, sizes
+        self._fd[:count], self._length[:count] = array("i", doors), sizes
         tail, mask = self._tail[0], self._requests - 1
         begin = tail & mask
         fit = min(count, self._requests - begin)
@@ -221,6 +221,6 @@ def _try_out(ring: Ring) -> None:
     """Raises OSError when a send does not arrive."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        refused = ring.send(array("i", (ours.fileno(),)), b"?")
+        refused = ring.send((ours.fileno(),), b"?")
         if refused or theirs.recv(2, socket.MSG_DONTWAIT) != b"?":
             raise OSError(errno.ENOSYS, "it does not send")

@@ -4,7 +4,7 @@ What a delivery costs beside the kernel's send is not instructions but cache mis
 thousand sends every object has left the cache, and each one touched has to be fetched again. So
 what the fan-out needs of a subscription stands in flat lists, side by side:
 
-    doors  door, door, ...       packed: the kernel is handed them as they are (fanout/uring.py)
+    doors  door, door, ...
     heads  head, head, ...       what each one's messages start with
     live   handle, handle, ...   looked at only where the door is shut
 
@@ -15,7 +15,6 @@ While somebody walks, nobody changes places: leaving makes a hole, joining goes 
 where the walk stops. The holes are closed when the last walk is over.
 """
 
-from array import array
 from typing import TYPE_CHECKING
 
 from kalam_notify.protocol.heads import Head
@@ -33,7 +32,7 @@ class Roster:
 
     def __init__(self) -> None:
         self.live: list[SubscriptionHandle | None] = []
-        self.doors = array("i")
+        self.doors: list[int] = []
         self.heads: list[Head] = []
         self._holes = 0
         self._walks = 0
@@ -45,6 +44,10 @@ class Roster:
     def join(self, handle: "SubscriptionHandle") -> None:
         """Put a handle at the end."""
         handle.place = len(self.live)
+        if not self.live:
+            # Made with one, lists have no spare places; most plans have one subscription.
+            self.live, self.doors, self.heads = [handle], [handle.door], [handle.head]
+            return
         self.live.append(handle)
         self.doors.append(handle.door)
         self.heads.append(handle.head)
@@ -79,7 +82,6 @@ class Roster:
 
     def _close_holes(self) -> None:
         handles = [handle for handle in self.live if handle is not None]
-        self.live, self.heads, self._holes = [], [], 0
-        del self.doors[:]
+        self.live, self.doors, self.heads, self._holes = [], [], [], 0
         for handle in handles:
             Roster.join(self, handle)

@@ -2,7 +2,6 @@
 
 import os
 import socket
-from array import array
 from collections.abc import Sequence
 
 import pytest
@@ -97,7 +96,7 @@ class CountingRing(Ring):
 
     sends = 0
 
-    def send(self, doors: "array[int]", data: bytes, step: int | None = None) -> Refused:
+    def send(self, doors: Sequence[int], data: bytes, step: int | None = None) -> Refused:
         self.sends += len(doors)
         return super().send(doors, data, step)
 

@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,7 +25,7 @@ def ring_or_skip(entries: int) -> Ring:
 
 
 @contextmanager
-def pairs(count: int) -> Iterator[tuple["array[int]", list[socket.socket]]]:
+def pairs(count: int) -> Iterator[tuple[list[int], list[socket.socket]]]:
     """Descriptors to write to without waiting, and the sockets to read at."""
     with ExitStack() as stack:
         both = [socket.socketpair() for _ in range(count)]
@@ -35,7 +34,7 @@ def pairs(count: int) -> Iterator[tuple["array[int]", list[socket.socket]]]:
             stack.enter_context(theirs)
             ours.setblocking(False)
             theirs.setblocking(False)
-        yield array("i", [ours.fileno() for ours, _ in both]), [theirs for _, theirs in both]
+        yield [ours.fileno() for ours, _ in both], [theirs for _, theirs in both]
 
 
 def drain(reader: socket.socket) -> bytes:
@@ -82,7 +81,7 @@ def test_what_is_refused_is_told_with_what_was_taken_of_it(step: int | None) -> 
     with pairs(6) as (doors, readers):
         taken = os.write(doors[1], FULL)
         readers[3].close()
-        refused = dict(ring.send(array("i", [*doors[:5], 1 << 20]), b"hello", step))
+        refused = dict(ring.send([*doors[:5], 1 << 20], b"hello", step))
         # 1: its buffer is full. 3: nobody reads there. The last: no such descriptor.
         assert refused == {1: 0, 3: -1, 5: -1}
         assert [drain(readers[n]) for n in (0, 2, 4)] == [b"hello"] * 3

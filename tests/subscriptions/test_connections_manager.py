@@ -223,7 +223,7 @@ class Manager(RuleBasedStateMachine):
             assert plan.subscribers == len(sharing)
             assert {id(h) for h in plan.live} == {id(h) for h in sharing if h.place >= 0}
             assert all(h is not None and plan.live[h.place] is h for h in plan.live)
-            assert list(plan.doors) == [h.door for h in plan.live if h]
+            assert plan.doors == [h.door for h in plan.live if h]
             assert plan.heads == [h.head for h in plan.live if h]
             assert plan.live_count == len(plan.live)
 
