@@ -48,7 +48,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     internal_listen: Annotated[str | None, r.nullable(listen_address)] = None
     # `auto` has become the number of cores by now.
     workers: Annotated[int, r.workers] = 1
-    # None: where the kernel offers it and no seccomp filter is in force.
+    # None: wherever it is given.
     io_uring: Annotated[bool | None, r.auto_or_flag] = None
     data_dir: Annotated[Path, _file_path] = Path("kalam-data")
     drain_seconds: Annotated[float, r.duration(allow_zero=True)] = 10.0

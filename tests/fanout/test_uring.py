@@ -3,6 +3,8 @@
 import logging
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -150,16 +152,43 @@ def test_a_ring_is_opened_where_it_may_be_and_said_so(
     assert open_ring(False, 8) is None
 
 
-@pytest.mark.parametrize("wanted", [None, True])
-def test_under_a_seccomp_filter_only_who_insists_gets_one(
-    wanted: bool | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+FILTERED = """
+import ctypes, logging, struct, sys
+from kalam_notify.fanout.uring import open_ring
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+action = int(sys.argv[1])
+# BPF: the number of the system call; one of them gets the action, all others are allowed.
+load, test, number = (0x20, 0, 0, 0), (0x15, 0, 1), int(sys.argv[2])
+give, allow = (6, 0, 0, action), (6, 0, 0, 0x7FFF0000)
+program = struct.pack("HBBI" * 4, *load, *test, number, *give, *allow)
+held = ctypes.create_string_buffer(program)
+libc = ctypes.CDLL(None, use_errno=True)
+filter = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 4, ctypes.addressof(held)))
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, filter) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+print(open_ring(None, 8) is not None)
+"""
+
+
+@pytest.mark.parametrize("number", [425, 426])  # io_uring_setup, io_uring_enter
+@pytest.mark.parametrize(
+    ("action", "given", "said"),
+    [
+        (0x80000000, "False", "kills who asks"),  # SECCOMP_RET_KILL_PROCESS
+        (0x00050001, "False", "socket by socket"),  # SECCOMP_RET_ERRNO, EPERM
+        (0x7FFF0000, "True", "through io_uring"),  # SECCOMP_RET_ALLOW
+    ],
+)
+def test_under_a_seccomp_filter_nobody_dies_of_asking(
+    number: int, action: int, given: str, said: str
 ) -> None:
     ring_or_skip(8).close()
-    caplog.set_level(logging.INFO, "kalam_notify.fanout")
-    monkeypatch.setattr(uring, "_is_filtered", lambda: True)
-    ring = open_ring(wanted, 8)
-    assert (ring is None) == (wanted is None)
-    assert ("seccomp" in caplog.text) == (wanted is None)
+    child = subprocess.run(
+        [sys.executable, "-c", FILTERED, str(action), str(number)], capture_output=True, text=True
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.splitlines()[-1] == given
+    assert said in child.stdout
 
 
 def test_a_kernel_that_says_no_is_no_fault(
