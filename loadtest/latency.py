@@ -77,9 +77,7 @@ async def run(bench: Bench) -> Sequence[Measurement]:
 
 
 class ServerLoad:
-    """How much of a core the server used during its own rounds; of one not ours without a pid,
-    nothing.
-    """
+    """How much of a core the server used during its own rounds; nothing without its pid."""
 
     def __init__(self, server: Server) -> None:
         self._meter = None if server.pid is None else server.meter()

@@ -115,6 +115,11 @@ def _go_on_behind_the_mark(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
+def wal_path(log: Path) -> Path:
+    """The file of the write-ahead log: beside the log itself, where `log` is a link to it."""
+    return Path(f"{log.resolve()}-wal")
+
+
 def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
     """The connection that appends. "commit": COMMIT returns when the disk has the data."""
     connection = _connect(path)
@@ -144,8 +149,7 @@ def _lay_out_wal(connection: sqlite3.Connection, path: Path) -> None:
     # Nobody appends to the file, nor shortens it, while this transaction is open.
     connection.execute("BEGIN IMMEDIATE")
     try:
-        # Beside the file itself, where `path` is a link to it.
-        with Path(f"{path.resolve()}-wal").open("r+b", buffering=0) as file:
+        with wal_path(path).open("r+b", buffering=0) as file:
             _lengthen(file, whole)
     except OSError as fault:
         _logger.info("the write-ahead log grows as it is written: %s", fault)

@@ -157,7 +157,7 @@ class SqliteLog:
         return {
             **self._tickets.statistics(),
             **self._follower.statistics(),
-            "file_bytes": sum(_size(self._path, suffix) for suffix in ("", "-wal")),
+            "file_bytes": _size(self._path) + _size(schema.wal_path(self._path)),
         }
 
     async def wait_beyond(self, seq: int) -> None:
@@ -278,8 +278,8 @@ def _weight(change: PostedChange) -> int:
     return size
 
 
-def _size(path: Path, suffix: str) -> int:
+def _size(path: Path) -> int:
     try:
-        return path.with_name(path.name + suffix).stat().st_size
+        return path.stat().st_size
     except OSError:
         return 0

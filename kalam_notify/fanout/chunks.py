@@ -8,7 +8,7 @@ take one (uring.py).
 
 import os
 from collections.abc import Callable, Sequence
-from itertools import compress
+from itertools import accumulate, compress
 from typing import NamedTuple
 
 from kalam_notify.fanout.frames import FrameSet
@@ -35,7 +35,6 @@ class _Chunk(NamedTuple):
     doors: Sequence[int]
     heads: Sequence[Head]
 
-    @property
     def is_alike(self) -> bool:
         """Whether all heads are one and the same."""
         heads = self.heads
@@ -92,16 +91,18 @@ class ChunkSender:
             if SHUT in chunk.doors:
                 chunk, others = chunk.parted()
                 self._send_in_turn(plan, others, frames, after, held)
-            if len(chunk.doors) >= _RING_PAYS and (
-                chunk.is_alike or frames.size <= _COPY_PAYS_BYTES
-            ):
-                self._send_at_once(self._ring, plan, chunk, frames)
-                return
+            if len(chunk.doors) >= _RING_PAYS:
+                alike = chunk.is_alike()
+                if alike or frames.size <= _COPY_PAYS_BYTES:
+                    self._send_at_once(self._ring, plan, chunk, frames, alike=alike)
+                    return
         self._send_in_turn(plan, chunk, frames, after, held)
 
-    def _send_at_once(self, ring: Ring, plan: Plan, chunk: "_Chunk", frames: FrameSet) -> None:
+    def _send_at_once(
+        self, ring: Ring, plan: Plan, chunk: "_Chunk", frames: FrameSet, *, alike: bool
+    ) -> None:
         places, doors, heads = chunk
-        alike, count = chunk.is_alike, len(doors)
+        count = len(doors)
         step = _STEP_WHILE_STORING if self._is_storing() else None
         if alike:
             data = frames.for_head(heads[0])
@@ -110,10 +111,11 @@ class ChunkSender:
         else:
             data, sizes = frames.for_heads(heads)
             refused = ring.send_parts(doors, data, sizes, step)
-        for index, sent in refused:
-            begin = 0 if alike else sum(sizes[:index])
-            part = data[begin : begin + sizes[index]]
-            _sink_at(plan, places[index]).complete(part, sent)
+        if refused:
+            begins = [0] * count if alike else list(accumulate(sizes, initial=0))
+            for index, sent in refused:
+                part = data[begins[index] : begins[index] + sizes[index]]
+                _sink_at(plan, places[index]).complete(part, sent)
         self._stats.deliveries += count * frames.row_count
         self._stats.delivery_bytes += sum(sizes)
 
