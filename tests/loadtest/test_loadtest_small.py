@@ -1,6 +1,7 @@
 """Every question once at small size: everything that is posted arrives. No threshold on time."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,10 @@ def test_everything_posted_arrives(question: str, tmp_path: Path) -> None:
     told = json.loads((tmp_path / f"{question}.json").read_text())
     assert told["question"] == question
     assert told["machine"]["cores"] >= 1
-    assert all(m["value"] >= 0 and m["verdict"] == "" for m in told["measurements"])
+    # Memory is the difference of two readings, at this size smaller than their noise: any sign.
+    assert told["measurements"]
+    assert all(math.isfinite(m["value"]) for m in told["measurements"])
+    assert all(m["verdict"] == "" for m in told["measurements"])
     assert QUESTIONS[question].title in done.stdout
     assert "FAULT" not in done.stdout
 
