@@ -24,25 +24,27 @@ MAX_BATCH_SECONDS = 0.004
 
 
 class Delivery(NamedTuple):
-    """Messages, and the plans whose live subscriptions are to get them.
-
-    `walks` are plans that hold still (Roster.begin_walk), and how many of their live
-    subscriptions were there when the batch was prepared.
-    """
+    """Messages, and the plans whose live subscriptions are to get them."""
 
     frames: FrameSet
-    walks: Sequence[tuple[Plan, int]]
+    plans: Sequence[Plan]
 
 
-class Batch(NamedTuple):
+class Batch:
     """A prepared batch: the log from `after` (exclusive) to `upto` (inclusive)."""
 
-    after: int
-    upto: int
-    # Changes taken.
-    taken: int
-    shared: list[Delivery]
-    user: list[Delivery]
+    __slots__ = ("after", "laps", "shared", "size", "taken", "upto", "user")
+
+    def __init__(self, after: int, upto: int, taken: int, size: int) -> None:
+        self.after = after
+        self.upto = upto
+        # Changes taken, and their bytes.
+        self.taken = taken
+        self.size = size
+        self.shared: list[Delivery] = []
+        self.user: list[Delivery] = []
+        # Plans that it is under way to.
+        self.laps = 0
 
 
 def prepare(
@@ -51,6 +53,7 @@ def prepare(
     changes: Sequence[Change],
     start: int,
     clock: Callable[[], float],
+    max_bytes: int = MAX_BATCH_BYTES,
 ) -> Batch:
     """Route and encode `changes[start:]` for the plans that see them, as the bounds allow.
 
@@ -66,9 +69,9 @@ def prepare(
         if plans is not None:
             collector.add(plans, change)
         size += change.size
-        if size >= MAX_BATCH_BYTES or clock() > deadline:
+        if size >= max_bytes or clock() > deadline:
             break
-    batch = Batch(after, changes[end - 1].seq, end - start, [], [])
+    batch = Batch(after, changes[end - 1].seq, end - start, size)
     collector.finish(batch)
     return batch
 
@@ -140,5 +143,5 @@ class _Collector:
         for plan, path in self._paths.items():
             plans.setdefault(path, []).append(plan)
         for path, alike in plans.items():
-            delivery = Delivery(path.frames(), [(plan, plan.begin_walk()) for plan in alike])
+            delivery = Delivery(path.frames(), alike)
             (batch.shared if alike[0].table.is_shared else batch.user).append(delivery)

@@ -29,6 +29,12 @@ class FrameSet:
         # Row-changes in the messages.
         self.row_count = row_count
 
+    @classmethod
+    def joined(cls, sets: "Sequence[FrameSet]") -> "FrameSet":
+        """The messages of several batches, one after the other."""
+        bodies = [body for one in sets for body in one._plain.bodies]
+        return cls(bodies, sum(one.row_count for one in sets))
+
     @property
     def size(self) -> int:
         """Bytes of the bodies, uncompressed."""

@@ -1,35 +1,50 @@
 """NotificationService: the worker loop, and the chunked streaming fan-out.
 
 The loop takes what the log has beyond its position, prepares it (fanout/batch.py: row JSON made
-once, a snapshot of the handles), moves its position, and streams the prepared messages out in
-chunks of SHARED_NOTIFY_CHUNK_SIZE handles. Between two chunks the event loop gets a turn, so that
-pings, accepts and ingest stay alive however many subscribers a table has.
+once), moves its position, and sends the prepared messages around the plans that see them
+(fanout/circuit.py), in chunks of SHARED_NOTIFY_CHUNK_SIZE handles. Between two chunks the event
+loop turns, so that pings, accepts and ingest stay alive however many subscribers a table has; and
+what has been stored meanwhile sets out from where the walk has come to.
 
 Flow control is being on the roster: only LIVE subscriptions are, for everybody else the log has
 the change. An offer that is not taken moves the handle to CATCHING_UP with its cursor before the
-batch. How a chunk gets onto its sockets is told in chunks.py.
+first batch of the offer. How a chunk gets onto its sockets is told in chunks.py.
 """
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from kalam_notify.errors import Compacted
 from kalam_notify.eventlog.base import EventLog
-from kalam_notify.fanout.batch import MAX_BATCH_BYTES, Delivery, prepare
+from kalam_notify.fanout.batch import MAX_BATCH_BYTES, MAX_BATCH_SECONDS, Batch, prepare
 from kalam_notify.fanout.chunks import ChunkSender
+from kalam_notify.fanout.circuit import Circuit
+from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.fanout.stats import FanoutStats
 from kalam_notify.fanout.uring import Ring
 from kalam_notify.model import Change
 from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
-from kalam_notify.subscriptions.plans import FilterNode
+from kalam_notify.subscriptions.plans import FilterNode, Plan
 
 SHARED_NOTIFY_CHUNK_SIZE = 256
 """Handles served between two turns of the event loop."""
 
 _logger = logging.getLogger("kalam_notify.fanout")
 _MAX_READ = 1000
+# Places that subscriptions have left on rosters while walks held them: beyond these, and a quarter
+# of all live ones, the walks come to their end before anything else sets out.
+_FEW_HOLES = 1024
+
+
+class _Flight(NamedTuple):
+    """A batch under way, and when it was taken."""
+
+    batch: Batch
+    began: float
 
 
 class NotificationService:
@@ -52,17 +67,36 @@ class NotificationService:
         self._clock = clock
         # Everything up to here has been prepared for the handles that were live.
         self.position = log.last_seq
-        # Called when the position has moved and the batch has been streamed.
+        self._shared = Circuit(SHARED_NOTIFY_CHUNK_SIZE)
+        self._user = Circuit(SHARED_NOTIFY_CHUNK_SIZE)
+        # Batches that have not come around yet, in order.
+        self._under_way: deque[_Flight] = deque()
+        # Read from the log, prepared up to `_done`.
+        self._ahead: Sequence[Change] = ()
+        self._done = 0
+        # Connections with several subscriptions are written to once, at the end of a batch.
+        self._held: dict[Sink, None] = {}
+        # Places served since the event loop's last turn, and when the next is due at the latest.
+        self._served = 0
+        self._turn_due = 0.0
+        # Called when the position has moved.
         self.on_moved: Callable[[], None] = lambda: None
         # Called with handles that are behind without a full buffer, to be fed.
         self.on_fallen: Callable[[Iterable[SubscriptionHandle]], None] = lambda handles: None
         # Called with a filter whose evaluation raised.
         self.on_broken: Callable[[FilterNode, Exception], None] = lambda node, error: None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything up to the position has been handed to those who were live."""
+        return not self._under_way
+
     async def run(self) -> None:
         """The worker loop; ends only by cancellation."""
         while True:
-            await self._log.wait_beyond(self.position)
+            if self._log.last_seq <= self.position:
+                await self._log.wait_beyond(self.position)
+                self._begin_turn()
             try:
                 changes = await self._waiting()
             except Compacted:
@@ -73,6 +107,7 @@ class NotificationService:
     def _fall_back(self) -> None:
         """Retention has overtaken the fan-out itself: every live handle is behind now.
 
+        Nothing is under way, so all of them have everything up to the position.
         The feeder reads on for those whose own table still reaches back, and ends the others.
         """
         _logger.error("retention has passed the fan-out at seq %d; it is too short", self.position)
@@ -100,61 +135,88 @@ class NotificationService:
         return changes
 
     async def notify(self, changes: Sequence[Change]) -> None:
-        """Deliver consecutive changes, the first being the first after the position."""
-        started, done = self._clock(), 0
-        while done < len(changes):
-            batch = prepare(self._manager, self.position, changes, done, self._clock)
-            # From this line on, a subscription that goes live has the batch behind it.
-            self.position = batch.upto
-            for node, error in self._manager.take_broken():
-                self.on_broken(node, error)
-            await self.notify_shared_table_streaming(batch.shared, batch.after)
-            await self.notify_user_table_streaming(batch.user, batch.after)
-            # The log keeps recent changes in memory; nearly all of them are never read again.
-            for change in changes[done : done + batch.taken]:
-                _forget(change)
-            done += batch.taken
-            self.on_moved()
-        if self._stats.observe_fanout is not None:
-            self._stats.observe_fanout(self._clock() - started, self.position)
+        """Deliver consecutive changes, the first being the first after the position.
 
-    async def notify_shared_table_streaming(
-        self, deliveries: Sequence[Delivery], after: int
-    ) -> None:
-        """Stream prepared messages to the subscribers of SHARED tables, chunk by chunk.
-
-        `after` is the position before the batch, where a handle that is too full falls back to.
+        What the log takes in meanwhile goes along. Returns when nothing is under way any more.
         """
-        await self._stream(deliveries, after)
+        self._ahead, self._done = changes, 0
+        while self._take() or self._under_way:
+            await self.notify_shared_table_streaming()
+            await self.notify_user_table_streaming()
+            await self._finish()
 
-    async def notify_user_table_streaming(self, deliveries: Sequence[Delivery], after: int) -> None:
+    async def notify_shared_table_streaming(self) -> None:
+        """Serve one chunk of what is under way to the subscribers of SHARED tables."""
+        await self._stream(self._shared)
+
+    async def notify_user_table_streaming(self) -> None:
         """The same for USER tables, whose plans have come out of their own index."""
-        await self._stream(deliveries, after)
+        await self._stream(self._user)
 
-    async def _stream(self, deliveries: Sequence[Delivery], after: int) -> None:
-        # Connections with several subscriptions are written to once, at the end.
-        held: dict[Sink, None] = {}
-        served = 0
-        for frames, walks in deliveries:
-            for plan, count in walks:
-                for start in range(0, count, SHARED_NOTIFY_CHUNK_SIZE):
-                    end = min(start + SHARED_NOTIFY_CHUNK_SIZE, count)
-                    if served + end - start > SHARED_NOTIFY_CHUNK_SIZE:
-                        await asyncio.sleep(0)
-                        served = 0
-                    served += end - start
-                    self._sender.send(plan, start, end, frames, after, held)
-                plan.end_walk()
-        if held:
-            await self._flush(list(held), served)
+    async def _stream(self, circuit: Circuit) -> None:
+        self._served = circuit.serve(self._served, self._send)
+        if self._served >= SHARED_NOTIFY_CHUNK_SIZE or circuit or self._clock() > self._turn_due:
+            await self._turn()
 
-    async def _flush(self, sinks: Sequence[Sink], served: int) -> None:
-        for sink in sinks:
-            if served >= SHARED_NOTIFY_CHUNK_SIZE:
-                await asyncio.sleep(0)
-                served = 0
-            served += 1
-            sink.flush()
+    def _send(self, plan: Plan, start: int, end: int, frames: FrameSet, after: int) -> None:
+        self._sender.send(plan, start, end, frames, after, self._held)
+
+    async def _turn(self) -> None:
+        """Let the event loop turn: a post is read in its first round, and stored in its second."""
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        self._begin_turn()
+
+    def _begin_turn(self) -> None:
+        self._served = 0
+        self._turn_due = self._clock() + MAX_BATCH_SECONDS
+
+    def _take(self) -> bool:
+        """Prepare what waits, as far as the bounds of what is under way allow; False: nothing."""
+        room = MAX_BATCH_BYTES - sum(batch.size for batch, _ in self._under_way if batch.laps)
+        if room <= 0 or self._manager.census.holes > self._most_holes():
+            return False
+        if self._done == len(self._ahead):
+            # Out of memory only: reading the file takes longer than the walk.
+            found = self._log.recent(self.position) if self._log.last_seq > self.position else None
+            self._ahead, self._done = found or (), 0
+            if not self._ahead:
+                return False
+        began = self._clock()
+        batch = prepare(
+            self._manager, self.position, self._ahead, self._done, self._clock, max_bytes=room
+        )
+        # From this line on, a subscription that goes live has the batch behind it.
+        self.position = batch.upto
+        for circuit, deliveries in ((self._shared, batch.shared), (self._user, batch.user)):
+            for frames, plans in deliveries:
+                for plan in plans:
+                    circuit.set_out(batch, frames, plan)
+        self._under_way.append(_Flight(batch, began))
+        for node, error in self._manager.take_broken():
+            self.on_broken(node, error)
+        # The log keeps recent changes in memory; nearly all of them are never read again.
+        for change in self._ahead[self._done : self._done + batch.taken]:
+            _forget(change)
+        self._done += batch.taken
+        self.on_moved()
+        return True
+
+    def _most_holes(self) -> int:
+        return max(_FEW_HOLES, self._manager.census.live // 4)
+
+    async def _finish(self) -> None:
+        """Flush and count the batches that have come around, in the order of the log."""
+        while self._under_way and not self._under_way[0].batch.laps:
+            batch, began = self._under_way.popleft()
+            held, self._held = list(self._held), {}
+            for sink in held:
+                if self._served >= SHARED_NOTIFY_CHUNK_SIZE:
+                    await self._turn()
+                self._served += 1
+                sink.flush()
+            if self._stats.observe_fanout is not None:
+                self._stats.observe_fanout(self._clock() - began, batch.upto)
 
 
 def _forget(change: Change) -> None:

@@ -67,7 +67,7 @@ class ConnectionsManager:
         self._shared_count = 0
         self._user_count = 0
         # How many are LIVE, kept by the plans as handles join and leave.
-        self._census = Census()
+        self.census = Census()
         # Filter evaluations of indexes that are gone.
         self._past_evaluations = 0
         self._broken: list[tuple[FilterNode, Exception]] = []
@@ -167,6 +167,8 @@ class ConnectionsManager:
         """Close one subscription, unless it is closed already."""
         if not handle.is_closed:
             self._remove(handle)
+            # Whoever is left alone writes directly from now on: not before what is held for it.
+            handle.sink.flush()
 
     def find(self, live_query_id: LiveQueryId) -> SubscriptionHandle | None:
         """The subscription of an id. O(1)."""
@@ -229,7 +231,7 @@ class ConnectionsManager:
     @property
     def lagging_count(self) -> int:
         """Subscriptions that are not at the head: loading, catching up or too slow."""
-        return self._shared_count + self._user_count - self._census.live
+        return self._shared_count + self._user_count - self.census.live
 
     def statistics(self) -> dict[str, int]:
         """Counts for /health and metrics."""
@@ -248,7 +250,7 @@ class ConnectionsManager:
         key = (query.table.id, owner)
         plans = self._plans.get(key)
         if plans is None:
-            plans = self._plans[key] = TablePlans(query.table, owner, self._census)
+            plans = self._plans[key] = TablePlans(query.table, owner, self.census)
             plans.index.on_broken = self._note_broken
         return plans.acquire(query)
 

@@ -16,12 +16,13 @@ from kalam_notify.subscriptions.sights import Sight, sight
 
 
 class Census:
-    """How many subscriptions are live, over all plans."""
+    """How many subscriptions are live, and how many places of rosters are holes, over all plans."""
 
-    __slots__ = ("live",)
+    __slots__ = ("holes", "live")
 
     def __init__(self) -> None:
         self.live = 0
+        self.holes = 0
 
 
 class Plan(Roster):
@@ -55,8 +56,15 @@ class Plan(Roster):
         self._census.live += 1
 
     def leave(self, handle: SubscriptionHandle) -> None:
+        before = self._holes
         super().leave(handle)
         self._census.live -= 1
+        self._census.holes += self._holes - before
+
+    def end_walk(self) -> None:
+        before = self._holes
+        super().end_walk()
+        self._census.holes += self._holes - before
 
     def sight(self, change: Change) -> Sight | None:
         """How one change of this plan's table and owner is seen through its filter."""

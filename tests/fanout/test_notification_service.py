@@ -1,6 +1,9 @@
 """The worker loop and the chunks, with a real log and sinks that can be full."""
 
 import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 
 import pytest
@@ -8,8 +11,9 @@ from helpers.sinks import FakeConnection
 from helpers.world import World, world
 
 from kalam_notify.eventlog import MemoryLog
-from kalam_notify.fanout.notification import SHARED_NOTIFY_CHUNK_SIZE
-from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
+from kalam_notify.fanout.batch import MAX_BATCH_BYTES, MAX_BATCH_SECONDS
+from kalam_notify.fanout.notification import SHARED_NOTIFY_CHUNK_SIZE, NotificationService
+from kalam_notify.model import Change, Identity, Role, TableDef, TableId, UserId
 from kalam_notify.sql import Filter
 from kalam_notify.subscriptions.handle import SubscriptionState
 
@@ -34,43 +38,88 @@ async def test_a_change_nobody_wants_is_not_even_encoded() -> None:
 
 
 async def test_all_of_more_than_one_chunk_are_served() -> None:
-    count = SHARED_NOTIFY_CHUNK_SIZE * 2 + 3
+    crowd = SHARED_NOTIFY_CHUNK_SIZE * 2 + 3
     async with world(MemoryLog(), [ORDERS]) as it:
-        connections = [it.connect(ALICE) for _ in range(count)]
+        connections = [it.connect(ALICE) for _ in range(crowd)]
         for number, connection in enumerate(connections):
             it.subscribe(connection, f"s{number % 5}", "SELECT * FROM app.orders", None)
         await it.post(it.change(ORDERS, "insert", {"id": 7}))
         await it.settle()
-        assert [rows_of(connection.heard()) for connection in connections] == [[7]] * count
-        assert it.stats.deliveries == count
+        assert [rows_of(connection.heard()) for connection in connections] == [[7]] * crowd
+        assert it.stats.deliveries == crowd
+
+
+@asynccontextmanager
+async def standing_world(subscribers: int) -> AsyncIterator[World]:
+    """A world whose fan-out moves only when it is told to."""
+    log = MemoryLog()
+    await log.start()
+    log.declare([ORDERS])
+    it = World(log, [ORDERS])
+    for _ in range(subscribers):
+        it.subscribe(it.connect(ALICE), "s", "SELECT * FROM app.orders", None)
+    yield it
+    await log.close()
+
+
+async def turns_of(notifying: Coroutine[Any, Any, None]) -> int:
+    """How often the loop turns until it is over."""
+    task, turns = asyncio.create_task(notifying), 0
+    while not task.done():
+        await asyncio.sleep(0)
+        turns += 1
+    await task
+    return turns
+
+
+def waiting(it: World) -> Sequence[Change]:
+    changes = it.log.recent(it.service.position)
+    assert changes is not None
+    return changes
 
 
 async def test_the_event_loop_has_turns_between_chunks() -> None:
-    turns = 0
+    async with standing_world(SHARED_NOTIFY_CHUNK_SIZE * 4) as it:
+        await it.post(it.change(ORDERS, "insert", {"id": 1}))
+        assert await turns_of(it.service.notify(waiting(it))) >= 2 * 3
+        assert it.stats.deliveries == SHARED_NOTIFY_CHUNK_SIZE * 4
 
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
+
+async def test_the_event_loop_has_turns_between_batches_of_few_subscribers() -> None:
+    async with standing_world(1) as it:
+        rows = [{"id": number, "text": "x" * 1000} for number in range(2000)]
+        await it.post(*(it.change(ORDERS, "insert", row) for row in rows))
+        batches = 2000 * 1000 // MAX_BATCH_BYTES
+        # What takes a batch's time, by this clock: routing and encoding a change.
+        ticks = count()
+        it.service = NotificationService(
+            it.log, it.manager, it.stats, clock=lambda: next(ticks) * MAX_BATCH_SECONDS / 10
+        )
+        it.service.position = 0
+        assert await turns_of(it.service.notify(waiting(it))) > batches
+        assert it.stats.deliveries == 2000
+
+
+async def test_what_is_stored_during_a_walk_sets_out_from_where_it_is() -> None:
+    async with standing_world(SHARED_NOTIFY_CHUNK_SIZE * 4) as it:
+        writes: list[int] = []
+        connections = list(it.manager.connections.values())
+        await it.post(it.change(ORDERS, "insert", {"id": 1}))
+        walk = asyncio.create_task(it.service.notify(waiting(it)))
+        while not it.stats.deliveries:
             await asyncio.sleep(0)
-
-    log = MemoryLog()
-    await log.start()
-    it = World(log, [ORDERS])
-    log.declare([ORDERS])
-    for _ in range(SHARED_NOTIFY_CHUNK_SIZE * 4):
-        it.subscribe(it.connect(ALICE), "s", "SELECT * FROM app.orders", None)
-    await it.post(it.change(ORDERS, "insert", {"id": 1}))
-    changes = log.recent(0)
-    assert changes is not None
-    counting = asyncio.create_task(count_turns())
-    await asyncio.sleep(0)
-    before = turns
-    await it.service.notify(changes)
-    counting.cancel()
-    await log.close()
-    assert it.stats.deliveries == SHARED_NOTIFY_CHUNK_SIZE * 4
-    assert turns - before == 3
+        # The first chunk has been served, and the walk lets the loop turn.
+        await it.post(it.change(ORDERS, "insert", {"id": 2}))
+        await walk
+        assert it.service.position == it.log.last_seq == 2
+        for connection in connections:
+            assert isinstance(connection, FakeConnection)
+            writes.append(connection.writes - 1)  # the acknowledgement
+            assert rows_of(connection.heard()) == [1, 2]
+        behind = writes.count(2)
+        assert behind % SHARED_NOTIFY_CHUNK_SIZE == 0
+        assert 0 < behind < len(writes)
+        assert writes == [2] * behind + [1] * (len(writes) - behind)
 
 
 async def test_a_full_sink_is_left_behind_and_fed_when_it_drains() -> None:

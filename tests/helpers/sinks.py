@@ -22,6 +22,7 @@ class FakeConnection:
         self.subscriptions: dict[str, SubscriptionHandle] = {}
         self.limit = limit
         self.written = b""
+        self.writes = 0
         self.waiting = 0
         self.is_stuck = False
         self.ended_with: Close | None = None
@@ -50,6 +51,7 @@ class FakeConnection:
 
     def send_frames(self, frames: bytes) -> None:
         self.written += frames
+        self.writes += 1
         if self.is_stuck:
             self.waiting += len(frames)
 

@@ -82,7 +82,7 @@ class World:
                 await asyncio.sleep(0.001)
 
     def _is_settled(self) -> bool:
-        if self.service.position < self.log.last_seq:
+        if self.service.position < self.log.last_seq or not self.service.is_idle:
             return False
         return self.manager.lagging_count == 0
 

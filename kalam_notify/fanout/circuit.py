@@ -1,0 +1,131 @@
+"""The fan-out's circuit: every batch goes once around the live subscriptions of its plans.
+
+A walk over thousands of sockets takes milliseconds, and the next change should not wait for its
+end. So batches that are prepared while others are under way join them where they are, and go around
+from there: the subscriptions that the walk comes to next are sent both in one write, and what lies
+behind it gets the new batch when it comes round again.
+
+            the walk
+               v
+    |..........+---------------|      batch 1 set out from the start
+    |----------+...............|      batch 2 joined here: as much is before it as behind
+     alone      together with 1
+
+However many changes are posted, a subscription is visited once per round and handed all that waits
+for it, and a change waits for a whole round at most. Databases share scans of a table in the same
+way (circular or cooperative scans: Zukowski et al., VLDB 2007), and disks their seeks (SCAN).
+
+Every subscription gets the batches in order. Invariant: at any place of a roster, what is left of
+an earlier lap is also left of every later one, for laps of one plan move together, and a later one
+has begun with its whole round before it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from kalam_notify.fanout.batch import Batch
+from kalam_notify.fanout.frames import FrameSet
+from kalam_notify.subscriptions.plans import Plan
+
+Send = Callable[[Plan, int, int, FrameSet, int], None]
+"""(plan, start, end, frames, after): hand frames to the places from `start` to `end`; those who do
+not take them fall back to the position `after`."""
+
+_MOST_JOINED = 64
+
+
+class _Lap:
+    """One batch's way around one plan's roster."""
+
+    __slots__ = ("batch", "end", "frames", "left")
+
+    def __init__(self, batch: Batch, frames: FrameSet, places: int) -> None:
+        self.batch = batch
+        self.frames = frames
+        # Who has joined since has the batch behind it, and stands beyond this place.
+        self.end = places
+        # Places still to be visited.
+        self.left = places
+
+
+class _Track:
+    """A plan's roster with the laps that are under way on it, the earliest first."""
+
+    __slots__ = ("laps", "place", "plan")
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.place = 0
+        self.laps: list[_Lap] = []
+
+    def stretch(self, most: int) -> tuple[list[_Lap], int]:
+        """The laps that go over the next places together, and how many places those are."""
+        here = [lap for lap in self.laps if self.place < lap.end]
+        if not here:
+            self.place, here = 0, list(self.laps)
+        # A lap ends where the roster ended when it began, and once around where it began.
+        places = min(min(lap.end - self.place, lap.left) for lap in here)
+        return here, min(places, most)
+
+    def advance(self, laps: Sequence[_Lap], places: int) -> None:
+        """These laps have gone over so many places."""
+        self.place += places
+        for lap in laps:
+            lap.left -= places
+            if not lap.left:
+                self.laps.remove(lap)
+                self.plan.end_walk()
+                lap.batch.laps -= 1
+
+
+class Circuit:
+    """Plans that have something under way, served in turn, a chunk of `chunk` places each."""
+
+    def __init__(self, chunk: int) -> None:
+        self._chunk = chunk
+        self._tracks: dict[Plan, _Track] = {}
+        self._queue: deque[_Track] = deque()
+        # What laps have in common where they go together; plans that see the same share it.
+        self._joined: dict[tuple[FrameSet, ...], FrameSet] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._queue)
+
+    def set_out(self, batch: Batch, frames: FrameSet, plan: Plan) -> None:
+        """Send a batch's frames around a plan, from where its walk has come to."""
+        track = self._tracks.get(plan)
+        if track is None:
+            track = self._tracks[plan] = _Track(plan)
+            self._queue.append(track)
+        track.laps.append(_Lap(batch, frames, plan.begin_walk()))
+        batch.laps += 1
+
+    def serve(self, served: int, send: Send) -> int:
+        """Serve up to a chunk of places, of which `served` have been already; the new count."""
+        queue = self._queue
+        while queue:
+            track = queue[0]
+            laps, places = track.stretch(self._chunk)
+            if served and served + places > self._chunk:
+                break
+            start = track.place
+            frames = laps[0].frames if len(laps) == 1 else self._together(laps)
+            send(track.plan, start, start + places, frames, laps[0].batch.after)
+            track.advance(laps, places)
+            served += places
+            if track.laps:
+                queue.rotate(-1)
+            else:
+                queue.popleft()
+                del self._tracks[track.plan]
+        return served
+
+    def _together(self, laps: Sequence[_Lap]) -> FrameSet:
+        key = tuple([lap.frames for lap in laps])
+        frames = self._joined.get(key)
+        if frames is None:
+            if len(self._joined) >= _MOST_JOINED:
+                self._joined.clear()
+            frames = self._joined[key] = FrameSet.joined(key)
+        return frames
