@@ -1,4 +1,4 @@
-"""One chunk of the fan-out: the same messages to a few hundred live subscriptions.
+"""One chunk of the fan-out: messages to a few hundred live subscriptions, of one plan or several.
 
 Nothing here waits and nobody else has a turn meanwhile, so what stands in a plan's roster stays as
 it is. As long as doors are open, nothing is touched but the roster's flat lists
@@ -7,7 +7,7 @@ take one (uring.py).
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, compress
 from typing import NamedTuple
 
@@ -38,7 +38,8 @@ class _Chunk(NamedTuple):
     def is_alike(self) -> bool:
         """Whether all heads are one and the same."""
         heads = self.heads
-        return heads[0] is heads[-1] and heads.count(heads[0]) == len(heads)
+        count = len(heads)
+        return count == 1 or (heads[0] is heads[-1] and heads.count(heads[0]) == count)
 
     def parted(self) -> "tuple[_Chunk, _Chunk]":
         """Those whose doors are open, and those whose doors are shut."""
@@ -53,8 +54,70 @@ class _Chunk(NamedTuple):
         )
 
 
+class Visit(NamedTuple):
+    """`frames` for the live subscriptions in the places from `start` to `end` of a plan.
+
+    Those that are too full fall back to the position `after`.
+    """
+
+    plan: Plan
+    start: int
+    end: int
+    frames: FrameSet
+    after: int
+
+    def chunk(self) -> _Chunk:
+        plan, start, end, _, _ = self
+        return _Chunk(range(start, end), plan.doors[start:end], plan.heads[start:end])
+
+
+class _Bundle:
+    """Visits, laid out for one call: door by door, where its bytes start and how many they are."""
+
+    __slots__ = ("_length", "_parts", "_visits", "doors", "sizes", "starts")
+
+    def __init__(self) -> None:
+        self.doors: list[int] = []
+        self.starts: list[int] = []
+        self.sizes: list[int] = []
+        self._parts: list[bytes] = []
+        self._length = 0
+        self._visits: list[tuple[Visit, _Chunk]] = []
+
+    def __iter__(self) -> Iterator[tuple[Visit, _Chunk]]:
+        return iter(self._visits)
+
+    def add(self, visit: Visit, chunk: _Chunk) -> None:
+        """Take a visit to open doors."""
+        count = len(chunk.doors)
+        self._visits.append((visit, chunk))
+        self.doors += chunk.doors
+        if chunk.is_alike():
+            part = visit.frames.for_head(chunk.heads[0])
+            self.starts += [self._length] * count
+            self.sizes += [len(part)] * count
+        else:
+            part, sizes = visit.frames.for_heads(chunk.heads)
+            self.starts += accumulate(sizes[:-1], initial=self._length)
+            self.sizes += sizes
+        self._parts.append(part)
+        self._length += len(part)
+
+    def data(self) -> bytes:
+        """The bytes that `starts` point into; of a single part that part itself."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    def sink_at(self, index: int) -> Sink:
+        """Who is behind a door."""
+        for visit, chunk in self._visits:
+            if index < len(chunk.places):
+                return _sink_at(visit.plan, chunk.places[index])
+            index -= len(chunk.places)
+        raise IndexError
+
+
 class ChunkSender:
-    """Hands messages to chunks of a plan's live subscriptions."""
+    """Hands messages to chunks of live subscriptions, of one plan or several."""
 
     def __init__(
         self,
@@ -72,61 +135,49 @@ class ChunkSender:
         self._ring = ring
         self._write = write
 
-    def send(
-        self,
-        plan: Plan,
-        start: int,
-        end: int,
-        frames: FrameSet,
-        after: int,
-        held: dict[Sink, None],
-    ) -> None:
-        """Hand `frames` to the live subscriptions in the places from `start` to `end`.
+    def send(self, visits: Sequence[Visit], held: dict[Sink, None]) -> None:
+        """Make these visits, which are to no more places than the ring has entries.
 
-        Those that are too full fall back to the position `after`. Sinks that several
-        subscriptions share are put into `held`, to be flushed.
+        Sinks that several subscriptions share are put into `held`, to be flushed.
         """
-        chunk = _Chunk(range(start, end), plan.doors[start:end], plan.heads[start:end])
-        if self._ring is not None and len(chunk.doors) >= _RING_PAYS:
-            if SHUT in chunk.doors:
+        ring, bundle = self._ring, _Bundle()
+        for visit in visits:
+            chunk = visit.chunk()
+            if ring is not None and SHUT in chunk.doors:
                 chunk, others = chunk.parted()
-                self._send_in_turn(plan, others, frames, after, held)
-            if len(chunk.doors) >= _RING_PAYS:
-                alike = chunk.is_alike()
-                if alike or frames.size <= _COPY_PAYS_BYTES:
-                    self._send_at_once(self._ring, plan, chunk, frames, alike=alike)
-                    return
-        self._send_in_turn(plan, chunk, frames, after, held)
-
-    def _send_at_once(
-        self, ring: Ring, plan: Plan, chunk: "_Chunk", frames: FrameSet, *, alike: bool
-    ) -> None:
-        places, doors, heads = chunk
-        count = len(doors)
-        step = _STEP_WHILE_STORING if self._is_storing() else None
-        if alike:
-            data = frames.for_head(heads[0])
-            sizes = [len(data)] * count
-            refused = ring.send(doors, data, step)
+                self._send_in_turn(visit, others, held)
+            if not chunk.doors:
+                continue
+            if ring is None:
+                self._send_in_turn(visit, chunk, held)
+            elif visit.frames.size <= _COPY_PAYS_BYTES:
+                bundle.add(visit, chunk)
+            elif len(chunk.doors) >= _RING_PAYS and chunk.is_alike():
+                # By itself, for then nothing is copied.
+                alone = _Bundle()
+                alone.add(visit, chunk)
+                self._send_at_once(ring, alone)
+            else:
+                self._send_in_turn(visit, chunk, held)
+        if ring is not None and len(bundle.doors) >= _RING_PAYS:
+            self._send_at_once(ring, bundle)
         else:
-            data, sizes = frames.for_heads(heads)
-            refused = ring.send_parts(doors, data, sizes, step)
-        if refused:
-            begins = [0] * count if alike else list(accumulate(sizes, initial=0))
-            for index, sent in refused:
-                part = data[begins[index] : begins[index] + sizes[index]]
-                _sink_at(plan, places[index]).complete(part, sent)
-        self._stats.deliveries += count * frames.row_count
-        self._stats.delivery_bytes += sum(sizes)
+            for visit, chunk in bundle:
+                self._send_in_turn(visit, chunk, held)
 
-    def _send_in_turn(
-        self,
-        plan: Plan,
-        chunk: "_Chunk",
-        frames: FrameSet,
-        after: int,
-        held: dict[Sink, None],
-    ) -> None:
+    def _send_at_once(self, ring: Ring, bundle: _Bundle) -> None:
+        data, starts, sizes = bundle.data(), bundle.starts, bundle.sizes
+        step = _STEP_WHILE_STORING if self._is_storing() else None
+        for index, sent in ring.send(bundle.doors, data, starts, sizes, step):
+            part = data[starts[index] : starts[index] + sizes[index]]
+            bundle.sink_at(index).complete(part, sent)
+        stats = self._stats
+        for visit, chunk in bundle:
+            stats.deliveries += len(chunk.doors) * visit.frames.row_count
+        stats.delivery_bytes += sum(sizes)
+
+    def _send_in_turn(self, visit: Visit, chunk: _Chunk, held: dict[Sink, None]) -> None:
+        plan, _, _, frames, after = visit
         write, head, data = self._write, None, b""
         taken = size = sent = 0
         for place, door, its_head in zip(*chunk, strict=True):

@@ -24,12 +24,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from kalam_notify.fanout.batch import Batch
+from kalam_notify.fanout.chunks import Visit
 from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.subscriptions.plans import Plan
 
-Send = Callable[[Plan, int, int, FrameSet, int], None]
-"""(plan, start, end, frames, after): hand frames to the places from `start` to `end`; those who do
-not take them fall back to the position `after`."""
+Send = Callable[[Sequence[Visit]], None]
+"""Makes the visits of one chunk, all at once."""
 
 _MOST_JOINED = 64
 
@@ -53,29 +53,29 @@ class _Track:
 
     __slots__ = ("laps", "place", "plan")
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, lap: _Lap) -> None:
         self.plan = plan
         self.place = 0
-        self.laps: list[_Lap] = []
+        self.laps = [lap]
 
-    def stretch(self, most: int) -> tuple[list[_Lap], int]:
+    def stretch(self, most: int) -> tuple[Sequence[_Lap], int]:
         """The laps that go over the next places together, and how many places those are."""
-        here = [lap for lap in self.laps if self.place < lap.end]
+        place, here = self.place, [lap for lap in self.laps if self.place < lap.end]
         if not here:
-            self.place, here = 0, list(self.laps)
+            self.place, place, here = 0, 0, self.laps.copy()
         # A lap ends where the roster ended when it began, and once around where it began.
-        places = min(min(lap.end - self.place, lap.left) for lap in here)
-        return here, min(places, most)
+        for lap in here:
+            most = min(most, lap.end - place, lap.left)
+        return here, most
 
-    def advance(self, laps: Sequence[_Lap], places: int) -> None:
-        """These laps have gone over so many places."""
+    def advance(self, laps: Sequence[_Lap], places: int, over: list[tuple[Plan, Batch]]) -> None:
+        """These laps go over so many places; those that have come around by that go into `over`."""
         self.place += places
         for lap in laps:
             lap.left -= places
             if not lap.left:
                 self.laps.remove(lap)
-                self.plan.end_walk()
-                lap.batch.laps -= 1
+                over.append((self.plan, lap.batch))
 
 
 class Circuit:
@@ -94,31 +94,40 @@ class Circuit:
 
     def set_out(self, batch: Batch, frames: FrameSet, plan: Plan) -> None:
         """Send a batch's frames around a plan, from where its walk has come to."""
+        batch.laps += 1
+        lap = _Lap(batch, frames, plan.begin_walk())
         track = self._tracks.get(plan)
         if track is None:
-            track = self._tracks[plan] = _Track(plan)
+            track = self._tracks[plan] = _Track(plan, lap)
             self._queue.append(track)
-        track.laps.append(_Lap(batch, frames, plan.begin_walk()))
-        batch.laps += 1
+        else:
+            track.laps.append(lap)
 
     def serve(self, served: int, send: Send) -> int:
         """Serve up to a chunk of places, of which `served` have been already; the new count."""
-        queue = self._queue
+        queue, visits = self._queue, list[Visit]()
+        over: list[tuple[Plan, Batch]] = []
         while queue:
             track = queue[0]
             laps, places = track.stretch(self._chunk)
             if served and served + places > self._chunk:
                 break
-            start = track.place
-            frames = laps[0].frames if len(laps) == 1 else self._together(laps)
-            send(track.plan, start, start + places, frames, laps[0].batch.after)
-            track.advance(laps, places)
             served += places
+            plan, start = track.plan, track.place
+            frames = laps[0].frames if len(laps) == 1 else self._together(laps)
+            visits.append(Visit(plan, start, start + places, frames, laps[0].batch.after))
+            track.advance(laps, places, over)
             if track.laps:
                 queue.rotate(-1)
             else:
                 queue.popleft()
-                del self._tracks[track.plan]
+                del self._tracks[plan]
+        if visits:
+            send(visits)
+        for plan, batch in over:
+            # Only now may places change.
+            plan.end_walk()
+            batch.laps -= 1
         return served
 
     def _together(self, laps: Sequence[_Lap]) -> FrameSet:

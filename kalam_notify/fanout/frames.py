@@ -20,25 +20,21 @@ from kalam_notify.protocol.heads import DeflatedHead, Head
 class FrameSet:
     """The messages that every live subscriber of a plan gets of one batch."""
 
-    __slots__ = ("_deflated", "_plain", "row_count")
+    __slots__ = ("_deflated", "_plain", "row_count", "size")
 
     def __init__(self, bodies: Sequence[bytes], row_count: int) -> None:
         self._plain = _Splices(bodies, compressed=False)
         # None until somebody wants it; the plain ones where compressing them does not pay.
         self._deflated: _Splices | None = None
-        # Row-changes in the messages.
+        # Row-changes in the messages, and bytes of the bodies, uncompressed.
         self.row_count = row_count
+        self.size = sum(map(len, bodies))
 
     @classmethod
     def joined(cls, sets: "Sequence[FrameSet]") -> "FrameSet":
         """The messages of several batches, one after the other."""
         bodies = [body for one in sets for body in one._plain.bodies]
         return cls(bodies, sum(one.row_count for one in sets))
-
-    @property
-    def size(self) -> int:
-        """Bytes of the bodies, uncompressed."""
-        return sum(map(len, self._plain.bodies))
 
     def for_head(self, head: Head) -> bytes:
         """All the messages, framed, for the subscription whose messages start with `head`."""

@@ -20,15 +20,14 @@ from typing import NamedTuple
 from kalam_notify.errors import Compacted
 from kalam_notify.eventlog.base import EventLog
 from kalam_notify.fanout.batch import MAX_BATCH_BYTES, MAX_BATCH_SECONDS, Batch, prepare
-from kalam_notify.fanout.chunks import ChunkSender
+from kalam_notify.fanout.chunks import ChunkSender, Visit
 from kalam_notify.fanout.circuit import Circuit
-from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.fanout.stats import FanoutStats
 from kalam_notify.fanout.uring import Ring
 from kalam_notify.model import Change
 from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
-from kalam_notify.subscriptions.plans import FilterNode, Plan
+from kalam_notify.subscriptions.plans import FilterNode
 
 SHARED_NOTIFY_CHUNK_SIZE = 256
 """Handles served between two turns of the event loop."""
@@ -158,8 +157,8 @@ class NotificationService:
         if self._served >= SHARED_NOTIFY_CHUNK_SIZE or circuit or self._clock() > self._turn_due:
             await self._turn()
 
-    def _send(self, plan: Plan, start: int, end: int, frames: FrameSet, after: int) -> None:
-        self._sender.send(plan, start, end, frames, after, self._held)
+    def _send(self, visits: Sequence[Visit]) -> None:
+        self._sender.send(visits, self._held)
 
     async def _turn(self) -> None:
         """Let the event loop turn: a post is read in its first round, and stored in its second."""

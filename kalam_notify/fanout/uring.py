@@ -17,7 +17,6 @@ are fixed by the kernel's rule never to break user space.
 """
 
 import errno
-import itertools
 import logging
 import mmap
 import os
@@ -132,23 +131,22 @@ class Ring:
         # Each mapping holds a descriptor of its own, until nobody refers to it.
         vars(self).clear()
 
-    def send(self, doors: Sequence[int], data: bytes, step: int | None = None) -> Refused:
-        """Send all of `data` to each of these descriptors, at most `entries`.
+    def send(
+        self,
+        doors: Sequence[int],
+        data: bytes,
+        starts: Sequence[int],
+        sizes: Sequence[int],
+        step: int | None = None,
+    ) -> Refused:
+        """Send to each of these descriptors, at most `entries`, its own part of `data`.
 
         A call is not interrupted for another thread that wants the core or the interpreter: with
         `step` there are several, of so many sends each.
         """
-        count = len(doors)
-        self._address[:count] = array("Q", (self._address_of(data),)) * count
-        return self._submit(doors, array("i", (len(data),)) * count, step or count)
-
-    def send_parts(
-        self, doors: Sequence[int], data: bytes, sizes: Sequence[int], step: int | None = None
-    ) -> Refused:
-        """Send to each descriptor its own part of `data`; the parts follow one another."""
-        starts = itertools.accumulate(sizes[:-1], initial=self._address_of(data))
-        self._address[: len(doors)] = array("Q", starts)
-        return self._submit(doors, array("i", sizes), step or len(sizes))
+        base = self._address_of(data)
+        self._address[: len(doors)] = array("Q", [base + start for start in starts])
+        return self._submit(doors, array("i", sizes), step or len(doors))
 
     def _address_of(self, data: bytes) -> int:
         return int(self._ctypes.cast(self._ctypes.c_char_p(data), self._ctypes.c_void_p).value or 0)
@@ -236,6 +234,6 @@ def _try_out(ring: Ring) -> None:
     """Raises OSError when a send does not arrive."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        refused = ring.send((ours.fileno(),), b"?")
+        refused = ring.send((ours.fileno(),), b"?", (0,), (1,))
         if refused or theirs.recv(2, socket.MSG_DONTWAIT) != b"?":
             raise OSError(errno.ENOSYS, "it does not send")

@@ -61,10 +61,9 @@ class Plan(Roster):
         self._census.live -= 1
         self._census.holes += self._holes - before
 
-    def end_walk(self) -> None:
-        before = self._holes
-        super().end_walk()
-        self._census.holes += self._holes - before
+    def _close_holes(self) -> None:
+        self._census.holes -= self._holes
+        super()._close_holes()
 
     def sight(self, change: Change) -> Sight | None:
         """How one change of this plan's table and owner is seen through its filter."""

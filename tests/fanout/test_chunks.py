@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 from helpers.sinks import FakeConnection
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kalam_notify.fanout.chunks import ChunkSender
+from kalam_notify.fanout.chunks import ChunkSender, Visit
 from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.fanout.stats import FanoutStats
 from kalam_notify.fanout.uring import Refused, Ring
@@ -18,6 +18,7 @@ from kalam_notify.protocol.heads import change_head
 from kalam_notify.sql import Limits, bind, parse
 from kalam_notify.subscriptions.handle import Sink
 from kalam_notify.subscriptions.manager import ConnectionsManager
+from kalam_notify.subscriptions.plans import Plan
 from kalam_notify.subscriptions.roster import SHUT
 
 ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))
@@ -65,24 +66,27 @@ class DoorConnection(FakeConnection):
 def send_to(
     connections: Sequence[DoorConnection],
     names: Sequence[str],
-    frames: FrameSet,
+    frames: Sequence[FrameSet],
     ring: Ring | None,
     *,
     is_storing: bool,
 ) -> FanoutStats:
-    """Make everybody live on one plan and send them `frames` as one chunk."""
+    """Make everybody live, spread over as many plans as there are `frames`; send in one chunk."""
     manager, stats = ConnectionsManager(), FanoutStats()
-    query = bind(parse("SELECT * FROM app.orders", Limits(4096, 100)), ORDERS, ALICE)
-    for connection, name in zip(connections, names, strict=True):
+    plans: dict[Plan, FrameSet] = {}
+    for number, (connection, name) in enumerate(zip(connections, names, strict=True)):
         manager.connect(connection)
+        kind = number % len(frames)
+        query = bind(parse(f"SELECT c{kind} FROM app.orders", Limits(4096, 100)), ORDERS, ALICE)
         handle = manager.subscribe(connection, name, query, None).handle
         handle.loaded(0)
         handle.level()
+        plans[handle.plan] = frames[kind]
     held: dict[Sink, None] = {}
-    count = handle.plan.begin_walk()
     sender = ChunkSender(stats, ring, is_storing=lambda: is_storing)
-    sender.send(handle.plan, 0, count, frames, 0, held)
-    handle.plan.end_walk()
+    sender.send([Visit(plan, 0, plan.begin_walk(), of, 0) for plan, of in plans.items()], held)
+    for plan in plans:
+        plan.end_walk()
     assert not held
     return stats
 
@@ -96,9 +100,16 @@ class CountingRing(Ring):
 
     sends = 0
 
-    def send(self, doors: Sequence[int], data: bytes, step: int | None = None) -> Refused:
+    def send(
+        self,
+        doors: Sequence[int],
+        data: bytes,
+        starts: Sequence[int],
+        sizes: Sequence[int],
+        step: int | None = None,
+    ) -> Refused:
         self.sends += len(doors)
-        return super().send(doors, data, step)
+        return super().send(doors, data, starts, sizes, step)
 
 
 def test_a_shut_door_keeps_nobody_else_from_the_ring() -> None:
@@ -109,7 +120,7 @@ def test_a_shut_door_keeps_nobody_else_from_the_ring() -> None:
     states = ["open"] * 9 + ["shut"] + ["open"] * 9
     connections = [DoorConnection(state, deflates=False) for state in states]
     frames = FrameSet([b'"rows":[7]}'], 1)
-    send_to(connections, ["same"] * 19, frames, ring, is_storing=False)
+    send_to(connections, ["same"] * 19, [frames], ring, is_storing=False)
     expected = frames.for_head(change_head("same", False))
     assert [connection.received() for connection in connections] == [expected] * 19
     assert ring.sends == 18
@@ -125,8 +136,11 @@ def test_a_shut_door_keeps_nobody_else_from_the_ring() -> None:
     one_name=st.booleans(),
     is_storing=st.booleans(),
     bodies=st.lists(st.sampled_from([5, 200, 700, 5000]), min_size=1, max_size=3),
+    plans=st.integers(1, 4),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=100)
+@example([("shut", "same", False)] * 9, False, True, False, [5], 1)
+@example([("shut", "same", False), ("open", "same", False)] * 9, False, True, False, [5], 2)
 def test_everybody_is_handed_their_own_messages_whole(
     with_ring: bool,
     everybody: list[tuple[str, str, bool]],
@@ -134,6 +148,7 @@ def test_everybody_is_handed_their_own_messages_whole(
     one_name: bool,
     is_storing: bool,
     bodies: list[int],
+    plans: int,
 ) -> None:
     try:
         ring = Ring(64) if with_ring else None
@@ -141,13 +156,18 @@ def test_everybody_is_handed_their_own_messages_whole(
         pytest.skip(f"this kernel gives no io_uring: {fault}")
     connections = [DoorConnection(s, deflates=compression and d) for s, _, d in everybody]
     names = ["same" if one_name else name for _, name, _ in everybody]
-    frames = FrameSet([b'"rows":[%b]}' % (b"7," * size) for size in bodies], 2)
+    frames = [
+        FrameSet([b'"rows":[%b]}' % (b"%d," % plan * size) for size in bodies], 2)
+        for plan in range(plans)
+    ]
     try:
         stats = send_to(connections, names, frames, ring, is_storing=is_storing)
         total = 0
-        for connection, (state, _, _) in zip(connections, everybody, strict=True):
+        for number, (connection, (state, _, _)) in enumerate(
+            zip(connections, everybody, strict=True)
+        ):
             (handle,) = connection.subscriptions.values()
-            expected = frames.for_head(handle.head)
+            expected = frames[number % plans].for_head(handle.head)
             total += len(expected)
             if state == "broken":
                 assert connection.completed == [(expected, -1)]

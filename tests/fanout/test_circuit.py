@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kalam_notify.fanout.batch import Batch
-from kalam_notify.fanout.chunks import ChunkSender
+from kalam_notify.fanout.chunks import ChunkSender, Visit
 from kalam_notify.fanout.circuit import Circuit
 from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.fanout.stats import FanoutStats
@@ -73,12 +73,13 @@ class Track:
     def serve(self) -> int:
         held: dict[Sink, None] = {}
 
-        def send(plan: Plan, start: int, end: int, frames: FrameSet, after: int) -> None:
-            for place in range(start, end):
-                self.visits[plan, place] += 1
-            before = [handle for handle in plan.live[start:end] if handle is not None]
-            self.sender.send(plan, start, end, frames, after, held)
-            self.fallen += [(handle, after) for handle in before if handle.place < 0]
+        def send(visits: Sequence[Visit]) -> None:
+            before = []
+            for plan, start, end, _, after in visits:
+                self.visits.update((plan, place) for place in range(start, end))
+                before += [(handle, after) for handle in plan.live[start:end] if handle]
+            self.sender.send(visits, held)
+            self.fallen += [(handle, after) for handle, after in before if handle.place < 0]
 
         served = self.circuit.serve(0, send)
         assert not held

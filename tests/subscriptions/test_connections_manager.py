@@ -236,3 +236,28 @@ def _all(
 
 Manager.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestManager = Manager.TestCase
+
+
+class HoldingConnection(FakeConnection):
+    """Keeps what it is given to hold until the flush."""
+
+    held = b""
+
+    def hold(self, frames: bytes) -> bool:
+        self.held += frames
+        return True
+
+    def flush(self) -> None:
+        self.written, self.held = self.written + self.held, b""
+
+
+def test_what_is_held_for_somebody_left_alone_is_written_before_what_comes_directly() -> None:
+    manager = ConnectionsManager()
+    connection = HoldingConnection(person("alice"))
+    manager.connect(connection)
+    stays, goes = (subscribe(manager, connection, name) for name in ("stays", "goes"))
+    assert stays.has_company
+    connection.hold(b"held for stays")
+    manager.close(goes)
+    assert not stays.has_company
+    assert connection.written == b"held for stays"
