@@ -6,7 +6,6 @@ log -> fan-out (NotificationService, Feeder) -> desk -> sockets and HTTP
 import asyncio
 import logging
 import socket
-import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -17,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kalam_notify.auth import Authenticator
 from kalam_notify.config import Config, reload_differences, reloaded
-from kalam_notify.errors import ConfigurationFault, Fault, OperatorFault
+from kalam_notify.errors import OperatorFault
 from kalam_notify.eventlog import Retention, open_log
 from kalam_notify.fanout.desk import SubscriptionDesk
 from kalam_notify.fanout.feeder import Feeder
@@ -38,6 +37,7 @@ from kalam_notify.protocol import close
 from kalam_notify.scrape import Scrape, exposition
 from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.listeners import Listener
+from kalam_notify.sockets.tls import Tls, tls_of
 from kalam_notify.sockets.upgrade import PATH as UPGRADE_PATH
 from kalam_notify.sockets.upgrade import upgrade_required
 from kalam_notify.sockets.wheel import Wheel
@@ -85,6 +85,7 @@ class Worker:
         self._crew = crew
         self._listening: Sequence[Listener] = ()
         self._stopping = asyncio.Event()
+        self._tls: Tls | None = None
         self._ready = False
         self._started_at = time.time()
         retention = config.log.retention
@@ -237,7 +238,8 @@ class Worker:
             metrics=self.metrics,
             gate=self.gate,
         )
-        tls = tls_context(self.config)
+        self._tls = tls_of(self.config.server.tls)
+        tls = self._tls.context if self._tls else None
         public = [Route(UPGRADE_PATH, upgrade_required), *ops.open_routes()]
         if sockets.internal is None:
             application = _application([*public, *ops.admin_routes(internal=False)], ingest)
@@ -310,10 +312,18 @@ class Worker:
         except OperatorFault as fault:
             _log.error("the configuration was not reloaded: %s", fault)
             return False
+        self._renew_certificate()
         _log.info("configuration reloaded; changed: %s", ", ".join(differences.applied) or "none")
         if differences.needs_restart:
             _log.warning("waits for a restart: %s", ", ".join(differences.needs_restart))
         return True
+
+    def _renew_certificate(self) -> None:
+        if self._tls is not None:
+            try:
+                self._tls.renew()
+            except OperatorFault as fault:
+                _log.error("the certificate was not renewed: %s", fault)
 
     def _apply(self, config: Config) -> None:
         before = {table.id: table for table in self.catalog.tables()}
@@ -366,20 +376,6 @@ def _application(routes: Sequence[Route], ingest: Sequence[Route] = ()) -> ASGIA
         await direct.get(scope["path"], application)(scope, receive, send)
 
     return find
-
-
-def tls_context(config: Config) -> ssl.SSLContext | None:
-    """The TLS that the configuration asks for; raises ConfigurationFault for unusable files."""
-    cert, key = config.server.tls.cert, config.server.tls.key
-    if cert is None or key is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        cure = f"give a certificate and its key as PEM files ({error})"
-        raise ConfigurationFault([Fault("file", "server.tls", str(cert), cure)]) from error
-    return context
 
 
 def _tick(config: Config) -> float:

@@ -2,7 +2,9 @@
 
 import asyncio
 import datetime
+import signal
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +20,8 @@ from helpers.wire import wire
 PAD = "x" * 20_000
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
+def write_certificate(cert_file: Path, key_file: Path) -> None:
+    """A new certificate for localhost that signs itself, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
@@ -34,7 +35,6 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
         .not_valid_after(now + datetime.timedelta(days=1))
         .sign(key, hashes.SHA256())
     )
-    cert_file, key_file = tmp_path / "cert.pem", tmp_path / "key.pem"
     cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     key_file.write_bytes(
         key.private_bytes(
@@ -43,7 +43,14 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
             serialization.NoEncryption(),
         )
     )
-    return cert_file, key_file
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """Files of a certificate and its key."""
+    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    write_certificate(*files)
+    return files
 
 
 def trusting() -> ssl.SSLContext:
@@ -95,3 +102,36 @@ def test_a_key_that_does_not_fit_its_certificate_starts_nothing(
     )
     with pytest.raises(AssertionError, match="tls"):
         start_server(server={"tls": {"cert": str(certificate[0]), "key": str(other)}})
+
+
+def shown(server: Server) -> str:
+    """The certificate that a new connection is shown."""
+    host, port = server.url.removeprefix("https://").split(":")
+    return ssl.get_server_certificate((host, int(port)), timeout=10)
+
+
+def wait_for_log(server: Server, text: str, times: int) -> None:
+    give_up = time.monotonic() + 30
+    while server.errors.count(text) < times:
+        assert time.monotonic() < give_up, server.errors
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_renewed_certificate_is_shown_after_a_reload_and_a_broken_one_is_not(
+    start_server: Callable[..., Server], certificate: tuple[Path, Path], workers: int
+) -> None:
+    cert, key = certificate
+    settings = {"cert": str(cert), "key": str(key)}
+    server = start_server(server={"tls": settings, "workers": workers})
+    assert shown(server) == cert.read_text()
+    write_certificate(cert, key)
+    renewed = cert.read_text()
+    server.signal(signal.SIGHUP)
+    wait_for_log(server, "configuration reloaded", workers)
+    assert [shown(server) for _ in range(6)] == [renewed] * 6
+    # A certificate whose key has not been written yet.
+    write_certificate(cert, cert.with_name("elsewhere.pem"))
+    server.signal(signal.SIGHUP)
+    wait_for_log(server, "the certificate was not renewed", workers)
+    assert [shown(server) for _ in range(6)] == [renewed] * 6
