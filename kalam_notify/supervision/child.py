@@ -28,6 +28,8 @@ from kalam_notify.supervision.messages import (
     Launch,
     Measure,
     Measured,
+    Ping,
+    Pong,
     Ready,
     Refused,
     Reload,
@@ -142,6 +144,8 @@ class Link:
                     self._channel.send(Reloaded(self.worker.reload()))
                 case Measure(request):
                     self._channel.send(Measured(request, scrape(self.worker.metrics.registry)))
+                case Ping():
+                    self._channel.send(Pong())
                 case Gathered(request, families):
                     if request in self._gathering:
                         self._gathering[request].set_result(families)

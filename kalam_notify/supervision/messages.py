@@ -59,6 +59,10 @@ class Measure(msgspec.Struct, frozen=True, tag=True):
     request: int
 
 
+class Ping(msgspec.Struct, frozen=True, tag=True):
+    """To a worker, now and then: is your loop turning? Answered by Pong."""
+
+
 class Gathered(msgspec.Struct, frozen=True, tag=True):
     """To a worker: the answer to its Gather."""
 
@@ -95,5 +99,9 @@ class Measured(msgspec.Struct, frozen=True, tag=True):
     scrape: Scrape
 
 
-ToWorker = Launch | Reload | Crew | Measure | Gathered
-FromWorker = Ready | Refused | Reloaded | Gather | Measured
+class Pong(msgspec.Struct, frozen=True, tag=True):
+    """From a worker: it is."""
+
+
+ToWorker = Launch | Reload | Crew | Measure | Ping | Gathered
+FromWorker = Ready | Refused | Reloaded | Gather | Measured | Pong

@@ -10,7 +10,15 @@ from kalam_notify.config import Config
 from kalam_notify.errors import OperatorFault
 from kalam_notify.scrape import Scrape
 from kalam_notify.supervision.channel import Channel, supervisor_end
-from kalam_notify.supervision.messages import FromWorker, Launch, Measure, Measured, Seat, ToWorker
+from kalam_notify.supervision.messages import (
+    FromWorker,
+    Launch,
+    Measure,
+    Measured,
+    Ping,
+    Seat,
+    ToWorker,
+)
 from kalam_notify.supervision.pacing import Pacing
 
 _MODULE = "kalam_notify.supervision.child"
@@ -30,6 +38,8 @@ class Place:
         self.config: Config | None = None
         # The worker accepts connections.
         self.is_ready = False
+        # Pings since it last answered one.
+        self.unanswered = 0
         # What the worker last told of its counts.
         self.known: Scrape = []
         self._process: asyncio.subprocess.Process | None = None
@@ -46,6 +56,7 @@ class Place:
         with theirs:
             self._process = await _run(self.number, theirs, launch.seats)
         self._channel = await supervisor_end(ours)
+        self.unanswered = 0
         self._channel.send(launch)
         return self._channel
 
@@ -65,6 +76,11 @@ class Place:
     def send(self, message: ToWorker) -> None:
         if self._channel is not None:
             self._channel.send(message)
+
+    def ping(self) -> None:
+        """Have it show that its loop turns."""
+        self.unanswered += 1
+        self.send(Ping())
 
     def signal(self, number: int) -> None:
         """Send the process a signal, if there is one."""

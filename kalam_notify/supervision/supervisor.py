@@ -1,6 +1,7 @@
 """The supervisor: one task for each worker's place, which starts, hears, buries and replaces.
 
     start --Ready--> in service --ends--> vacant --at once, or after a while--> start
+                         `--does not answer--> killed
       `--ends--> vacant, or, before the server was announced: the whole start has failed
 
 Everything that the others must know (who is vacant) is sent as it is, not as what has changed, so
@@ -28,6 +29,7 @@ from kalam_notify.supervision.messages import (
     Gathered,
     Launch,
     Measured,
+    Pong,
     Ready,
     Refused,
     Reload,
@@ -41,6 +43,12 @@ _log = logging.getLogger("kalam_notify.supervisor")
 
 STOP_SECONDS = 4.5
 """Beyond drain_seconds a worker has this long to end before it is killed."""
+
+PING_SECONDS = 1.0
+"""How often workers are asked whether their loop turns."""
+
+MOST_UNANSWERED = 15
+"""A worker that has not answered this many pings in a row is killed, to be replaced."""
 
 MEASURE_SECONDS = 1.0
 """How long a scrape waits for each worker; of one that is slower the last answer stands."""
@@ -103,7 +111,7 @@ class Supervisor:
                 self._tasks = tasks
                 for place in self._places:
                     tasks.create_task(self._keep(place), name=f"worker {place.number + 1}")
-                await self._stopping.wait()
+                await self._watch()
                 self._signal_all(signal.SIGTERM)
                 patience = self._config.server.drain_seconds + STOP_SECONDS
                 out_of_patience = self._loop.call_later(patience, self._kill_all)
@@ -122,6 +130,23 @@ class Supervisor:
         _log.error("workers that have not ended by now are killed")
         self._exit_code = 1
         self._signal_all(signal.SIGKILL)
+
+    async def _watch(self) -> None:
+        """Until stopped: a worker that is frozen keeps its connections, and serves none of them.
+
+        Pings are counted, not seconds, for while everything is frozen, the supervisor included,
+        time passes as well.
+        """
+        while not self._stopping.is_set():
+            await self._stopped_within(PING_SECONDS)
+            for place in self._places:
+                if not place.is_ready:
+                    continue
+                if place.unanswered >= MOST_UNANSWERED:
+                    name = place.number + 1
+                    _log.error("worker %d (pid %s) is frozen: it is killed", name, place.pid)
+                    place.signal(signal.SIGKILL)
+                place.ping()
 
     # One place
 
@@ -181,6 +206,8 @@ class Supervisor:
                     self._spawn(self._gather(place, request))
                 case Measured():
                     place.measured(message)
+                case Pong():
+                    place.unanswered = 0
 
     def _in_service(self, place: Place) -> None:
         place.is_ready = True

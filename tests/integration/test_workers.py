@@ -19,7 +19,7 @@ import yaml
 from helpers.server import BASE, SECRET, Server, insert, merged, running_server, update
 from helpers.views import View
 from helpers.wire import Wire, wire
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed, WebSocketException
 from workers_kit import (
     Door,
     all_run,
@@ -359,6 +359,22 @@ def test_a_worker_that_dies_again_and_again_is_replaced_each_time(crew_of_its_ow
     assert server.errors.count("worker 2 is started again in 0.00 s") == 1
     assert "worker 2 is started again in 0.50 s" in server.errors
     assert server.metric("worker_restarts_total") == 4
+
+
+async def test_a_frozen_worker_is_killed_and_replaced_and_its_clients_come_back(
+    crew_of_its_own: Server,
+) -> None:
+    server = crew_of_its_own
+    pids = worker_pids(server)
+    async with wire_to(server, 2, server.token()) as client:
+        os.kill(pids[2], signal.SIGSTOP)
+        with pytest.raises(ConnectionClosed):
+            await client.hear(60)
+    replaced(server, 2, pids[2])
+    all_run(server)
+    assert "is frozen: it is killed" in server.errors
+    now = worker_pids(server)
+    assert (now[1], now[3]) == (pids[1], pids[3])
 
 
 # Signals
