@@ -79,10 +79,9 @@ class _Track:
 
 
 class Circuit:
-    """Plans that have something under way, served in turn, a chunk of `chunk` places each."""
+    """Plans that have something under way, served in turn, a chunk each."""
 
-    def __init__(self, chunk: int) -> None:
-        self._chunk = chunk
+    def __init__(self) -> None:
         self._tracks: dict[Plan, _Track] = {}
         self._queue: deque[_Track] = deque()
         # What laps have in common where they go together; plans that see the same share it.
@@ -103,14 +102,14 @@ class Circuit:
         else:
             track.laps.append(lap)
 
-    def serve(self, served: int, send: Send) -> int:
-        """Serve up to a chunk of places, of which `served` have been already; the new count."""
+    def serve(self, chunk: int, served: int, send: Send) -> int:
+        """Serve up to `chunk` places, of which `served` have been already; the new count."""
         queue, visits = self._queue, list[Visit]()
         over: list[tuple[Plan, Batch]] = []
         while queue:
             track = queue[0]
-            laps, places = track.stretch(self._chunk)
-            if served and served + places > self._chunk:
+            laps, places = track.stretch(chunk)
+            if served and served + places > chunk:
                 break
             served += places
             plan, start = track.plan, track.place

@@ -32,6 +32,10 @@ from kalam_notify.subscriptions.plans import FilterNode
 SHARED_NOTIFY_CHUNK_SIZE = 256
 """Handles served between two turns of the event loop."""
 
+# A quarter while more changes come than one at a time: a post waits for a turn to be read, and its
+# commit for another one to be heard of.
+_BUSY_CHUNK_SIZE = SHARED_NOTIFY_CHUNK_SIZE // 4
+
 _logger = logging.getLogger("kalam_notify.fanout")
 _MAX_READ = 1000
 # Places that subscriptions have left on rosters while walks held them: beyond these, and a quarter
@@ -66,8 +70,8 @@ class NotificationService:
         self._clock = clock
         # Everything up to here has been prepared for the handles that were live.
         self.position = log.last_seq
-        self._shared = Circuit(SHARED_NOTIFY_CHUNK_SIZE)
-        self._user = Circuit(SHARED_NOTIFY_CHUNK_SIZE)
+        self._shared = Circuit()
+        self._user = Circuit()
         # Batches that have not come around yet, in order.
         self._under_way: deque[_Flight] = deque()
         # Read from the log, prepared up to `_done`.
@@ -153,9 +157,14 @@ class NotificationService:
         await self._stream(self._user)
 
     async def _stream(self, circuit: Circuit) -> None:
-        self._served = circuit.serve(self._served, self._send)
-        if self._served >= SHARED_NOTIFY_CHUNK_SIZE or circuit or self._clock() > self._turn_due:
+        self._served = circuit.serve(self._chunk_size(), self._served, self._send)
+        if circuit or self._served >= SHARED_NOTIFY_CHUNK_SIZE or self._clock() > self._turn_due:
             await self._turn()
+
+    def _chunk_size(self) -> int:
+        if self._log.waiting_bytes > 0 or len(self._under_way) > 1:
+            return _BUSY_CHUNK_SIZE
+        return SHARED_NOTIFY_CHUNK_SIZE
 
     def _send(self, visits: Sequence[Visit]) -> None:
         self._sender.send(visits, self._held)

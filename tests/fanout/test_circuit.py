@@ -28,7 +28,7 @@ class Track:
 
     def __init__(self) -> None:
         self.manager = ConnectionsManager()
-        self.circuit = Circuit(CHUNK)
+        self.circuit = Circuit()
         self.sender = ChunkSender(FanoutStats())
         self.set_out: dict[Plan, list[Batch]] = {}
         self.live: list[SubscriptionHandle] = []
@@ -81,7 +81,7 @@ class Track:
             self.sender.send(visits, held)
             self.fallen += [(handle, after) for handle, after in before if handle.place < 0]
 
-        served = self.circuit.serve(0, send)
+        served = self.circuit.serve(CHUNK, 0, send)
         assert not held
         return served
 
