@@ -147,6 +147,8 @@ class NotificationService:
             await self.notify_shared_table_streaming()
             await self.notify_user_table_streaming()
             await self._finish()
+            if self._clock() > self._turn_due:
+                await self._turn()
 
     async def notify_shared_table_streaming(self) -> None:
         """Serve one chunk of what is under way to the subscribers of SHARED tables."""
@@ -157,9 +159,14 @@ class NotificationService:
         await self._stream(self._user)
 
     async def _stream(self, circuit: Circuit) -> None:
-        self._served = circuit.serve(self._chunk_size(), self._served, self._send)
-        if circuit or self._served >= SHARED_NOTIFY_CHUNK_SIZE or self._clock() > self._turn_due:
-            await self._turn()
+        has_served = False
+        # Twice where the other kind of table has left no room: neither keeps the other waiting.
+        while circuit and not has_served:
+            before = self._served
+            self._served = circuit.serve(self._chunk_size(), before, self._send)
+            has_served = self._served > before
+            if circuit or self._served >= SHARED_NOTIFY_CHUNK_SIZE:
+                await self._turn()
 
     def _chunk_size(self) -> int:
         if self._log.waiting_bytes > 0 or len(self._under_way) > 1:

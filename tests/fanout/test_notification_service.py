@@ -189,3 +189,26 @@ async def test_live_only_changes_begin_behind_the_ack() -> None:
         ack, change = connection.heard()
         assert ack["batch_control"]["last_seq_id"] == 1
         assert rows_of([change]) == [2]
+
+
+async def test_shared_tables_that_are_never_quiet_keep_no_user_table_waiting() -> None:
+    prices = TableDef(TableId("app.prices"), "shared", "public", ("id",))
+    async with world(MemoryLog(), [ORDERS, NOTES, prices]) as it:
+        # Whichever shared table is served, what it leaves of the chunk is too little for the notes.
+        noted = [it.connect(ALICE) for _ in range(100)]
+        for table, crowd in ((ORDERS, 200), (prices, 40)):
+            for _ in range(crowd):
+                it.subscribe(it.connect(ALICE), "s", f"SELECT * FROM {table.id}", None)
+        for connection in noted:
+            it.subscribe(connection, "n", "SELECT * FROM app.notes", None)
+        await it.settle()
+        # No turn because of the time it took.
+        it.service._clock = lambda: 0.0
+        await it.post(
+            it.change(ORDERS, "insert", {"id": 1}),
+            it.change(NOTES, "insert", {"id": 7}, owner="alice"),
+        )
+        for number in range(100):
+            await asyncio.sleep(0)
+            await it.post(it.change(prices, "insert", {"id": number}))
+        assert [rows_of(connection.heard()) for connection in noted] == [[7]] * 100
