@@ -31,7 +31,8 @@ from kalam_notify.subscriptions.plans import Plan
 Send = Callable[[Sequence[Visit]], None]
 """Makes the visits of one chunk, all at once."""
 
-_MOST_JOINED = 64
+# Bodies are copied for every length of a head; an idle server keeps none of them.
+_MOST_JOINED = 16
 
 
 class _Lap:
@@ -107,10 +108,13 @@ class Circuit:
         queue, visits = self._queue, list[Visit]()
         over: list[tuple[Plan, Batch]] = []
         while queue:
-            track = queue[0]
+            track, room = queue[0], chunk - served
             laps, places = track.stretch(chunk)
-            if served and served + places > chunk:
-                break
+            if places > room:
+                # Cut to what is left, unless that is too little to be worth a visit.
+                if room < chunk // 4:
+                    break
+                places = room
             served += places
             plan, start = track.plan, track.place
             frames = laps[0].frames if len(laps) == 1 else self._together(laps)
@@ -127,6 +131,8 @@ class Circuit:
             # Only now may places change.
             plan.end_walk()
             batch.laps -= 1
+        if not queue:
+            self._joined.clear()
         return served
 
     def _together(self, laps: Sequence[_Lap]) -> FrameSet:

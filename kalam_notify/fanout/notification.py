@@ -207,6 +207,8 @@ class NotificationService:
             for frames, plans in deliveries:
                 for plan in plans:
                     circuit.set_out(batch, frames, plan)
+            # Who has them all keeps no frames any more.
+            deliveries.clear()
         self._under_way.append(_Flight(batch, began))
         for node, error in self._manager.take_broken():
             self.on_broken(node, error)

@@ -111,7 +111,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
 
     def flush(self) -> None:
         super().flush()
-        if self.door < 0 and self.waiting > self._limit:
+        if self.door < 0 and self.waiting > self._limit and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def end(self, reason: Close) -> None:

@@ -89,6 +89,8 @@ class SendBuffer:
 
     def offer(self, frames: bytes) -> bool:
         """Hand over whole frames; False: they would not fit, and nothing was taken."""
+        if self._pending is not None:
+            self.flush()
         if self.door < 0:
             return self._offer_behind(frames)
         try:
@@ -113,7 +115,6 @@ class SendBuffer:
     def _offer_behind(self, frames: bytes) -> bool:
         if self._transport.is_closing():
             return True
-        self.flush()
         if self._is_full(len(frames)):
             return False
         self._queue(frames)

@@ -139,6 +139,7 @@ def test_everybody_gets_every_batch_once_and_in_order(
             track.check(handle, track.number if handle in track.live else None)
     assert all(batch.laps == 0 for batches in track.set_out.values() for batch in batches)
     assert track.manager.census.holes == 0
+    assert not track.circuit._joined, "an idle circuit keeps frames"
 
 
 def test_who_is_ahead_of_the_walk_gets_both_batches_in_one_visit() -> None:
@@ -177,5 +178,5 @@ def test_plans_take_turns_however_long_one_of_them_is() -> None:
     track.join(1)
     track.post()
     served = track.serve() + track.serve()
-    assert served == CHUNK + 1
+    assert served == 2 * CHUNK
     track.check(track.live[-1], track.number)

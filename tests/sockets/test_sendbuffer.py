@@ -159,6 +159,15 @@ async def test_held_pieces_are_no_reason_to_wait_where_every_byte_takes_the_tran
 
 
 @on_both_loops
+async def test_held_pieces_go_before_what_is_offered_to_an_open_door() -> None:
+    async with connected() as (buffer, peer):
+        assert buffer.hold(b"held,")
+        assert buffer.door >= 0
+        assert buffer.offer(b"offered")
+        assert await read(peer, 12) == b"held,offered"
+
+
+@on_both_loops
 async def test_a_peer_that_is_gone_refuses_nothing_and_raises_nothing() -> None:
     async with connected() as (buffer, peer):
         peer.close()
