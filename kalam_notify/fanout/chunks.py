@@ -8,12 +8,12 @@ take one (uring.py).
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, compress
+from itertools import compress
 from typing import NamedTuple
 
 from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.fanout.stats import FanoutStats
-from kalam_notify.fanout.uring import Ring
+from kalam_notify.fanout.uring import Alike, Ring, Run
 from kalam_notify.protocol.heads import Head
 from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
 from kalam_notify.subscriptions.plans import Plan
@@ -72,16 +72,14 @@ class Visit(NamedTuple):
 
 
 class _Bundle:
-    """Visits, laid out for one call: door by door, where its bytes start and how many they are."""
+    """Visits to open doors, laid out for one call."""
 
-    __slots__ = ("_length", "_parts", "_visits", "doors", "sizes", "starts")
+    __slots__ = ("_parts", "_visits", "doors", "runs")
 
     def __init__(self) -> None:
         self.doors: list[int] = []
-        self.starts: list[int] = []
-        self.sizes: list[int] = []
+        self.runs: list[Run] = []
         self._parts: list[bytes] = []
-        self._length = 0
         self._visits: list[tuple[Visit, _Chunk]] = []
 
     def __iter__(self) -> Iterator[tuple[Visit, _Chunk]]:
@@ -89,29 +87,40 @@ class _Bundle:
 
     def add(self, visit: Visit, chunk: _Chunk) -> None:
         """Take a visit to open doors."""
-        count = len(chunk.doors)
         self._visits.append((visit, chunk))
         self.doors += chunk.doors
         if chunk.is_alike():
             part = visit.frames.for_head(chunk.heads[0])
-            self.starts += [self._length] * count
-            self.sizes += [len(part)] * count
+            self._add_alike(len(chunk.doors), len(part))
         else:
             part, sizes = visit.frames.for_heads(chunk.heads)
-            self.starts += accumulate(sizes[:-1], initial=self._length)
-            self.sizes += sizes
+            self.runs.append(sizes)
         self._parts.append(part)
-        self._length += len(part)
+
+    def _add_alike(self, count: int, size: int) -> None:
+        if count > 1:
+            self.runs.append(Alike(count, size))
+        elif self.runs and isinstance(self.runs[-1], list):
+            self.runs[-1].append(size)
+        else:
+            self.runs.append([size])
 
     def data(self) -> bytes:
-        """The bytes that `starts` point into; of a single part that part itself."""
+        """The bytes that `runs` are about; of a single part that part itself."""
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
-    def sink_at(self, index: int) -> Sink:
-        """Who is behind a door."""
+    def size(self) -> int:
+        """How many bytes go through all doors."""
+        return sum(
+            run.size * run.times if isinstance(run, Alike) else sum(run) for run in self.runs
+        )
+
+    def sink_at(self, index: int) -> tuple[Sink, bytes]:
+        """Who is behind a door, and what was for it."""
         for visit, chunk in self._visits:
             if index < len(chunk.places):
-                return _sink_at(visit.plan, chunk.places[index])
+                frames = visit.frames.for_head(chunk.heads[index])
+                return _sink_at(visit.plan, chunk.places[index]), frames
             index -= len(chunk.places)
         raise IndexError
 
@@ -166,15 +175,14 @@ class ChunkSender:
                 self._send_in_turn(visit, chunk, held)
 
     def _send_at_once(self, ring: Ring, bundle: _Bundle) -> None:
-        data, starts, sizes = bundle.data(), bundle.starts, bundle.sizes
         step = _STEP_WHILE_STORING if self._is_storing() else None
-        for index, sent in ring.send(bundle.doors, data, starts, sizes, step):
-            part = data[starts[index] : starts[index] + sizes[index]]
-            bundle.sink_at(index).complete(part, sent)
+        for index, sent in ring.send(bundle.doors, bundle.data(), bundle.runs, step):
+            sink, frames = bundle.sink_at(index)
+            sink.complete(frames, sent)
         stats = self._stats
         for visit, chunk in bundle:
             stats.deliveries += len(chunk.doors) * visit.frames.row_count
-        stats.delivery_bytes += sum(sizes)
+        stats.delivery_bytes += bundle.size()
 
     def _send_in_turn(self, visit: Visit, chunk: _Chunk, held: dict[Sink, None]) -> None:
         plan, _, _, frames, after = visit

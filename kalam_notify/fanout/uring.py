@@ -17,6 +17,7 @@ are fixed by the kernel's rule never to break user space.
 """
 
 import errno
+import itertools
 import logging
 import mmap
 import os
@@ -27,6 +28,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 _logger = logging.getLogger("kalam_notify.fanout")
 
@@ -49,6 +51,18 @@ CDLL(None).syscall({_ENTER}, -1, 0, 0, 0, None, None)
 """
 # Nothing was taken, and nothing is wrong with the socket.
 _TRY_LATER = (-errno.EAGAIN, -errno.EINTR, -errno.ENOMEM, -errno.ENOBUFS)
+
+
+class Alike(NamedTuple):
+    """The next `size` bytes, sent so many times."""
+
+    times: int
+    size: int
+
+
+Run = Alike | list[int]
+"""A stretch of the data, and what is sent of it: the same bytes to several, or, as sizes, to each
+its own part, one after the other."""
 
 Refused = list[tuple[int, int]]
 """What was not taken whole: its index, and the bytes taken; -1 for a broken socket."""
@@ -132,21 +146,26 @@ class Ring:
         vars(self).clear()
 
     def send(
-        self,
-        doors: Sequence[int],
-        data: bytes,
-        starts: Sequence[int],
-        sizes: Sequence[int],
-        step: int | None = None,
+        self, doors: Sequence[int], data: bytes, runs: Sequence[Run], step: int | None = None
     ) -> Refused:
-        """Send to each of these descriptors, at most `entries`, its own part of `data`.
+        """Send to each of these descriptors, at most `entries`, what `runs` say of `data`.
 
         A call is not interrupted for another thread that wants the core or the interpreter: with
         `step` there are several, of so many sends each.
         """
-        base = self._address_of(data)
-        self._address[: len(doors)] = array("Q", [base + start for start in starts])
-        return self._submit(doors, array("i", sizes), step or len(doors))
+        at = self._address_of(data)
+        addresses, sizes = array("Q"), array("i")
+        for run in runs:
+            if isinstance(run, Alike):
+                addresses += array("Q", (at,)) * run.times
+                sizes += array("i", (run.size,)) * run.times
+                at += run.size
+            else:
+                addresses.extend(itertools.accumulate(run[:-1], initial=at))
+                sizes.extend(run)
+                at += sum(run)
+        self._address[: len(doors)] = addresses
+        return self._submit(doors, sizes, step or len(doors))
 
     def _address_of(self, data: bytes) -> int:
         return int(self._ctypes.cast(self._ctypes.c_char_p(data), self._ctypes.c_void_p).value or 0)
@@ -234,6 +253,6 @@ def _try_out(ring: Ring) -> None:
     """Raises OSError when a send does not arrive."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        refused = ring.send((ours.fileno(),), b"?", (0,), (1,))
+        refused = ring.send((ours.fileno(),), b"?", [[1]])
         if refused or theirs.recv(2, socket.MSG_DONTWAIT) != b"?":
             raise OSError(errno.ENOSYS, "it does not send")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kalam_notify.fanout.chunks import ChunkSender, Visit
 from kalam_notify.fanout.frames import FrameSet
 from kalam_notify.fanout.stats import FanoutStats
-from kalam_notify.fanout.uring import Refused, Ring
+from kalam_notify.fanout.uring import Refused, Ring, Run
 from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
 from kalam_notify.protocol.heads import change_head
 from kalam_notify.sql import Limits, bind, parse
@@ -101,15 +101,10 @@ class CountingRing(Ring):
     sends = 0
 
     def send(
-        self,
-        doors: Sequence[int],
-        data: bytes,
-        starts: Sequence[int],
-        sizes: Sequence[int],
-        step: int | None = None,
+        self, doors: Sequence[int], data: bytes, runs: Sequence[Run], step: int | None = None
     ) -> Refused:
         self.sends += len(doors)
-        return super().send(doors, data, starts, sizes, step)
+        return super().send(doors, data, runs, step)
 
 
 def test_a_shut_door_keeps_nobody_else_from_the_ring() -> None:

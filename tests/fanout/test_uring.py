@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kalam_notify.fanout import uring
-from kalam_notify.fanout.uring import Ring, open_ring
+from kalam_notify.fanout.uring import Alike, Ring, Run, open_ring
 
 FULL = b"z" * (8 << 20)
 
@@ -68,13 +67,11 @@ def test_bytes_arrive_whole_and_in_order_wherever_the_queue_wraps(
             ]
             if alike:
                 parts = [parts[0]] * count
-                sizes = [len(parts[0])] * count
-                assert ring.send(doors[:count], parts[0], [0] * count, sizes, step) == []
+                runs: list[Run] = [Alike(count, len(parts[0]))]
+                assert ring.send(doors[:count], parts[0], runs, step) == []
             else:
                 sizes = [len(part) for part in parts]
-                starts = list(accumulate(sizes[:-1], initial=0))
-                data = b"".join(parts)
-                assert ring.send(doors[:count], data, starts, sizes, step) == []
+                assert ring.send(doors[:count], b"".join(parts), [sizes], step) == []
             for place, part in enumerate(parts):
                 expected[place] += part
         assert [drain(reader) for reader in readers] == expected
@@ -87,18 +84,18 @@ def test_what_is_refused_is_told_with_what_was_taken_of_it(step: int | None) -> 
     with pairs(6) as (doors, readers):
         taken = os.write(doors[1], FULL)
         readers[3].close()
-        refused = dict(ring.send([*doors[:5], 1 << 20], b"hello", [0] * 6, [5] * 6, step))
+        refused = dict(ring.send([*doors[:5], 1 << 20], b"hello", [Alike(6, 5)], step))
         # 1: its buffer is full. 3: nobody reads there. The last: no such descriptor.
         assert refused == {1: 0, 3: -1, 5: -1}
         assert [drain(readers[n]) for n in (0, 2, 4)] == [b"hello"] * 3
         assert drain(readers[1]) == FULL[:taken]
         # Taken in part.
-        refused = dict(ring.send(doors[:3], FULL, [0] * 3, [len(FULL)] * 3, step))
+        refused = dict(ring.send(doors[:3], FULL, [Alike(3, len(FULL))], step))
         assert set(refused) == {0, 1, 2}
         assert all(0 < sent < len(FULL) for sent in refused.values())
         assert [len(drain(readers[n])) for n in range(3)] == [refused[n] for n in range(3)]
         # And the ring goes on.
-        assert ring.send(doors[:3], b"again", [0] * 3, [5] * 3) == []
+        assert ring.send(doors[:3], b"again", [Alike(3, 5)]) == []
     ring.close()
 
 
@@ -119,12 +116,12 @@ def test_what_the_kernel_has_not_looked_at_is_not_waited_for(
 
     monkeypatch.setattr(ring, "_enter_call", short)
     with pairs(6) as (doors, readers):
-        refused = ring.send(doors, b"hello", [0] * 6, [5] * 6, step)
+        refused = ring.send(doors, b"hello", [Alike(6, 5)], step)
         first_left = (step or 6) * (short_call + 1) - 1
         assert refused == [(n, 0) for n in range(first_left, 6)]
         assert [drain(r) for r in readers] == [b"hello"] * first_left + [b""] * (6 - first_left)
         monkeypatch.undo()
-        assert ring.send(doors, b"abcdef", range(6), [1] * 6, step) == []
+        assert ring.send(doors, b"abcdef", [[1, 1], [1, 1, 1, 1]], step) == []
         assert [drain(reader) for reader in readers] == [b"a", b"b", b"c", b"d", b"e", b"f"]
     ring.close()
 
