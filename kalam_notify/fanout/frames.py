@@ -54,22 +54,9 @@ class FrameSet:
         """What `for_head` makes for each, one after the other, and the size of each."""
         plain = [head for head in heads if type(head) is bytes]
         if len(plain) == len(heads):
-            lengths = list(map(len, plain))
-            if lengths.count(lengths[0]) == len(lengths):
-                return self._for_alike(plain, lengths[0])
+            return self._plain.around(plain)
         parts = [self.for_head(head) for head in heads]
         return b"".join(parts), list(map(len, parts))
-
-    def _for_alike(self, heads: Sequence[bytes], length: int) -> tuple[bytes, list[int]]:
-        pieces = self._plain.pieces.get(length) or self._plain.cut(length)
-        one = [pieces[0]]
-        for piece in pieces[1:]:
-            one += (b"", piece)
-        parts: list[bytes] = one * len(heads)
-        for place in range(1, len(one), 2):
-            parts[place :: len(one)] = heads
-        size = sum(map(len, pieces)) + length * (len(pieces) - 1)
-        return b"".join(parts), [size] * len(heads)
 
 
 class _Splices:
@@ -82,6 +69,27 @@ class _Splices:
         self.compressed = compressed
         # Length of a head -> what goes around heads of that length.
         self.pieces: dict[int, list[bytes]] = {}
+
+    def around(self, heads: Sequence[bytes]) -> tuple[bytes, list[int]]:
+        """The messages of all these heads, one after the other, and the size of each one's.
+
+        Laid out by columns (all first pieces, all heads, all second pieces, ...), so that there
+        are a few steps per message and none per subscriber but the copy.
+        """
+        lengths = list(map(len, heads))
+        pieces = {length: self.pieces.get(length) or self.cut(length) for length in set(lengths)}
+        columns = len(self.bodies) + 1
+        width = 2 * columns - 1
+        parts = [b""] * (width * len(heads))
+        for column in range(columns):
+            of = {length: cut[column] for length, cut in pieces.items()}
+            parts[2 * column :: width] = map(of.__getitem__, lengths)
+            if column:
+                parts[2 * column - 1 :: width] = heads
+        size = {
+            length: sum(map(len, cut)) + length * (columns - 1) for length, cut in pieces.items()
+        }
+        return b"".join(parts), list(map(size.__getitem__, lengths))
 
     def cut(self, head_length: int) -> list[bytes]:
         """Make the pieces around heads of a length for the first time."""
