@@ -206,8 +206,7 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
 
 def _is_ready(path: Path, connection: sqlite3.Connection) -> bool:
     """Whether the file is a log of this version (True) or empty (False); else StorageFault."""
-    application = _number(connection, "PRAGMA application_id")
-    version = _number(connection, "PRAGMA user_version")
+    application, version, objects = _marks(connection)
     if application == APPLICATION_ID:
         if version in _UPGRADES:
             version = _upgrade(connection)
@@ -219,9 +218,27 @@ def _is_ready(path: Path, connection: sqlite3.Connection) -> bool:
         if _number(connection, "SELECT count(*) FROM state") != 1:
             raise StorageFault(f"{path}: damaged: the log's state is missing; restore a copy")
         return True
-    if application or version or _number(connection, "SELECT count(*) FROM sqlite_schema"):
+    if application or version or objects:
         raise StorageFault(f"{path}: a database of another program; choose another data_dir")
     return False
+
+
+def _marks(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """Whose file it is, its format, and how many tables and indexes it has, all of one moment.
+
+    Another worker may be creating it.
+    """
+    outermost = not connection.in_transaction
+    if outermost:
+        connection.execute("BEGIN")
+    marks = (
+        _number(connection, "PRAGMA application_id"),
+        _number(connection, "PRAGMA user_version"),
+        _number(connection, "SELECT count(*) FROM sqlite_schema"),
+    )
+    if outermost:
+        connection.execute("COMMIT")
+    return marks
 
 
 def _upgrade(connection: sqlite3.Connection) -> int:

@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -278,6 +279,28 @@ async def test_durability_is_what_was_asked_for(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA synchronous").fetchone() == (expected,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == (b"wal",)
         connection.close()
+
+
+def test_a_file_that_another_worker_creates_meanwhile_is_no_other_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, ours = tmp_path / "kalam.db", threading.get_ident()
+    other = threading.Thread(target=schema.prepare, args=(path,))
+    number = schema._number
+
+    def interrupted(connection: sqlite3.Connection, query: str) -> int:
+        found = number(connection, query)
+        if other.ident is None and threading.get_ident() == ours:
+            # Between one look at the file and the next; where it is kept out, it goes on waiting.
+            other.start()
+            other.join(1)
+        return found
+
+    monkeypatch.setattr(schema, "_number", interrupted)
+    schema.prepare(path)
+    other.join()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM state").fetchone() == (1,)
 
 
 async def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
