@@ -5,8 +5,8 @@ both on the same monotonic clock. The floor's stamp is taken right before its lo
 the subscribers one more connection pings every ten milliseconds: its slowest pong shows the longest
 time for which the server's loop did not turn (and for which the client's core was busy otherwise).
 
-How full the server's core was is told as well, for beyond some eighty percent changes wait for one
-another, and the delay is a queue's.
+How full the server's core was is told as well, for beyond some eighty percent changes overlap, and
+each walk over the subscribers serves several of them.
 """
 
 import time

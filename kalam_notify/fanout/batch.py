@@ -17,7 +17,7 @@ from kalam_notify.subscriptions.plans import Plan, TablePlans
 from kalam_notify.subscriptions.sights import Sight
 
 MAX_BATCH_BYTES = 64 * 1024
-"""Row bytes taken into one batch: past this a larger write saves nothing (see loadtest/)."""
+"""Row bytes of one batch, and under way together: past this a larger write saves nothing."""
 
 MAX_BATCH_SECONDS = 0.004
 """Time for routing and encoding before the loop gets a turn; a batch has at least one change."""

@@ -189,35 +189,42 @@ class NotificationService:
     def _take(self) -> bool:
         """Prepare what waits, as far as the bounds of what is under way allow; False: nothing."""
         room = MAX_BATCH_BYTES - sum(batch.size for batch, _ in self._under_way if batch.laps)
-        if room <= 0 or self._manager.census.holes > self._most_holes():
+        if room <= 0 or self._manager.census.holes > self._most_holes() or not self._look_ahead():
             return False
-        if self._done == len(self._ahead):
-            # Out of memory only: reading the file takes longer than the walk.
-            found = self._log.recent(self.position) if self._log.last_seq > self.position else None
-            self._ahead, self._done = found or (), 0
-            if not self._ahead:
-                return False
-        began = self._clock()
+        began, start = self._clock(), self._done
         batch = prepare(
-            self._manager, self.position, self._ahead, self._done, self._clock, max_bytes=room
+            self._manager, self.position, self._ahead, start, self._clock, max_bytes=room
         )
         # From this line on, a subscription that goes live has the batch behind it.
         self.position = batch.upto
+        self._set_out(batch)
+        self._under_way.append(_Flight(batch, began))
+        for node, error in self._manager.take_broken():
+            self.on_broken(node, error)
+        self._done += batch.taken
+        # The log keeps recent changes in memory; nearly all of them are never read again.
+        for change in self._ahead[start : self._done]:
+            _forget(change)
+        self.on_moved()
+        return True
+
+    def _look_ahead(self) -> bool:
+        """Whether there are changes to prepare, fetched out of memory if need be.
+
+        Not out of the file: reading it takes longer than the walk.
+        """
+        if self._done == len(self._ahead):
+            found = self._log.recent(self.position) if self._log.last_seq > self.position else None
+            self._ahead, self._done = found or (), 0
+        return bool(self._ahead)
+
+    def _set_out(self, batch: Batch) -> None:
         for circuit, deliveries in ((self._shared, batch.shared), (self._user, batch.user)):
             for frames, plans in deliveries:
                 for plan in plans:
                     circuit.set_out(batch, frames, plan)
             # Who has them all keeps no frames any more.
             deliveries.clear()
-        self._under_way.append(_Flight(batch, began))
-        for node, error in self._manager.take_broken():
-            self.on_broken(node, error)
-        # The log keeps recent changes in memory; nearly all of them are never read again.
-        for change in self._ahead[self._done : self._done + batch.taken]:
-            _forget(change)
-        self._done += batch.taken
-        self.on_moved()
-        return True
 
     def _most_holes(self) -> int:
         return max(_FEW_HOLES, self._manager.census.live // 4)

@@ -4,7 +4,6 @@ import asyncio
 import datetime
 import signal
 import ssl
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from cryptography.x509.oid import NameOID
 from helpers.server import Server, insert
 from helpers.views import View
 from helpers.wire import wire
+from workers_kit import until
 
 PAD = "x" * 20_000
 
@@ -111,10 +111,7 @@ def shown(server: Server) -> str:
 
 
 def wait_for_log(server: Server, text: str, times: int) -> None:
-    give_up = time.monotonic() + 30
-    while server.errors.count(text) < times:
-        assert time.monotonic() < give_up, server.errors
-        time.sleep(0.02)
+    until(lambda: server.errors.count(text) >= times, f"{times} times: {text}")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
