@@ -332,7 +332,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
                 self._act(session.auth_deadline())
         elif session.state is State.AUTHENTICATED and now >= self._expiry(now):
             self._act(session.expired())
-        elif self.waiting:
+        elif self.queued:
             self._check_progress(now)
         elif now >= self._last_seen + settings.idle_timeout:
             self.end(close.HEARTBEAT_TIMEOUT)
@@ -352,7 +352,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         settings, session = self._shared.websocket, self._session
         if self._protocol.state is not WireState.OPEN:
             return self._deadline
-        if self.waiting:
+        if self.queued:
             soon = self._progress_at + settings.slow_reader_timeout
             soon = min(max(soon, now), now + settings.slow_reader_timeout / 4)
         else:

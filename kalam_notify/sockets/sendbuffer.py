@@ -78,6 +78,11 @@ class SendBuffer:
         return self._transport.get_write_buffer_size() + self._pending_size
 
     @property
+    def queued(self) -> int:
+        """Those of them that stand in the transport: only they tell of the peer's reading."""
+        return self._transport.get_write_buffer_size()
+
+    @property
     def taken(self) -> int:
         """Bytes that the socket has taken from the transport: grows as the peer reads."""
         return self._queued - self._transport.get_write_buffer_size()
