@@ -15,24 +15,23 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kalam_notify.auth import Authenticator
+from kalam_notify.catchup.feeder import Feeder
 from kalam_notify.config import Config, reload_differences, reloaded
+from kalam_notify.delivery.service import SHARED_NOTIFY_CHUNK_SIZE, NotificationService
+from kalam_notify.delivery.stats import FanoutStats
+from kalam_notify.delivery.uring import open_ring
 from kalam_notify.errors import OperatorFault
-from kalam_notify.eventlog import Retention, open_log
-from kalam_notify.fanout.desk import SubscriptionDesk
-from kalam_notify.fanout.feeder import Feeder
-from kalam_notify.fanout.notification import SHARED_NOTIFY_CHUNK_SIZE, NotificationService
-from kalam_notify.fanout.stats import FanoutStats
-from kalam_notify.fanout.uring import open_ring
 from kalam_notify.garbage import collect_in_small_steps
-from kalam_notify.ingest.answers import ERROR_HANDLERS
-from kalam_notify.ingest.gate import Gate
-from kalam_notify.ingest.http import create_ingest_routes
-from kalam_notify.ingest.limits import IngestLimits
+from kalam_notify.http.answers import ERROR_HANDLERS
+from kalam_notify.http.gate import Gate
+from kalam_notify.http.ingest import create_ingest_routes
+from kalam_notify.http.limits import IngestLimits
+from kalam_notify.http.operations import OpsEndpoints
+from kalam_notify.log import Retention, open_log
 from kalam_notify.logs import set_level
 from kalam_notify.metrics import Metrics, StateCollector
 from kalam_notify.model import Identity
 from kalam_notify.model.catalog import Catalog
-from kalam_notify.ops.routes import OpsEndpoints
 from kalam_notify.protocol import close
 from kalam_notify.scrape import Scrape, exposition
 from kalam_notify.sockets.context import Shared
@@ -42,6 +41,7 @@ from kalam_notify.sockets.upgrade import PATH as UPGRADE_PATH
 from kalam_notify.sockets.upgrade import upgrade_required
 from kalam_notify.sockets.wheel import Wheel
 from kalam_notify.subscriptions.manager import ConnectionsManager
+from kalam_notify.subscriptions.requests import SubscriptionDesk
 from kalam_notify.version import __version__
 
 _log = logging.getLogger("kalam_notify.worker")

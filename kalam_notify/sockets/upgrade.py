@@ -19,7 +19,7 @@ from websockets.http11 import Request
 from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
-from kalam_notify.ingest.answers import error_answer
+from kalam_notify.http.answers import error_answer
 from kalam_notify.sockets.connection import WebSocketConnection
 from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.wire_log import WIRE_LOG

@@ -18,7 +18,7 @@ from typing import Any
 
 from kalam_notify.config import Config, reloaded
 from kalam_notify.errors import OperatorFault
-from kalam_notify.eventlog import wake_followers
+from kalam_notify.log import wake_followers
 from kalam_notify.logs import set_level
 from kalam_notify.scrape import Family, Sample, Scrape, added, lasting
 from kalam_notify.supervision.channel import Channel

@@ -8,16 +8,16 @@ from typing import Any
 import orjson
 
 from helpers.sinks import FakeConnection
+from kalam_notify.catchup.feeder import Feeder
 from kalam_notify.config import WebSocketSettings
-from kalam_notify.eventlog import Appended, EventLog
-from kalam_notify.fanout.desk import SubscriptionDesk
-from kalam_notify.fanout.feeder import Feeder
-from kalam_notify.fanout.notification import NotificationService
-from kalam_notify.fanout.stats import FanoutStats
+from kalam_notify.delivery.service import NotificationService
+from kalam_notify.delivery.stats import FanoutStats
+from kalam_notify.log import Appended, EventLog
 from kalam_notify.model import Identity, Kind, PostedChange, Row, TableDef
 from kalam_notify.model.catalog import Catalog
 from kalam_notify.protocol.messages import NextBatch, SubscriptionRequest
 from kalam_notify.subscriptions.manager import ConnectionsManager
+from kalam_notify.subscriptions.requests import SubscriptionDesk
 
 
 class World:

@@ -17,7 +17,7 @@ from helpers.sinks import FakeConnection
 from helpers.views import View
 from helpers.world import World, world
 
-from kalam_notify.eventlog import EventLog, MemoryLog, Retention, SqliteLog
+from kalam_notify.log import EventLog, MemoryLog, Retention, SqliteLog
 from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
 
 SHARED = TableDef(TableId("m.shared"), "shared", "public", ("id",))
