@@ -218,9 +218,12 @@ class NotificationService:
 
     def _join(self, batch: Batch) -> None:
         for scan, deliveries in ((self._shared, batch.shared), (self._user, batch.user)):
-            for frames, plans in deliveries:
-                for plan in plans:
-                    scan.join(batch, frames, plan)
+            joining = [(frames, plan) for frames, plans in deliveries for plan in plans]
+            if batch.holding:
+                # First those that wait for others.
+                joining.sort(key=lambda one: one[1] not in batch.holding)
+            for frames, plan in joining:
+                scan.join(batch, frames, plan)
             # Who has them all keeps no frames any more.
             deliveries.clear()
 
@@ -232,11 +235,9 @@ class NotificationService:
         while self._under_way and not self._under_way[0].batch.passes:
             batch, began = self._under_way.popleft()
             held, self._held = list(self._held), {}
-            for sink in held:
-                if self._served >= SHARED_NOTIFY_CHUNK_SIZE:
-                    await self._turn()
-                self._served += 1
-                sink.flush()
+            for start in range(0, len(held), SHARED_NOTIFY_CHUNK_SIZE):
+                self._sender.flush(held[start : start + SHARED_NOTIFY_CHUNK_SIZE])
+                await self._turn()
             if self._stats.observe_fanout is not None:
                 self._stats.observe_fanout(self._clock() - began, batch.upto)
 
