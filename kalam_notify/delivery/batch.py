@@ -67,9 +67,8 @@ def prepare(
     while end < len(changes):
         change = changes[end]
         end += 1
-        plans = manager.plans(change.table, change.owner)
-        if plans is not None:
-            collector.add(plans, change)
+        if manager.has_subscribers(change.table, change.owner):
+            collector.add(manager.table_plans(change.table, change.owner), change)
         size += change.size
         if size >= max_bytes or clock() > deadline:
             break

@@ -191,6 +191,10 @@ class ConnectionsManager:
         """The plans that a change of this table and owner concerns; None: nobody's."""
         return self._plans.get((table, owner))
 
+    def table_plans(self, table: TableId, owner: Owner) -> TablePlans:
+        """The same where `has_subscribers` has said so; raises KeyError where nobody is."""
+        return self._plans[table, owner]
+
     def all_plans(self) -> Iterator[TablePlans]:
         return iter(self._plans.values())
 
