@@ -8,13 +8,15 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     errors.py       the faults, by whose they are: the client's, the operator's, the log's edges
     protocol/       the WebSocket dialect: messages, session, close codes, frames, compression
     sql/            SELECT ... WHERE ... as compiled filters, their normal form and their index
-    eventlog/       the log: its interface, SQLite and memory behind it
+    store/          the state derived from the changes: entries, rows, keys, retention, pages
+    log/            the order of changes: its interface, SQLite and memory behind it
     auth/           tokens and API keys to identities
-    subscriptions/  handles and their states, plans, ConnectionsManager with its indexes
-    fanout/         NotificationService (who is at the head), Feeder (who is behind), payloads
+    subscriptions/  handles and their states, plans, ConnectionsManager with its indexes, requests
+    delivery/       who is at the head: NotificationService, payloads, frames
+    catchup/        who is behind: snapshots, resumes, slow readers
     sockets/        the asyncio side of a connection: upgrade, send buffer, heartbeat
-    ingest/         POST /v1/changes: decoders, rules, back-pressure
-    ops/            /livez, /readyz, /health, /metrics, /v1/explain
+    http/           POST /v1/changes with its decoders and rules; what operators ask
+    singleflight.py equal calls made once
     metrics.py      what is counted
     scrape.py       ... added up over several processes
     config/         settings from file, environment and flags
@@ -28,8 +30,9 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     version.py      which release this is
 
 Imports go one way, and a test holds it: errors, version <- model <- config <- protocol, sql,
-eventlog, auth, logs <- subscriptions <- fanout <- ingest <- sockets, ops, metrics, scrape, garbage
-<- worker <- supervision <- app <- cli. The client knows errors, model and protocol at most.
+singleflight, store, auth, logs <- log <- subscriptions <- delivery <- catchup <- http, metrics
+<- sockets, scrape, garbage <- worker <- supervision <- app <- cli. The client knows errors, model
+and protocol at most.
 protocol, sql and subscriptions do no I/O: they are tested by calling functions.
 """
 

@@ -19,8 +19,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from kalam_notify.eventlog import EventLog
-from kalam_notify.fanout.stats import FanoutStats
+from kalam_notify.delivery.stats import FanoutStats
+from kalam_notify.log import EventLog
 from kalam_notify.model import TableId
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.version import __version__

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from kalam_notify.catchup.feeder import Feeder
 from kalam_notify.config import Config
-from kalam_notify.fanout.desk import SubscriptionDesk
-from kalam_notify.fanout.feeder import Feeder
 from kalam_notify.model import Identity
 from kalam_notify.sockets.addresses import TrustedProxies
 from kalam_notify.sockets.wheel import Wheel
 from kalam_notify.subscriptions.manager import ConnectionsManager
+from kalam_notify.subscriptions.requests import SubscriptionRequests
 
 
 class Verifier(Protocol):
@@ -38,7 +38,7 @@ class Shared:
         config: Config,
         verifier: Verifier,
         manager: ConnectionsManager,
-        desk: SubscriptionDesk,
+        desk: SubscriptionRequests,
         feeder: Feeder,
         *,
         clock: Callable[[], float],
@@ -48,7 +48,7 @@ class Shared:
         self.spawn = spawn
         self.verifier = verifier
         self.manager = manager
-        self.desk = desk
+        self.requests = desk
         self.feeder = feeder
         self.clock = clock
         self.wheel = wheel

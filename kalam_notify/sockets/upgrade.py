@@ -19,7 +19,7 @@ from websockets.http11 import Request
 from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
-from kalam_notify.ingest.answers import error_answer
+from kalam_notify.http.answers import error_answer
 from kalam_notify.sockets.connection import WebSocketConnection
 from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.wire_log import WIRE_LOG
@@ -77,8 +77,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.shared.wheel.discard(self)
         super().connection_lost(exc)
 
-    def visit(self, now: float) -> float | None:
-        """The wheel's visit: the request's head did not come in time."""
+    def on_deadline(self, now: float) -> float | None:
+        """The wheel's call: the request's head did not come in time."""
         self.transport.close()
         return None
 

@@ -11,7 +11,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from kalam_notify.fanout.frames import FrameSet
+from kalam_notify.delivery.frames import FrameSet
 from kalam_notify.protocol.deflate import WORTHWHILE_BYTES, deflate_body, deflate_head
 from kalam_notify.protocol.heads import change_head
 

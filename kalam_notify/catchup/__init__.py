@@ -1,0 +1,1 @@
+"""Catching up: snapshots, resumes and slow readers, brought level with the head."""

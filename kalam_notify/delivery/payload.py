@@ -1,0 +1,162 @@
+"""`change` messages as bytes: every row encoded once per projection, every body once per plan.
+
+A message is the subscriber's own head (`{"type":"change","subscription_id":"x",`) and a body that
+all subscribers of a plan share (`"change_type":"insert","rows":[...]}`). Consecutive changes that
+a plan sees the same way become rows of one message.
+
+`_seq` is spliced behind the last column, as a decimal string: 2^53 is not far enough for every
+JavaScript client that a bare number could not be rounded by.
+"""
+
+from typing import Any
+
+import orjson
+
+from kalam_notify.model import Change, Row, TableDef
+from kalam_notify.sql import Projection
+from kalam_notify.subscriptions.deltas import Delta
+
+MAX_MESSAGE_BYTES = 512 * 1024
+"""No message's payload is larger unless a single row is."""
+
+# A head takes up to 128 code points, each up to 12 bytes when JSON escapes it, and its names.
+_BODY_BYTES = MAX_MESSAGE_BYTES - 2048
+
+
+def with_seq(row_json: bytes, seq: int) -> bytes:
+    """A row's JSON object with its `_seq` as the last member."""
+    if len(row_json) == 2:
+        return b'{"_seq":"%d"}' % seq
+    return b'%b,"_seq":"%d"}' % (row_json[:-1], seq)
+
+
+class RowEncoder:
+    """The rows of one projection of one table, each made at most once while this lives."""
+
+    __slots__ = ("_changed", "_gone", "_primary_key", "_projection", "_rows", "_star")
+
+    def __init__(self, table: TableDef, projection: Projection) -> None:
+        self._projection = projection
+        self._primary_key = table.primary_key
+        self._star = projection.columns is None
+        self._rows: dict[int, bytes] = {}
+        self._gone: dict[int, bytes] = {}
+        self._changed: dict[int, bytes] = {}
+
+    def project(self, row: Row, seq: int) -> bytes:
+        """A row as this projection shows it; not remembered."""
+        if self._star:
+            return with_seq(row.json, seq)
+        return with_seq(orjson.dumps(self._projection.apply(row.values, self._primary_key)), seq)
+
+    def row(self, change: Change) -> bytes:
+        """The new row."""
+        encoded = self._rows.get(change.seq)
+        if encoded is None:
+            assert change.row is not None
+            encoded = self._rows[change.seq] = self.project(change.row, change.seq)
+        return encoded
+
+    def gone(self, change: Change) -> bytes:
+        """The last row as it was, with the seq of the change that took it away."""
+        encoded = self._gone.get(change.seq)
+        if encoded is None:
+            assert change.old is not None
+            encoded = self._gone[change.seq] = self.project(change.old, change.seq)
+        return encoded
+
+    def changed(self, change: Change) -> bytes:
+        """What an update replaced: key, old `_seq`, old values of changed projected columns."""
+        encoded = self._changed.get(change.seq)
+        if encoded is None:
+            encoded = self._changed[change.seq] = self._replaced(change)
+        return encoded
+
+    def _replaced(self, change: Change) -> bytes:
+        if change.old is None or change.row is None:
+            return b"{}"
+        old, new = change.old.values, change.row.values
+        if not self._star:
+            old = self._projection.apply(old, self._primary_key)
+            new = self._projection.apply(new, self._primary_key)
+        replaced: dict[str, Any] = {name: old.get(name) for name in self._primary_key}
+        replaced |= {
+            name: value
+            for name, value in old.items()
+            if name not in new or _differs(value, new[name])
+        }
+        encoded = orjson.dumps(replaced)
+        return encoded if change.old_seq is None else with_seq(encoded, change.old_seq)
+
+
+def _differs(old: Any, new: Any) -> bool:
+    """Whether two JSON values are written differently (Python holds 1, 1.0 and True equal)."""
+    if old is new:
+        return False
+    kind = type(old)
+    if kind is not type(new):
+        return True
+    if kind is dict or kind is list or kind is float:
+        return orjson.dumps(old) != orjson.dumps(new)
+    return bool(old != new)
+
+
+class BodyBuilder:
+    """Collects what one plan sees of a batch into message bodies."""
+
+    __slots__ = ("_bodies", "_delta", "_encoder", "_olds", "_rows", "_size", "row_count")
+
+    def __init__(self, encoder: RowEncoder) -> None:
+        self._encoder = encoder
+        self._bodies: list[bytes] = []
+        self._delta: Delta | None = None
+        self._rows: list[bytes] = []
+        self._olds: list[bytes] = []
+        self._size = 0
+        # Row-changes collected.
+        self.row_count = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the message that is being collected."""
+        return self._size
+
+    def add(self, change: Change, seen: Delta) -> int:
+        """Append one change; returns the bytes it takes."""
+        row = old = b""
+        if seen is Delta.INSERT or seen is Delta.ENTER:
+            row = self._encoder.row(change)
+        elif seen is Delta.UPDATE:
+            row, old = self._encoder.row(change), self._encoder.changed(change)
+        else:
+            old = self._encoder.gone(change)
+        size = len(row) + len(old) + 2
+        if seen is not self._delta or self._size + size > _BODY_BYTES:
+            self._close_body()
+            self._delta = seen
+        if row:
+            self._rows.append(row)
+        if old:
+            self._olds.append(old)
+        self._size += size
+        self.row_count += 1
+        return size
+
+    def bodies(self) -> list[bytes]:
+        """Everything collected so far, as message bodies in order."""
+        self._close_body()
+        return self._bodies
+
+    def _close_body(self) -> None:
+        if self._delta is None:
+            return
+        parts = [b'"change_type":"%b"' % self._delta.change_type.encode()]
+        if self._rows:
+            parts.append(b'"rows":[%b]' % b",".join(self._rows))
+        if self._olds:
+            parts.append(b'"old_values":[%b]' % b",".join(self._olds))
+        if self._delta.transition is not None:
+            parts.append(b'"transition":"%b"' % self._delta.transition.encode())
+        self._bodies.append(b",".join(parts) + b"}")
+        self._delta = None
+        self._rows, self._olds, self._size = [], [], 0

@@ -1,1 +1,0 @@
-"""From the log to the sinks: the worker loop, payloads, chunks, and the feeding of laggards."""

@@ -1,0 +1,1 @@
+"""HTTP: posting changes, and what operators ask."""

@@ -1,0 +1,219 @@
+"""POST /v1/changes: from an HTTP request to a durable batch.
+
+The order of the checks is the order of their cost: method, sender, media type, room at the gate,
+size, and only then a byte of the body is kept. A post holds its bytes at the gate until the log
+has stored them. It is a plain ASGI application, because thousands of small posts a second come
+through here, and every layer above ASGI would cost as much as the work itself.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from kalam_notify.errors import ChangeRefused, ClientFault, LogFault, LogUnavailable
+from kalam_notify.http.answers import error_answer, fault_answer, json_answer
+from kalam_notify.http.body import outlives_refusal, read_body
+from kalam_notify.http.decoders import Batch, decode_batch
+from kalam_notify.http.gate import Gate, overloaded
+from kalam_notify.http.limits import IngestLimits
+from kalam_notify.http.media import form_of, inflate, is_gzip
+from kalam_notify.http.rules import MAX_ID_CHARS, Rules
+from kalam_notify.log.base import EventLog
+from kalam_notify.model import Identity, PostedChange, Role, TableId
+from kalam_notify.model.catalog import Catalog
+from kalam_notify.store.base import Appended
+
+logger = logging.getLogger(__name__)
+
+Authorize = Callable[[str | None, str | None], Awaitable[Identity]]
+"""`Authorization` and `X-API-Key` (None: not sent) -> who asks; raises AuthenticationFailed."""
+
+# A compressed body above this is inflated off the event loop: 4 KiB can become 4 MiB.
+_INFLATE_HERE_BYTES: Final = 4096
+# A batch that has just been stored was within the limits.
+_WHATEVER_WAS_STORED: Final = 1 << 62
+_ALLOW = {"Allow": "POST, OPTIONS"}
+
+
+class IngestMetrics(Protocol):
+    """Told once per request and table, never per change."""
+
+    def request(self, status: int) -> None: ...
+
+    def ingested(self, table: TableId, changes: int) -> None: ...
+
+
+class _NoMetrics:
+    def request(self, status: int) -> None:
+        pass
+
+    def ingested(self, table: TableId, changes: int) -> None:
+        pass
+
+
+def create_ingest_routes(
+    log: EventLog,
+    catalog: Catalog,
+    authorize: Authorize,
+    limits: Callable[[], IngestLimits],
+    *,
+    metrics: IngestMetrics | None = None,
+    gate: Gate | None = None,
+) -> list[Route]:
+    """The routes of ingest, for a Starlette application with `answers.ERROR_HANDLERS`.
+
+    `limits` is asked once per request, so that a reload holds from the next request on; `catalog`
+    is reloaded in place. Close `gate` to refuse posts while draining.
+    """
+    endpoint = ChangesEndpoint(
+        log, catalog, authorize, limits, metrics or _NoMetrics(), gate or Gate()
+    )
+    return [Route("/v1/changes", endpoint)]
+
+
+class ChangesEndpoint:
+    """The ASGI application behind POST /v1/changes."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        catalog: Catalog,
+        authorize: Authorize,
+        limits: Callable[[], IngestLimits],
+        metrics: IngestMetrics,
+        gate: Gate,
+    ) -> None:
+        self._log = log
+        self._catalog = catalog
+        self._authorize = authorize
+        self._limits = limits
+        self._metrics = metrics
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await self._answer(scope, receive)
+        except ClientDisconnect:
+            return  # in the middle of its body: nothing was stored, nobody is there to be told
+        except ClientFault as fault:
+            response = fault_answer(fault)
+        except Exception:
+            logger.exception("a post to /v1/changes failed")
+            response = error_answer(500, "the server failed on this request")
+        if response.status_code >= 400 and not outlives_refusal(scope, response.status_code):
+            response.headers["Connection"] = "close"
+        self._metrics.request(response.status_code)
+        await response(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+        method = scope["method"]
+        if method == "OPTIONS":
+            return Response(status_code=204, headers=_ALLOW)
+        if method != "POST":
+            return error_answer(405, f"{method} /v1/changes: only POST", headers=_ALLOW)
+        return await self._post(scope, receive)
+
+    async def _post(self, scope: Scope, receive: Receive) -> Response:
+        headers = _first_of_each(scope)
+        identity = await self._authorize(headers.get("authorization"), headers.get("x-api-key"))
+        if identity.role < Role.SERVICE:
+            return error_answer(403, "posting changes takes the role service, dba or system")
+        limits = self._limits()
+        form = form_of(headers.get("content-type"))
+        zipped = is_gzip(headers.get("content-encoding"))
+        batch_key = _batch_key(scope) if "idempotency-key" in headers else None
+        with self._gate.ticket(limits.ingest_queue_bytes) as ticket:
+            body = await read_body(
+                receive, headers.get("content-length"), ticket, limits.max_body_bytes
+            )
+            if zipped:
+                body = await _inflated(body, limits.max_body_bytes)
+                ticket.grow(len(body))
+            batch = decode_batch(body, form, Rules(self._catalog, limits))
+            changes = await _resting(batch)
+            del body
+            appended = await self._store(changes, batch_key)
+        return json_answer(
+            {
+                "accepted": appended.accepted,
+                "duplicates": appended.duplicates,
+                "first_seq": appended.first_seq,
+                "last_seq": appended.last_seq,
+            }
+        )
+
+    async def _store(self, changes: Sequence[PostedChange], batch_key: str | None) -> Appended:
+        if not changes:
+            return Appended(0, 0, None, None)
+        try:
+            appended = await self._log.append(changes, batch_key)
+        except LogUnavailable as fault:
+            logger.warning("the log takes no changes: %s", fault)
+            raise overloaded("changes cannot be stored at the moment") from fault
+        for table, count in (await self._per_table(changes, appended)).items():
+            self._metrics.ingested(table, count)
+        return appended
+
+    async def _per_table(
+        self, changes: Sequence[PostedChange], appended: Appended
+    ) -> Mapping[TableId, int]:
+        """How many changes each table took, duplicates left out."""
+        if appended.first_seq is None:
+            return {}
+        if appended.duplicates == 0:
+            return Counter(change.table for change in changes)
+        # Which ones were new is known to the log alone; it holds them, as they were just stored.
+        before, stored = appended.first_seq - 1, self._log.recent(appended.first_seq - 1) or ()
+        if len(stored) < appended.accepted:
+            # Not in memory yet, where other processes have written to the log meanwhile.
+            with suppress(LogFault):
+                span = await self._log.read(
+                    before, limit=appended.accepted, max_bytes=_WHATEVER_WAS_STORED
+                )
+                stored = span.changes
+        return Counter(change.table for change in stored[: appended.accepted])
+
+
+def _first_of_each(scope: Scope) -> dict[str, str]:
+    """The headers by lower-case name; of a name given twice, the first."""
+    headers = reversed(scope["headers"])
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+
+
+def _batch_key(scope: Scope) -> str:
+    """The `Idempotency-Key`; raises ChangeRefused when it is not one key of 1-256 characters."""
+    keys = Headers(scope=scope).getlist("idempotency-key")
+    if len(set(keys)) > 1 or not 0 < len(keys[0]) <= MAX_ID_CHARS:
+        raise ChangeRefused(
+            400,
+            "INVALID_CHANGE",
+            f"Idempotency-Key is one key of 1-{MAX_ID_CHARS} characters",
+            field="Idempotency-Key",
+        )
+    return keys[0]
+
+
+async def _inflated(body: bytes, limit: int) -> bytes:
+    if len(body) <= _INFLATE_HERE_BYTES:
+        return inflate(body, limit)
+    return await asyncio.to_thread(inflate, body, limit)
+
+
+async def _resting(batch: Batch) -> list[PostedChange]:
+    """Run a batch to its end, letting the event loop turn wherever it rests."""
+    while True:
+        try:
+            next(batch)
+        except StopIteration as done:
+            changes: list[PostedChange] = done.value
+            return changes
+        await asyncio.sleep(0)

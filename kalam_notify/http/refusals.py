@@ -1,0 +1,270 @@
+"""Why a change was refused, told so that its producer can mend it.
+
+`rules` has found a change that breaks a rule. Here it is read again, slowly, with the standard
+library's parser, which can be asked to keep numbers that fit nowhere, and its faults are looked
+for in the order in which a person would: table, kind, owner, id, rows.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import orjson
+
+from kalam_notify.auth.claims import is_user_id
+from kalam_notify.errors import ChangeRefused
+from kalam_notify.http.rules import (
+    MAX_ENCODABLE_DEPTH,
+    MAX_ID_CHARS,
+    Rules,
+    depth_of,
+    is_column_name,
+    key_of,
+    keys_differ,
+)
+from kalam_notify.model import TableDef, parse_table_id
+
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_KINDS = ("insert", "update", "delete")
+
+
+class _Unfit:
+    """A number that is refused, in the place where it stood."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+
+def _integer(text: str) -> int | _Unfit:
+    if len(text) > 20 or not _INT_MIN <= int(text) <= _INT_MAX:
+        return _Unfit("an integer must lie within -2^63 .. 2^64-1; send larger ones as text")
+    return int(text)
+
+
+def _float(text: str) -> float | _Unfit:
+    value = float(text)
+    return value if math.isfinite(value) else _Unfit("a number must fit a 64-bit float")
+
+
+def _constant(text: str) -> NoReturn:
+    raise invalid_json(f"{text} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=_constant)
+
+
+def invalid_json(why: str, index: int | None = None) -> ChangeRefused:
+    """The refusal of a body, or of one line of it, that is not JSON."""
+    return ChangeRefused(400, "INVALID_JSON", why, index=index)
+
+
+def too_many(limit: int) -> ChangeRefused:
+    """The refusal of a batch of more than `limit` changes."""
+    return ChangeRefused(413, "TOO_LARGE", f"a batch holds at most max_batch_changes ({limit})")
+
+
+def explain(text: str, index: int, rules: Rules) -> ChangeRefused:
+    """What is wrong with the change in `text`, the one at `index` of its batch."""
+    try:
+        raw = _DECODER.decode(text)
+    except json.JSONDecodeError as fault:
+        return invalid_json(str(fault), index)
+    except RecursionError:
+        return invalid_json("nested too deeply", index)
+    except ChangeRefused as refusal:
+        return invalid_json(refusal.message, index)
+    return _Examination(index, rules).verdict(raw)
+
+
+def explain_array(text: str, rules: Rules) -> Iterator[ChangeRefused | None]:
+    """Go through an array of changes; the last thing yielded is the refusal of the first bad one.
+
+    The items before it are yielded as None, so that the caller can rest in between.
+    """
+    position = _skip_space(text, text.index("[") + 1)
+    for index in range(rules.limits.max_batch_changes):
+        try:
+            raw, position = _DECODER.raw_decode(text, position)
+            position = _skip_space(text, position)
+        except json.JSONDecodeError as fault:
+            yield invalid_json(str(fault), index)
+            return
+        except RecursionError:
+            yield invalid_json("nested too deeply", index)
+            return
+        except ChangeRefused as refusal:
+            yield invalid_json(refusal.message, index)
+            return
+        yield _Examination(index, rules).fault(raw)
+        if text[position : position + 1] != ",":
+            yield invalid_json("this is not an array of changes")
+            return
+        position = _skip_space(text, position + 1)
+    yield too_many(rules.limits.max_batch_changes)
+
+
+def _skip_space(text: str, position: int) -> int:
+    while text[position : position + 1] in (" ", "\t", "\n", "\r"):
+        position += 1
+    return position
+
+
+class _Examination:
+    """One change under the lamp. Every method that finds something wrong raises it."""
+
+    def __init__(self, index: int, rules: Rules) -> None:
+        self._index = index
+        self._rules = rules
+
+    def verdict(self, raw: object) -> ChangeRefused:
+        return self.fault(raw) or self._refusal("this change is not understood", None)
+
+    def fault(self, raw: object) -> ChangeRefused | None:
+        try:
+            self._examine(raw)
+        except ChangeRefused as refusal:
+            return refusal
+        except TypeError:  # from the encoder: half a surrogate pair
+            return invalid_json("a text is not Unicode", self._index)
+        return None
+
+    def _refusal(
+        self, message: str, field: str | None, *, status: int = 400, code: str = "INVALID_CHANGE"
+    ) -> ChangeRefused:
+        return ChangeRefused(status, code, message, index=self._index, field=field)
+
+    def _examine(self, raw: object) -> None:
+        if not isinstance(raw, dict):
+            raise self._refusal("a change is a JSON object", None)
+        table = self._table(raw)
+        kind = raw.get("change_type")
+        if not isinstance(kind, str) or kind not in _KINDS:
+            raise self._refusal("change_type is insert, update or delete", "change_type")
+        self._owner(raw.get("user_id"), table)
+        self._id(raw.get("id"))
+        row = self._row(raw, "row_data", table)
+        old = self._row(raw, "old_data", table)
+        if kind == "delete":
+            self._delete(row, old, table)
+        elif row is None:
+            raise self._refusal(f"an {kind} needs row_data, the whole new row", "row_data")
+        elif table.is_keyed:
+            self._key(row, "row_data", table)
+        self._agreement(row, old, table)
+
+    def _table(self, raw: dict[str, Any]) -> TableDef:
+        name = raw.get("table")
+        table_id = parse_table_id(name) if isinstance(name, str) else None
+        if table_id is None:
+            raise self._refusal(
+                "table is namespace.name, letters, digits and _ on each side", "table"
+            )
+        table = self._rules.catalog.get(table_id)
+        if table is None:
+            raise self._refusal(
+                f"there is no table {table_id}: declare it under tables.declared",
+                "table",
+                code="UNKNOWN_TABLE",
+            )
+        return table
+
+    def _owner(self, user_id: object, table: TableDef) -> None:
+        if table.is_shared:
+            if user_id is not None:
+                raise self._refusal(f"{table.id} is SHARED: its rows have no user_id", "user_id")
+        elif user_id is None:
+            raise self._refusal(f"{table.id} is a USER table: say whose row it is", "user_id")
+        elif not is_user_id(user_id):
+            raise self._refusal("user_id is a string of 1-128 printable characters", "user_id")
+
+    def _id(self, change_id: object) -> None:
+        if change_id is None:
+            return
+        if not isinstance(change_id, str) or not 0 < len(change_id) <= MAX_ID_CHARS:
+            raise self._refusal(f"id is a string of 1-{MAX_ID_CHARS} characters", "id")
+
+    def _row(self, raw: dict[str, Any], field: str, table: TableDef) -> dict[str, Any] | None:
+        row = raw.get(field)
+        if row is None:
+            return None
+        if not isinstance(row, dict):
+            raise self._refusal(f"{field} is a JSON object", field)
+        for column in row:
+            self._column(column, f"{field}.{column}", table)
+        self._depth(row, field)
+        self._numbers(row, field)
+        limit = self._rules.limits.max_row_bytes
+        if len(orjson.dumps(row)) > limit:
+            message = f"a row takes at most max_row_bytes ({limit}) as JSON"
+            raise self._refusal(message, field, status=413, code="TOO_LARGE")
+        return row
+
+    def _column(self, column: str, field: str, table: TableDef) -> None:
+        if column.startswith("_"):
+            raise self._refusal("names starting with _ belong to the server", field)
+        if not is_column_name(column):
+            raise self._refusal(
+                "a column name takes 1-255 bytes and holds no control character", field
+            )
+        if table.columns is not None and column not in table.columns:
+            raise self._refusal(f"{table.id} declares no such column", field)
+
+    def _depth(self, row: dict[str, Any], field: str) -> None:
+        limit = min(self._rules.limits.max_depth, MAX_ENCODABLE_DEPTH)
+        if depth_of(row) > limit:
+            raise self._refusal(f"a row is nested at most max_depth ({limit}) deep", field)
+
+    def _numbers(self, value: object, field: str) -> None:
+        """Find a number that does not fit. The depth is known to be bounded by now."""
+        if isinstance(value, _Unfit):
+            raise self._refusal(value.why, field)
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                self._numbers(inner, f"{field}.{name}")
+        elif isinstance(value, list):
+            for place, inner in enumerate(value):
+                self._numbers(inner, f"{field}.{place}")
+
+    def _delete(
+        self, row: dict[str, Any] | None, old: dict[str, Any] | None, table: TableDef
+    ) -> None:
+        if not table.is_keyed:
+            if old is None:
+                raise self._refusal(
+                    f"{table.id} has no primary key: a delete needs old_data", "old_data"
+                )
+            return
+        if row is None and old is None:
+            raise self._refusal(
+                "a delete needs old_data (or row_data) with the primary key", "old_data"
+            )
+        if any(image and key_of(table.primary_key, image) for image in (old, row)):
+            return
+        if old is not None:
+            self._key(old, "old_data", table)
+        elif row is not None:
+            self._key(row, "row_data", table)
+
+    def _key(self, row: dict[str, Any], field: str, table: TableDef) -> None:
+        for column in table.primary_key:
+            if column not in row:
+                raise self._refusal(
+                    f"the primary key column {column} is missing", f"{field}.{column}"
+                )
+            if type(row[column]) is not int and type(row[column]) is not str:
+                raise self._refusal(
+                    "a primary key value is a string or an integer", f"{field}.{column}"
+                )
+
+    def _agreement(
+        self, row: dict[str, Any] | None, old: dict[str, Any] | None, table: TableDef
+    ) -> None:
+        if row is None or old is None:
+            return
+        column = keys_differ(table.primary_key, row, old)
+        if column is not None:
+            raise self._refusal(
+                "a change keeps its primary key: post a delete and an insert instead",
+                f"old_data.{column}",
+            )

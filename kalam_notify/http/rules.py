@@ -1,0 +1,211 @@
+"""The rules a posted change must keep, on the path where it keeps them.
+
+Nearly every change is in order, so this module only answers yes or no, in as few steps as Python
+allows; `refusals` looks again at the one that is not, and says what is wrong with it. What is
+accepted is decided here alone.
+
+Three checks are left to the encoder. `orjson.dumps` refuses exactly the integers the contract
+refuses (outside -2**63 .. 2**64-1) and every text that is not Unicode, and the number of brackets
+in its output bounds the row's depth, so that only rows with many of them are walked.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import orjson
+
+from kalam_notify.auth.claims import is_user_id
+from kalam_notify.http.limits import IngestLimits
+from kalam_notify.model import SHARED, Owner, PostedChange, Row, TableDef, Values, parse_table_id
+from kalam_notify.model.catalog import Catalog
+
+MAX_ID_CHARS: Final = 256
+MAX_COLUMN_BYTES: Final = 255
+# orjson itself stops at 254 levels, whatever the configuration says.
+MAX_ENCODABLE_DEPTH: Final = 250
+
+_ABSENT = msgspec.Raw()
+
+
+class RawChange(msgspec.Struct, gc=False):
+    """A change as its JSON says it; rows are still text. Unknown fields are skipped."""
+
+    table: str
+    change_type: Literal["insert", "update", "delete"]
+    row_data: msgspec.Raw = _ABSENT
+    old_data: msgspec.Raw = _ABSENT
+    user_id: str | None = None
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)] | None = None
+
+
+class Doubt(Exception):
+    """A change breaks a rule; `refusals.explain` knows which."""
+
+
+_decode_row: Callable[[msgspec.Raw], Values | None] = msgspec.json.Decoder(
+    dict[str, Any] | None
+).decode
+
+_COLUMN = re.compile(r"[^_\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*")
+
+
+def is_column_name(name: str) -> bool:
+    """1-255 bytes of UTF-8, no control character, not one of the server's own (`_...`)."""
+    return _COLUMN.fullmatch(name) is not None and len(name.encode()) <= MAX_COLUMN_BYTES
+
+
+def key_of(columns: tuple[str, ...], values: Values) -> str | None:
+    """The primary key as canonical JSON, or None where a value is missing or of a wrong type."""
+    if len(columns) == 1:
+        value = values.get(columns[0])
+        if type(value) is int:
+            return f"[{value}]"
+        if type(value) is str:
+            return orjson.dumps((value,)).decode()
+        return None
+    key = [values.get(column) for column in columns]
+    if not all(type(value) is int or type(value) is str for value in key):
+        return None
+    return orjson.dumps(key).decode()
+
+
+def keys_differ(columns: tuple[str, ...], new: Values, old: Values) -> str | None:
+    """The key column in which `old` says something else than `new`; None when they agree.
+
+    Key columns that one of them leaves out do not differ.
+    """
+    for column in columns:
+        if column in old and column in new:
+            ours, theirs = new[column], old[column]
+            if ours != theirs or type(ours) is not type(theirs):
+                return column
+    return None
+
+
+def depth_of(values: object) -> int:
+    """How deep JSON values are nested; a scalar is 0, an empty object 1."""
+    depth = 0
+    level = [values]
+    while level := [value for value in level if isinstance(value, dict | list)]:
+        depth += 1
+        level = [
+            inner
+            for value in level
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return depth
+
+
+class _ColumnNames(set[str]):
+    """Names found good. Bounded, because producers choose them."""
+
+    def learn(self, names: Values) -> bool:
+        if not all(is_column_name(name) for name in names):
+            return False
+        if len(self) > 10_000:
+            self.clear()
+        self.update(names)
+        return True
+
+
+_good_names = _ColumnNames()
+
+
+class _Target:
+    """A table and what must hold of a change to it."""
+
+    __slots__ = ("_columns", "_limits", "_max_depth", "table")
+
+    def __init__(self, table: TableDef, limits: IngestLimits) -> None:
+        self.table = table
+        self._limits = limits
+        self._max_depth = min(limits.max_depth, MAX_ENCODABLE_DEPTH)
+        self._columns = None if table.columns is None else frozenset(table.columns)
+
+    def owner(self, user_id: str | None) -> Owner:
+        if self.table.is_shared:
+            if user_id is not None:
+                raise Doubt
+            return SHARED
+        if user_id is None or not is_user_id(user_id):
+            raise Doubt
+        return user_id
+
+    def row(self, raw: msgspec.Raw) -> Row | None:
+        """The row of a `row_data` or `old_data`; None when it is absent or null."""
+        if raw is _ABSENT:
+            return None
+        values = _decode_row(raw)
+        if values is None:
+            return None
+        if not _good_names.issuperset(values) and not _good_names.learn(values):
+            raise Doubt
+        if self._columns is not None and not self._columns.issuperset(values):
+            raise Doubt
+        # Copied, for orjson leaves its result in the kilobytes of its buffer, and rows are kept.
+        json = b"".join((orjson.dumps(values), b""))
+        if len(json) > self._limits.max_row_bytes:
+            raise Doubt
+        brackets = json.count(b"{") + json.count(b"[")
+        if brackets > self._max_depth and depth_of(values) > self._max_depth:
+            raise Doubt
+        return Row(json, values)
+
+    def admit(self, raw: RawChange) -> PostedChange:
+        owner = self.owner(raw.user_id)
+        row, old = self.row(raw.row_data), self.row(raw.old_data)
+        key_columns = self.table.primary_key
+        if row is not None and old is not None and keys_differ(key_columns, row.values, old.values):
+            raise Doubt
+        if raw.change_type == "delete":
+            gone, key = self._gone(row, old)
+            return PostedChange(self.table.id, owner, "delete", None, gone, key, raw.id)
+        if row is None:
+            raise Doubt
+        key = self._key(row) if key_columns else None
+        if key is None and raw.change_type == "insert":
+            old = None  # nothing was there before an insert
+        return PostedChange(self.table.id, owner, raw.change_type, row, old, key, raw.id)
+
+    def _gone(self, row: Row | None, old: Row | None) -> tuple[Row, str | None]:
+        """What a delete says of the row that goes, and its key."""
+        if not self.table.is_keyed:
+            if old is None:
+                raise Doubt
+            return old, None
+        for image in (old, row):
+            if image is not None and (key := key_of(self.table.primary_key, image.values)):
+                return image, key
+        raise Doubt
+
+    def _key(self, row: Row) -> str:
+        key = key_of(self.table.primary_key, row.values)
+        if key is None:
+            raise Doubt
+        return key
+
+
+class Rules:
+    """The rules as they stand for one batch: a reload in between cannot split it."""
+
+    def __init__(self, catalog: Catalog, limits: IngestLimits) -> None:
+        self.catalog = catalog
+        self.limits = limits
+        self._targets: dict[str, _Target] = {}
+
+    def admit(self, raw: RawChange) -> PostedChange:
+        """The change, validated; raises Doubt, or what the decoder and encoder raise."""
+        target = self._targets.get(raw.table)
+        if target is None:
+            target = self._target(raw.table)
+        return target.admit(raw)
+
+    def _target(self, name: str) -> _Target:
+        table_id = parse_table_id(name)
+        table = None if table_id is None else self.catalog.get_or_create(table_id)
+        if table is None:
+            raise Doubt
+        target = self._targets[name] = _Target(table, self.limits)
+        return target

@@ -1,0 +1,65 @@
+"""The log that changes are appended to and read back from.
+
+`open_log` makes the log that a configuration names; `base.EventLog` is what every log offers.
+"""
+
+from pathlib import Path
+
+from kalam_notify.log.base import EventLog, OnAppend
+from kalam_notify.log.doorbell import ring_all
+from kalam_notify.log.memory import MemoryLog
+from kalam_notify.log.sqlite import SqliteLog
+from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
+from kalam_notify.store.retention import Retention
+from kalam_notify.store.schema import Durability
+
+__all__ = [
+    "Appended",
+    "Durability",
+    "EventLog",
+    "Matches",
+    "MemoryLog",
+    "OnAppend",
+    "Page",
+    "PageRequest",
+    "Retention",
+    "Span",
+    "SqliteLog",
+    "open_log",
+    "wake_followers",
+]
+
+FILE_NAME = "kalam.db"
+
+
+def open_log(
+    url: str,
+    data_dir: Path,
+    durability: Durability = "commit",
+    retention: Retention | None = None,
+) -> EventLog:
+    """The log named by `log.url`, not started yet.
+
+    `sqlite:` lives in `data_dir`, `sqlite:/path/file.db` where it says, `memory:` nowhere. Raises
+    ValueError for any other url.
+    """
+    scheme, colon, place = url.partition(":")
+    match scheme, colon, place:
+        case "sqlite", ":", _:
+            path = _file(place, data_dir)
+            return SqliteLog(path, durability=durability, retention=retention)
+        case "memory", ":", "":
+            return MemoryLog(retention=retention)
+        case _:
+            raise ValueError(f"{url!r} is no log; use sqlite:, sqlite:/path/file.db or memory:")
+
+
+def wake_followers(url: str, data_dir: Path) -> None:
+    """Have every process that follows this log look at it: one that wrote to it has died."""
+    scheme, _, place = url.partition(":")
+    if scheme == "sqlite":
+        ring_all(_file(place, data_dir).parent)
+
+
+def _file(place: str, data_dir: Path) -> Path:
+    return Path(place) if place else data_dir / FILE_NAME

@@ -1,0 +1,148 @@
+"""The event log: an ordered, durable sequence of changes, and the current rows it adds up to.
+
+The log is the bus. Producers append, every reader follows by position, and nothing above this
+interface may know which log it is. Its edges have names:
+
+- `last_seq`      the newest change known here; rises, never falls, survives a restart.
+- `latest()`      the newest change there is: ahead of `last_seq` for as long as another process
+                  has written what has not arrived here.
+- `first_seq`     the oldest change still held (`last_seq + 1` when none is).
+- `horizon(t)`    the lowest position from which table t reads completely. A read after a lower
+                  position raises `Compacted`.
+- `wait_beyond`   resumes as soon as there is a change after a position.
+
+Positions and seqs are integers below 2**53; position 0 is before the first change.
+
+Invariant: seqs rise strictly; the changes of one batch are consecutive.
+Invariant: `append` returns only after the batch is durable, and a batch is visible to readers
+    only after it is durable.
+Invariant: a page of rows and the position it stands at (`as_of`) agree exactly.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
+from kalam_notify.model.hints import Hint
+from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
+from kalam_notify.store.retention import Retention
+
+OnAppend = Callable[[float, int], None]
+"""Told of every stored batch: seconds from `append` until it was durable, changes accepted."""
+
+
+class EventLog(Protocol):
+    """What every log offers. Coroutines do their blocking work off the event loop.
+
+    All methods are called on the event loop that called `start`.
+    """
+
+    on_append: OnAppend | None
+
+    @property
+    def first_seq(self) -> int: ...
+
+    @property
+    def last_seq(self) -> int: ...
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes write this log too; False: `last_seq` is `latest()`."""
+
+    async def latest(self) -> int:
+        """The newest seq of the log itself, now; `first_seq` and `horizon` are up to date after.
+
+        Not below the seq of any change that was acknowledged, by whichever process, before the
+        call. Where the log is not shared this does not give the event loop a turn.
+        """
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of row JSON in batches that are not durable yet: what back-pressure looks at."""
+
+    def horizon(self, table: TableId | None = None) -> int:
+        """The lowest position from which `table` (None: every table) reads completely."""
+
+    def statistics(self) -> dict[str, float]:
+        """Queue lengths, bytes held and the like, for metrics and /health."""
+
+    async def start(self) -> None:
+        """Open the log; raises StorageFault for files this release must not touch."""
+
+    async def close(self) -> None:
+        """Finish the appends in hand, then let go of every resource. Idempotent."""
+
+    def declare(self, tables: Iterable[TableDef]) -> None:
+        """Tell the log of tables before their first change, at start and at every reload.
+
+        Raises StorageFault when a table's kind or primary key differs from the one under which
+        its rows are stored.
+        """
+
+    async def append(self, batch: Sequence[PostedChange], batch_key: str | None = None) -> Appended:
+        """Store a batch, all or nothing; return once it is durable.
+
+        A change whose `id` was seen within retention (or earlier in the batch) is a duplicate:
+        counted, not stored. When `batch_key` itself was seen within retention, every change of
+        the batch is a duplicate, whatever it holds and however many there are. Batch keys and
+        ids of changes are two name spaces: equal text in both means nothing. A batch key is
+        remembered, in the transaction that stores the batch, for as long as the last change that
+        its batch stored; a batch that stores nothing leaves no key behind.
+
+        Raises LogUnavailable when nothing of it was stored, and ValueError for a table that the
+        log was never told of. Cancelling the wait does not take the batch back.
+        """
+
+    def recent(self, after: int) -> Sequence[Change] | None:
+        """All changes after a position, out of memory and at once; None: not held, use `read`.
+
+        An empty sequence means that `after` is at (or beyond) `last_seq`.
+        """
+
+    async def read(
+        self,
+        after: int,
+        *,
+        limit: int,
+        max_bytes: int,
+        table: TableId | None = None,
+        owner: Owner | None = None,
+    ) -> Span:
+        """The next changes after a position, at most `limit`, about `max_bytes`, at least one.
+
+        With `table` (and `owner`) only that table's (that owner's) changes are given. A `read` at
+        the end of the log answers an empty span whose `upto` is `last_seq` or beyond. Raises
+        Compacted when `after` is below `horizon(table)`.
+        """
+
+    def retain(self, retention: Retention) -> None:
+        """Keep by another retention from the next trim on."""
+
+    async def trim(self) -> int:
+        """Apply retention now, as the log does by itself from time to time; the entries removed."""
+
+    async def wait_beyond(self, seq: int) -> None:
+        """Return as soon as `last_seq` is greater than `seq`."""
+
+    async def page(self, request: PageRequest) -> Page:
+        """One page of rows as of a position; raises Compacted when that can no longer be told.
+
+        That is so when `as_of` is below `horizon(table)`; without a primary key, where the rows are
+        the log's own entries, also when `as_of` is given and `after` is below it.
+        """
+
+    async def newest(
+        self,
+        table: TableDef,
+        owner: Owner,
+        matches: Matches | None,
+        count: int,
+        hints: tuple[Hint, ...] | None = None,
+    ) -> tuple[int, int]:
+        """Where the newest `count` matching rows begin: `(as_of, after)` for a PageRequest.
+
+        `hints` are those of a PageRequest.
+
+        The rows with a seq greater than `after`, as of `as_of`, are the `count` newest matching
+        ones (all of them when there are fewer). With `count` 0, `after` equals `as_of`.
+        """

@@ -1,0 +1,286 @@
+"""The embedded log: one SQLite file, one writing thread, a few reading ones.
+
+    append --> Writer (thread) --commit--> report --> event loop: Follower, then PendingAppends
+                                  |
+                                  +--> Doorbell of other processes --> their Follower
+
+Several processes may share the file. `writer` says how batches become commits, `following` how the
+changes of all processes reach the window in memory, `reader` how the rest is read from the file.
+A change is in the window before its producer is answered, unless another process wrote before it.
+
+What survives a crash is what `schema` says: every acknowledged batch, and no half of any.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from pathlib import Path
+
+from kalam_notify.errors import Compacted, LogUnavailable, StorageFault
+from kalam_notify.log.base import OnAppend
+from kalam_notify.log.doorbell import Doorbell
+from kalam_notify.log.following import Follower
+from kalam_notify.log.pending import PendingAppends
+from kalam_notify.log.write_lock import WriteLock
+from kalam_notify.log.writer import Outcome, Report, Trimmed, TrimOrder, Waiting, Writer
+from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
+from kalam_notify.model.hints import Hint
+from kalam_notify.store import reader, schema
+from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
+from kalam_notify.store.catalog import refuse_changed_shapes
+from kalam_notify.store.filtering import LoopFilter
+from kalam_notify.store.high_water import HighWaterMark
+from kalam_notify.store.pool import ReaderPool
+from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
+from kalam_notify.store.settling import NOTHING
+from kalam_notify.store.storing import Posting
+from kalam_notify.store.tables import refuse_unfit
+
+WINDOW_BYTES = 32 * 1024 * 1024
+
+
+class SqliteLog:
+    """An EventLog in one SQLite file.
+
+    `clock` gives Unix time in seconds; ages in retention are told by it. `trim_seconds` is how
+    often retention is looked after (and the file looked at, should a doorbell have been lost).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        durability: schema.Durability = "commit",
+        retention: Retention | None = None,
+        window_bytes: int = WINDOW_BYTES,
+        trim_seconds: float = TRIM_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.on_append: OnAppend | None = None
+        self._path = path
+        self._retention = retention or Retention()
+        self._trim_seconds = trim_seconds
+        self._declared: dict[TableId, TableDef] = {}
+        self._writer = Writer(
+            lambda: schema.open_writer(path, durability),
+            WriteLock(path.parent),
+            HighWaterMark(path),
+            self._declared,
+            clock,
+            self._report,
+        )
+        self._pool = ReaderPool(path)
+        self._names = reader.TableNames()
+        self._doorbell = Doorbell(path.parent)
+        self._follower = Follower(self._pool, self._names, self._doorbell, window_bytes)
+        self._pending = PendingAppends()
+        self._upkeep: asyncio.Task[None] | None = None
+        self._open = False
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open or create the file and begin to follow it."""
+        self._loop = asyncio.get_running_loop()
+        self._writer_ended = self._loop.create_future()
+        self._row_filter = LoopFilter()
+        await asyncio.to_thread(schema.prepare, self._path)
+        try:
+            await asyncio.to_thread(self._writer.start)
+            self._open = True
+            self._check_shapes(self._declared.values())
+            await self._follower.start()
+        except (sqlite3.Error, LogUnavailable) as fault:
+            await self.close()
+            raise StorageFault(f"{self._path}: cannot be read as a log: {fault}") from fault
+        except BaseException:
+            await self.close()
+            raise
+        self._upkeep = asyncio.create_task(self._look_after(), name="log retention")
+
+    async def close(self) -> None:
+        """Store what has been posted, then let go of threads, pipe and file."""
+        if not self._open:
+            return
+        self._open = False
+        self._writer.stop()
+        await self._writer_ended
+        self._writer.join()
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.gather(self._upkeep, return_exceptions=True)
+        await self._follower.stop()
+        await self._pool.close()
+
+    def declare(self, tables: Iterable[TableDef]) -> None:
+        """See EventLog.declare. Before `start` the file is not looked at; `start` does then."""
+        tables = list(tables)
+        if self._open:
+            self._check_shapes(tables)
+        self._declared.update({table.id: table for table in tables})
+
+    def _check_shapes(self, tables: Iterable[TableDef]) -> None:
+        with self._pool.connection() as connection:
+            refuse_changed_shapes(connection, tables)
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise LogUnavailable("the log is closed")
+
+    # -- edges -----------------------------------------------------------------------------------
+
+    @property
+    def first_seq(self) -> int:
+        return self._follower.first_seq
+
+    @property
+    def last_seq(self) -> int:
+        return self._follower.last_seq
+
+    @property
+    def is_shared(self) -> bool:
+        return self._follower.is_shared
+
+    async def latest(self) -> int:
+        self._require_open()
+        return await self._follower.latest()
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._pending.waiting_bytes
+
+    def horizon(self, table: TableId | None = None) -> int:
+        return self._follower.horizon(table)
+
+    def statistics(self) -> dict[str, float]:
+        return {
+            **self._pending.statistics(),
+            **self._follower.statistics(),
+            "file_bytes": _size(self._path) + _size(schema.wal_path(self._path)),
+        }
+
+    async def wait_beyond(self, seq: int) -> None:
+        await self._follower.wait_beyond(seq)
+
+    def recent(self, after: int) -> Sequence[Change] | None:
+        return self._follower.recent(after)
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    async def append(self, batch: Sequence[PostedChange], batch_key: str | None = None) -> Appended:
+        """See EventLog.append. Cancelling the wait does not take the batch back."""
+        refuse_unfit(batch, self._declared)
+        self._require_open()
+        if not batch and batch_key is None:
+            return NOTHING
+        size = sum(_weight(change) for change in batch)
+        number, stored = self._pending.for_batch(size)
+        self._writer.put(Waiting(Posting(batch, batch_key), size, number))
+        return await stored
+
+    def retain(self, retention: Retention) -> None:
+        self._retention = retention
+
+    async def trim(self) -> int:
+        self._require_open()
+        number, done = self._pending.for_trim()
+        classes = age_classes(self._retention, self._declared.values())
+        self._writer.put(TrimOrder(classes, self._retention.max_bytes, number))
+        return await done
+
+    def _report(self, report: Report) -> None:
+        """In the writing thread: what has happened goes to the loop, and the others are rung."""
+        self._loop.call_soon_threadsafe(self._take_report, report)
+        if _concerns_others(report):
+            self._doorbell.ring_others()
+
+    def _take_report(self, report: Report) -> None:
+        match report:
+            case Outcome(group=group):
+                if group is not None:
+                    self._follower.advance(group.before, group.changes, group.sizes)
+                self._pending.finish_batches(report, self.on_append)
+            case Trimmed(edges=edges):
+                self._follower.learn(edges)
+                self._pending.finish_trim(report)
+            case None:
+                self._writer_ended.set_result(None)
+
+    async def _look_after(self) -> None:
+        while True:
+            await asyncio.sleep(self._trim_seconds)
+            self._follower.want_pull()
+            await self.trim()
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    async def read(
+        self,
+        after: int,
+        *,
+        limit: int,
+        max_bytes: int,
+        table: TableId | None = None,
+        owner: Owner | None = None,
+    ) -> Span:
+        async with self._reading():
+            return await self._pool.run(
+                reader.read, self._names, after, limit, max_bytes, table, owner
+            )
+
+    async def page(self, request: PageRequest) -> Page:
+        async with self._reading():
+            page = await self._pool.scan(reader.page, request, self._row_filter)
+        self._follower.hear_of(page.as_of)
+        return page
+
+    async def newest(
+        self,
+        table: TableDef,
+        owner: Owner,
+        matches: Matches | None,
+        count: int,
+        hints: tuple[Hint, ...] | None = None,
+    ) -> tuple[int, int]:
+        async with self._reading():
+            return await self._pool.scan(
+                reader.newest, table, owner, matches, count, hints, self._row_filter
+            )
+
+    @contextlib.asynccontextmanager
+    async def _reading(self) -> AsyncIterator[None]:
+        self._require_open()
+        try:
+            yield
+        except Compacted:
+            # Another process may have moved the horizon, and who is told so looks at it next.
+            await self._follower.look()
+            raise
+
+
+def _concerns_others(report: Report) -> bool:
+    match report:
+        case Outcome(group=group):
+            return group is not None and bool(group.changes)
+        case Trimmed(removed=removed):
+            return removed > 0
+        case None:
+            return False
+
+
+def _weight(change: PostedChange) -> int:
+    size = 0
+    if change.row is not None:
+        size += len(change.row.json)
+    if change.old is not None:
+        size += len(change.old.json)
+    return size
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

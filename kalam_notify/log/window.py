@@ -1,0 +1,100 @@
+"""The newest changes in memory: contiguous, in order, bounded by bytes.
+
+Invariant: the window holds every change of the log with `start < seq <= last_seq`, and no other.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import attrgetter
+
+from kalam_notify.model import Change
+
+_seq_of = attrgetter("seq")
+
+
+class Window:
+    """A run of consecutive changes that grows at its end and is trimmed at its start.
+
+    `max_bytes` bounds the sum of `Change.size`; None: trimmed by its owner only.
+    """
+
+    def __init__(self, position: int = 0, max_bytes: int | None = None) -> None:
+        self._max_bytes = max_bytes
+        self._ends: list[int] = []
+        self._gone = 0
+        self.reset(position)
+
+    def reset(self, position: int) -> None:
+        """Forget everything; what comes next follows on `position`."""
+        self.start = position
+        self.last_seq = position
+        self._changes: list[Change] = []
+        # _ends[i]: bytes that ever entered, up to and including _changes[i]; so the bytes of any
+        # run are one subtraction, and the place to cut is found by bisection.
+        self._gone = self.entered
+        self._ends = []
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    @property
+    def entered(self) -> int:
+        """Sum of `Change.size` over all changes that were ever added."""
+        return self._ends[-1] if self._ends else self._gone
+
+    @property
+    def bytes(self) -> int:
+        """Sum of `Change.size` over the changes held."""
+        return self.entered - self._gone
+
+    @property
+    def first_seq(self) -> int:
+        """The oldest change held; `last_seq + 1` when there is none."""
+        return self._changes[0].seq if self._changes else self.last_seq + 1
+
+    def extend(self, changes: Sequence[Change], sizes: Sequence[int] | None = None) -> None:
+        """Add the changes that follow directly on `last_seq`; `sizes`, where they are known."""
+        if not changes:
+            return
+        if sizes is None:
+            sizes = [change.size for change in changes]
+        self._ends += list(accumulate(sizes, initial=self.entered))[1:]
+        self._changes.extend(changes)
+        self.last_seq = changes[-1].seq
+        if self._max_bytes is not None and self.bytes > self._max_bytes:
+            self._shrink(self._max_bytes)
+
+    def _shrink(self, max_bytes: int) -> None:
+        # An eighth more than needed goes, so that the lists are shifted now and then only.
+        surplus = self.bytes - (max_bytes - max_bytes // 8)
+        self._drop(bisect_left(self._ends, self._gone + surplus) + 1)
+
+    def drop_upto(self, seq: int) -> Sequence[Change]:
+        """Forget the changes up to and including `seq`, and give them back."""
+        dropped = self._drop(bisect_right(self._changes, seq, key=_seq_of))
+        self.start = max(self.start, min(seq, self.last_seq))
+        return dropped
+
+    def _drop(self, count: int) -> Sequence[Change]:
+        dropped = self._changes[:count]
+        if dropped:
+            self.start = dropped[-1].seq
+            self._gone = self._ends[len(dropped) - 1]
+            del self._changes[:count], self._ends[:count]
+        return dropped
+
+    def after(self, position: int) -> Sequence[Change] | None:
+        """Every change after a position; None where the window does not reach back to it."""
+        if position >= self.last_seq:
+            return ()
+        if position < self.start:
+            return None
+        return self._changes[bisect_right(self._changes, position, key=_seq_of) :]
+
+    def span(self, after: int, limit: int, max_bytes: int) -> Sequence[Change]:
+        """The held changes after a position: at most `limit`, about `max_bytes`, at least one."""
+        first = bisect_right(self._changes, after, key=_seq_of)
+        before = self._ends[first - 1] if first else self._gone
+        full = bisect_left(self._ends, before + max_bytes, lo=first) + 1
+        return self._changes[first : min(first + limit, full)]

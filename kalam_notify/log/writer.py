@@ -1,0 +1,258 @@
+"""The one thread that writes the file: group commit, then a step of retention.
+
+Batches queue up while a commit waits for the disk; all that have come by then go into the next
+transaction together (up to a bound), so the cost of an fsync is shared by everyone who waited for
+it. A transaction that fails for its own sake (a batch that cannot be stored) is taken apart and its
+batches are tried one by one; one that fails for the disk's sake fails for all.
+
+Retention takes its turns between groups, one bounded step a turn, so appends never wait for more
+than a step of it.
+"""
+
+import logging
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from kalam_notify.errors import LogUnavailable
+from kalam_notify.log.write_lock import WriteLock
+from kalam_notify.model import TableDef, TableId
+from kalam_notify.store.catalog import Numbers
+from kalam_notify.store.high_water import HighWaterMark
+from kalam_notify.store.retention import AgeClass
+from kalam_notify.store.storing import Group, Posting, store
+from kalam_notify.store.trimming import Edges, Step, edges, trim_by_age, trim_by_bytes
+
+_logger = logging.getLogger(__name__)
+
+GROUP_CHANGES = 4096
+GROUP_BYTES = 8 * 1024 * 1024
+
+
+class Waiting(NamedTuple):
+    """A batch in the queue; `size` in bytes of row JSON, `number` is for whoever posted it."""
+
+    posting: Posting
+    size: int
+    number: int
+
+
+class TrimOrder(NamedTuple):
+    """Apply retention until nothing is due."""
+
+    classes: Sequence[AgeClass]
+    max_bytes: int | None
+    number: int
+
+
+class Outcome(NamedTuple):
+    """What became of the batches of one transaction: stored as a group, or refused with a fault."""
+
+    numbers: Sequence[int]
+    group: Group | None
+    fault: LogUnavailable | None
+
+
+class Trimmed(NamedTuple):
+    """A finished order. `edges` is None when the log could not be read or written."""
+
+    number: int
+    removed: int
+    edges: Edges | None
+
+
+class _Stop(NamedTuple):
+    pass
+
+
+Report = Outcome | Trimmed | None
+"""What the thread tells: a transaction, a finished trim, or None as its last word."""
+
+
+class Writer:
+    """The writing thread. `report` is called in it, for each transaction in order."""
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        write_lock: WriteLock,
+        mark: HighWaterMark,
+        declared: Mapping[TableId, TableDef],
+        clock: Callable[[], float],
+        report: Callable[[Report], None],
+    ) -> None:
+        self._connect = connect
+        self._write_lock = write_lock
+        self._high_water = mark
+        self._clock = clock
+        self._report = report
+        self._numbers = Numbers(declared)
+        self._connection: sqlite3.Connection | None = None
+        self._inbox: SimpleQueue[Waiting | TrimOrder | _Stop] = SimpleQueue()
+        self._waiting: deque[Waiting] = deque()
+        self._trims: deque[_Trim] = deque()
+        # How far each age class has walked: entries below are of other classes, for good.
+        self._walked: dict[AgeClass, int] = {}
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="kalam-log-writer", daemon=True)
+
+    def start(self) -> None:
+        self._connection = self._connect()
+        self._thread.start()
+
+    def put(self, order: Waiting | TrimOrder) -> None:
+        self._inbox.put(order)
+
+    def stop(self) -> None:
+        """Finish what has been put before, then end; the last report is None."""
+        self._inbox.put(_Stop())
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping or self._waiting:
+            self._collect()
+            if self._waiting:
+                with self._write_lock.turn():
+                    # What has come while others wrote goes along.
+                    self._collect()
+                    outcomes = list(self._store_group(self._next_group()))
+                for outcome in outcomes:
+                    self._report(outcome)
+            # After every group, not only when none waits: producers that never pause must not keep
+            # the log from being trimmed.
+            if self._trims and not self._stopping:
+                with self._write_lock.turn():
+                    self._trim_step(self._trims[0])
+        for trim in self._trims:
+            self._report(Trimmed(trim.order.number, trim.removed, None))
+        self._forget_connection()
+        self._write_lock.close()
+        self._high_water.close()
+        self._report(None)
+
+    def _collect(self) -> None:
+        """Take all that has arrived; wait for something when there is nothing to do."""
+        idle = not self._waiting and not self._trims
+        while idle or not self._inbox.empty():
+            idle = False
+            match self._inbox.get():
+                case Waiting() as waiting:
+                    self._waiting.append(waiting)
+                case TrimOrder() as order:
+                    self._trims.append(_Trim(order))
+                case _Stop():
+                    self._stopping = True
+
+    def _next_group(self) -> list[Waiting]:
+        group = [self._waiting.popleft()]
+        changes, size = len(group[0].posting.batch), group[0].size
+        while self._waiting:
+            changes += len(self._waiting[0].posting.batch)
+            size += self._waiting[0].size
+            if changes > GROUP_CHANGES or size > GROUP_BYTES:
+                break
+            group.append(self._waiting.popleft())
+        return group
+
+    def _store_group(self, waiting: Sequence[Waiting]) -> Iterator[Outcome]:
+        try:
+            group = self._store(waiting)
+        except sqlite3.OperationalError as fault:
+            yield _refused(waiting, fault)
+        except Exception as fault:
+            # Not the disk: one of the batches cannot be stored. The others must not pay for it.
+            if len(waiting) == 1:
+                yield _refused(waiting, fault)
+                return
+            for one in waiting:
+                yield from self._store_group([one])
+        else:
+            if group.changes:
+                self._high_water.set(group.changes[-1].seq)
+            yield Outcome([one.number for one in waiting], group, None)
+
+    def _store(self, waiting: Sequence[Waiting]) -> Group:
+        postings = [one.posting for one in waiting]
+        with self._transaction() as connection:
+            return store(connection, self._numbers, postings, self._clock())
+
+    def _trim_step(self, trim: "_Trim") -> None:
+        try:
+            with self._transaction() as connection:
+                finished = trim.step(connection, self._walked, self._clock())
+                found = edges(connection) if finished else None
+        except Exception:
+            _logger.exception("retention could not be applied")
+            finished, found = True, None
+        if finished:
+            self._trims.popleft()
+            self._report(Trimmed(trim.order.number, trim.removed, found))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """One write transaction: committed at the end, undone by any exception."""
+        connection = self._connection = self._connection or self._connect()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+            self._numbers.committed()
+        except BaseException:
+            self._numbers.rolled_back()
+            self._undo(connection)
+            raise
+
+    def _undo(self, connection: sqlite3.Connection) -> None:
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            # What state it is in is anybody's guess; the next transaction opens the file afresh.
+            self._forget_connection()
+
+    def _forget_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _refused(waiting: Sequence[Waiting], cause: Exception) -> Outcome:
+    _logger.error("changes could not be stored: %s: %s", type(cause).__name__, cause)
+    fault = LogUnavailable(f"the log could not store the changes: {cause}")
+    fault.__cause__ = cause
+    return Outcome([one.number for one in waiting], None, fault)
+
+
+class _Trim:
+    """An order under way: age classes one after the other, then bytes."""
+
+    def __init__(self, order: TrimOrder) -> None:
+        self.order = order
+        self.removed = 0
+        self._classes = deque(order.classes)
+
+    def step(self, connection: sqlite3.Connection, walked: dict[AgeClass, int], now: float) -> bool:
+        """One step; True when nothing more is due."""
+        if self._classes:
+            members = self._classes[0]
+            step = trim_by_age(connection, members, walked.get(members, 0), now)
+            walked[members] = step.upto
+            if not step.more:
+                self._classes.popleft()
+            more = step.more or bool(self._classes) or self.order.max_bytes is not None
+        else:
+            step = self._bytes_step(connection)
+            more = step.more
+        self.removed += step.removed
+        return not more
+
+    def _bytes_step(self, connection: sqlite3.Connection) -> Step:
+        if self.order.max_bytes is None:
+            return Step(0, 0, more=False)
+        return trim_by_bytes(connection, self.order.max_bytes)

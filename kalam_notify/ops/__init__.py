@@ -1,1 +1,0 @@
-"""What operators ask the server: is it alive, is it ready, how is it, what does this query cost."""

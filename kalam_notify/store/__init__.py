@@ -1,0 +1,1 @@
+"""The state that the log adds up to: entries, current rows, idempotency keys, retention."""

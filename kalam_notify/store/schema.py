@@ -1,0 +1,270 @@
+"""The file of the SQLite log: its tables, its version, and how it is opened.
+
+    tables      every table that has had data: its shape, and how far retention has gone in it
+    log         one entry per change, keyed by seq; `size` is Change.size, `at` Unix milliseconds
+    batch_keys  idempotency keys of whole batches, with the seq of the batch's last entry
+    rows        the current rows of tables with a primary key, with the seq that wrote each
+    state       one row: the last seq ever given, the bytes in the log, how far retention has gone,
+                and below which seq nothing can be told since changes were lost (mark.py)
+
+All of one append happens in one transaction, so whatever the moment of a crash, the file holds
+whole batches only, and rows that agree with the log. `state.last_seq` is kept apart from the log,
+so that a seq is not given twice after retention has emptied it. Texts of rows are JSON as it was
+posted, byte for byte.
+"""
+
+import logging
+import os
+import sqlite3
+import time
+from contextlib import closing
+from io import FileIO
+from pathlib import Path
+from typing import Literal
+
+from kalam_notify.errors import StorageFault
+from kalam_notify.store.bulk import CACHED_STATEMENTS
+from kalam_notify.store.high_water import read_high_water
+
+_logger = logging.getLogger(__name__)
+
+Durability = Literal["commit", "os"]
+
+APPLICATION_ID = 0x4B4C4E59  # "KLNY"
+FORMAT_VERSION = 2
+BUSY_SECONDS = 30.0
+# The length of the write-ahead log at which its pages are copied into the database.
+_WAL_PAGES = 4096
+_ZEROS = 1 << 20
+_MOST_WAL_BYTES = 64 * 1024 * 1024
+
+_SCHEMA = """
+CREATE TABLE tables (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    primary_key TEXT NOT NULL,
+    horizon INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE log (
+    seq INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    tbl INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    old_seq INTEGER,
+    id TEXT,
+    row TEXT,
+    old TEXT
+) STRICT;
+CREATE INDEX log_by_owner ON log (tbl, owner, seq, old_seq);
+CREATE UNIQUE INDEX log_by_id ON log (id) WHERE id IS NOT NULL;
+CREATE TABLE batch_keys (key TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX batch_keys_by_seq ON batch_keys (seq);
+CREATE TABLE rows (
+    tbl INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    key TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    row TEXT NOT NULL,
+    PRIMARY KEY (tbl, owner, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX rows_by_seq ON rows (tbl, owner, seq);
+CREATE TABLE state (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    last_seq INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    horizon INTEGER NOT NULL,
+    floor INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO state (one, last_seq, bytes, horizon) VALUES (1, 0, 0, 0);
+"""
+# Format -> what makes the next one of it.
+_UPGRADES = {1: "ALTER TABLE state ADD COLUMN floor INTEGER NOT NULL DEFAULT 0"}
+
+
+def prepare(path: Path) -> None:
+    """Create the file, or make sure that it is a log of this version; else StorageFault."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(_connect(path)) as connection:
+            if not _is_ready(path, connection):
+                _create(path, connection)
+            _go_on_behind_the_mark(path, connection)
+    except (sqlite3.Error, OSError) as fault:
+        raise StorageFault(f"{path}: cannot be opened as a log: {fault}") from fault
+
+
+def _go_on_behind_the_mark(path: Path, connection: sqlite3.Connection) -> None:
+    """Give no seq twice, and tell nothing of before, where the log has lost changes."""
+    if read_high_water(path) <= _number(connection, "SELECT last_seq FROM state"):
+        return
+    # Nobody commits while this is open, so the two are of one moment.
+    connection.execute("BEGIN IMMEDIATE")
+    mark, last_seq = read_high_water(path), _number(connection, "SELECT last_seq FROM state")
+    if mark > last_seq:
+        # One beyond, for a client may stand at the mark itself.
+        begin = mark + 1
+        connection.execute("UPDATE state SET last_seq = ?1, horizon = ?1, floor = ?1", (begin,))
+        _logger.warning(
+            "%s ends at seq %d, but seqs up to %d were given here: it is an older copy, or has lost"
+            " its end. It goes on behind %d; every client begins anew, with a snapshot.",
+            *(path, last_seq, mark, begin),
+        )
+    connection.execute("COMMIT")
+
+
+def wal_path(log: Path) -> Path:
+    """The file of the write-ahead log: beside the log itself, where `log` is a link to it."""
+    return Path(f"{log.resolve()}-wal")
+
+
+def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
+    """The connection that appends. "commit": COMMIT returns when the disk has the data."""
+    connection = _connect(path)
+    _enter_wal(connection)
+    connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'commit' else 'NORMAL'}")
+    connection.execute("PRAGMA cache_size = -32768")
+    # Larger than the default: each checkpoint costs an fsync of the database file.
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {_MOST_WAL_BYTES}")
+    # Trimmed entries need not be wiped; some builds do so by default, at the price of the writes.
+    connection.execute("PRAGMA secure_delete = FAST")
+    if durability == "commit":
+        _lay_out_wal(connection, path)
+    return connection
+
+
+def _lay_out_wal(connection: sqlite3.Connection, path: Path) -> None:
+    """Give the write-ahead log the length it will have, in zeros.
+
+    An fsync of a file that has grown waits for the file system's journal too, so until the log had
+    its length, every commit of a fresh server would take half as long again, in CPU as well.
+    Zeros behind the last frame are no frames to SQLite: see "Checksum Algorithm" and "Reset" in
+    https://sqlite.org/fileformat2.html#the_write_ahead_log.
+    """
+    page_size = _number(connection, "PRAGMA page_size")
+    whole = min(32 + _WAL_PAGES * (24 + page_size), _MOST_WAL_BYTES)
+    # Nobody appends to the file, nor shortens it, while this transaction is open.
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        with wal_path(path).open("r+b", buffering=0) as file:
+            _lengthen(file, whole)
+    except OSError as fault:
+        _logger.info("the write-ahead log grows as it is written: %s", fault)
+    finally:
+        connection.execute("COMMIT")
+
+
+def _lengthen(file: FileIO, whole: int) -> None:
+    length = file.seek(0, os.SEEK_END)
+    try:
+        for begin in range(length, whole, _ZEROS):
+            file.write(bytes(min(_ZEROS, whole - begin)))
+        os.fsync(file.fileno())
+    except OSError:
+        # No room: what is left is for changes.
+        file.truncate(length)
+        raise
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    connection = _connect(path)
+    connection.execute("PRAGMA query_only = ON")
+    connection.execute("PRAGMA cache_size = -8192")
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Each connection is used by one thread at a time, but not always by the one that made it.
+    connection = sqlite3.connect(
+        path,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=CACHED_STATEMENTS,
+    )
+    # Rows are bytes everywhere above; decoding them here would only be undone.
+    connection.text_factory = bytes
+    return connection
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    # Changing the mode wants the file alone, and SQLite does not wait for that by itself.
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as fault:
+            if fault.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _is_ready(path: Path, connection: sqlite3.Connection) -> bool:
+    """Whether the file is a log of this version (True) or empty (False); else StorageFault."""
+    application, version, objects = _marks(connection)
+    if application == APPLICATION_ID:
+        if version in _UPGRADES:
+            version = _upgrade(connection)
+        if version != FORMAT_VERSION:
+            raise StorageFault(
+                f"{path}: data format {version}, but this release reads format {FORMAT_VERSION};"
+                " run the release that wrote it, or start with another data_dir"
+            )
+        if _number(connection, "SELECT count(*) FROM state") != 1:
+            raise StorageFault(f"{path}: damaged: the log's state is missing; restore a copy")
+        return True
+    if application or version or objects:
+        raise StorageFault(f"{path}: a database of another program; choose another data_dir")
+    return False
+
+
+def _marks(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """Whose file it is, its format, and how many tables and indexes it has, all of one moment.
+
+    Another worker may be creating it.
+    """
+    outermost = not connection.in_transaction
+    if outermost:
+        connection.execute("BEGIN")
+    marks = (
+        _number(connection, "PRAGMA application_id"),
+        _number(connection, "PRAGMA user_version"),
+        _number(connection, "SELECT count(*) FROM sqlite_schema"),
+    )
+    if outermost:
+        connection.execute("COMMIT")
+    return marks
+
+
+def _upgrade(connection: sqlite3.Connection) -> int:
+    """Bring a file of an older format to the newest that leads on from it."""
+    connection.execute("BEGIN IMMEDIATE")
+    # Another worker may have been first.
+    version = _number(connection, "PRAGMA user_version")
+    while version in _UPGRADES:
+        connection.execute(_UPGRADES[version])
+        version += 1
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute("COMMIT")
+    return version
+
+
+def _create(path: Path, connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    # Another worker may have been first.
+    if not _is_ready(path, connection):
+        for statement in _SCHEMA.split(";\n"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+    connection.execute("COMMIT")
+
+
+def _number(connection: sqlite3.Connection, query: str) -> int:
+    (value,) = connection.execute(query).fetchone()
+    return int(value)

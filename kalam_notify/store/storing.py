@@ -1,0 +1,244 @@
+"""What one transaction of the SQLite log does with the batches that waited for it.
+
+Everything the batches need to know is fetched first, for all of them at once (which ids have been
+seen, which rows stand under their keys); then they are settled in memory, in order; then entries,
+rows and the state go out in a few statements. The number of steps hardly depends on the number of
+changes.
+"""
+
+from collections.abc import Iterable, Sequence
+from sqlite3 import Connection
+from typing import Any, NamedTuple
+
+from kalam_notify.model import Change, PostedChange, Row, TableId
+from kalam_notify.model.changes import Stored
+from kalam_notify.store.base import Appended
+from kalam_notify.store.bulk import (
+    FIELD,
+    Template,
+    look_up,
+    numbered,
+    pieces,
+    statement,
+    tuples,
+    write_rows,
+)
+from kalam_notify.store.catalog import Numbers
+from kalam_notify.store.settling import RowKey, Seen, Settled, settle_batch
+
+# Where a key that the file holds already was seen; any new one has a seq.
+_IN_FILE = -1
+
+
+class Posting(NamedTuple):
+    """One batch on its way into the log."""
+
+    batch: Sequence[PostedChange]
+    key: str | None
+
+
+class Group(NamedTuple):
+    """What one transaction stored: the changes after `before`, and the answer to each batch."""
+
+    before: int
+    changes: list[Change]
+    sizes: list[int]
+    answers: list[Appended]
+
+
+class _Entries(NamedTuple):
+    """Side by side: the changes of a transaction, their ids and their sizes."""
+
+    changes: list[Change]
+    ids: list[str | None]
+    sizes: list[int]
+
+
+def store(
+    connection: Connection, numbers: Numbers, postings: Sequence[Posting], now: float
+) -> Group:
+    """Store the batches inside the transaction that the caller has begun. `now` is Unix time."""
+    (before,) = connection.execute("SELECT last_seq FROM state").fetchone()
+    seen = _seen(connection, postings)
+    rows = RowsAtHand(connection, numbers, postings)
+    last_seq = before
+    settled: list[Settled] = []
+    for posting in postings:
+        settled.append(settle_batch(posting.batch, posting.key, last_seq, seen, rows))
+        last_seq = settled[-1].appended.last_seq or last_seq
+    changes = [change for one in settled for change in one.changes]
+    ids = [id for one in settled for id in one.ids]
+    sizes = [change.size for change in changes]
+    entries = _Entries(changes, ids, sizes)
+    _write_log(connection, numbers, entries, int(now * 1000))
+    rows.write()
+    _write_batch_keys(connection, seen.batch_keys)
+    _write_state(connection, last_seq, sum(sizes))
+    return Group(before, changes, sizes, [one.appended for one in settled])
+
+
+def _seen(connection: Connection, postings: Iterable[Posting]) -> Seen:
+    """Which ids and batch keys of these postings the file holds."""
+    ids = {one.id for posting in postings for one in posting.batch if one.id is not None}
+    keys = {posting.key for posting in postings if posting.key is not None}
+    return Seen(
+        _found(connection, _seen_ids_template, ids), _found(connection, _seen_keys_template, keys)
+    )
+
+
+def _found(connection: Connection, template: Template, wanted: Iterable[str]) -> dict[str, int]:
+    order = list(wanted)
+    return {order[n]: _IN_FILE for n, _ in look_up(connection, template, 1, order)}
+
+
+def _seen_ids_template(size: int) -> str:
+    return f"""
+    WITH want (n, id) AS (VALUES {numbered(size, "?")})
+    SELECT group_concat(n, char(10)) FROM want CROSS JOIN log USING (id)
+    """
+
+
+def _seen_keys_template(size: int) -> str:
+    return f"""
+    WITH want (n, key) AS (VALUES {numbered(size, "?")})
+    SELECT group_concat(n, char(10)) FROM want CROSS JOIN batch_keys USING (key)
+    """
+
+
+def _log_template(size: int) -> str:
+    # ?1 and ?2 are the same for all entries: the seq before the first, and the time.
+    entries = ",".join(
+        f"(?1+{n + 1},?2,?,?,?,?,?,?,CAST(? AS TEXT),CAST(? AS TEXT))" for n in range(size)
+    )
+    return (
+        f"INSERT INTO log (seq, at, tbl, owner, kind, size, old_seq, id, row, old) VALUES {entries}"
+    )
+
+
+_LOG_WIDTH = 8
+
+
+def _write_log(
+    connection: Connection,
+    numbers: Numbers,
+    entries: _Entries,
+    at: int,
+) -> None:
+    changes = entries.changes
+    number = _numbers_of(connection, numbers, (change.table for change in changes))
+    values: list[Any] = []
+    for change, id, size in zip(*entries, strict=True):
+        row, old = change.row, change.old
+        values += (
+            number[change.table],
+            change.owner,
+            change.kind,
+            size,
+            change.old_seq,
+            id,
+            None if row is None else row.json,
+            None if old is None else old.json,
+        )
+    for start, size in pieces(len(changes)):
+        piece = values[start * _LOG_WIDTH : (start + size) * _LOG_WIDTH]
+        shared = (changes[start].seq - 1, at)
+        connection.execute(statement(_log_template, size), (*shared, *piece))
+
+
+def _write_batch_keys(connection: Connection, keys: dict[str, int]) -> None:
+    new = [value for key in keys.items() if key[1] != _IN_FILE for value in key]
+    write_rows(connection, _batch_keys_template, 2, new)
+
+
+def _batch_keys_template(size: int) -> str:
+    return f"INSERT INTO batch_keys (key, seq) VALUES {tuples(size, '(?,?)')}"
+
+
+def _write_state(connection: Connection, last_seq: int, added: int) -> None:
+    connection.execute("UPDATE state SET last_seq = ?, bytes = bytes + ?", (last_seq, added))
+
+
+def _numbers_of(
+    connection: Connection, numbers: Numbers, tables: Iterable[TableId]
+) -> dict[TableId, int]:
+    return {table: numbers.of(connection, table) for table in set(tables)}
+
+
+class RowsAtHand:
+    """The current rows under the keys of some batches: read and written in bulk, changed here."""
+
+    def __init__(
+        self, connection: Connection, numbers: Numbers, postings: Iterable[Posting]
+    ) -> None:
+        self._connection = connection
+        self._numbers = numbers
+        self._touched: set[RowKey] = set()
+        wanted = list(
+            {
+                (change.table, change.owner, change.key)
+                for posting in postings
+                for change in posting.batch
+                if change.key is not None
+            }
+        )
+        self._rows = dict(self._fetch(wanted))
+
+    def get(self, key: RowKey) -> Stored | None:
+        return self._rows.get(key)
+
+    def put(self, key: RowKey, stored: Stored) -> None:
+        self._rows[key] = stored
+        self._touched.add(key)
+
+    def drop(self, key: RowKey) -> None:
+        del self._rows[key]
+        self._touched.add(key)
+
+    def _fetch(self, wanted: Sequence[RowKey]) -> Iterable[tuple[RowKey, Stored]]:
+        for n, line in look_up(self._connection, _stored_template, 3, self._addresses(wanted)):
+            seq, _, row = line.partition(FIELD)
+            yield wanted[n], Stored(int(seq), Row(row))
+
+    def _number(self, places: Iterable[RowKey]) -> dict[TableId, int]:
+        return _numbers_of(self._connection, self._numbers, (key[0] for key in places))
+
+    def _addresses(self, places: Sequence[RowKey]) -> list[Any]:
+        number = self._number(places)
+        return [value for table, owner, key in places for value in (number[table], owner, key)]
+
+    def write(self) -> None:
+        """Bring the file's rows to what they have become here."""
+        kept: list[Any] = []
+        gone: list[RowKey] = []
+        number = self._number(self._touched)
+        # In the order of the table, so that rows on the same page are written one after the other.
+        for key in sorted(self._touched):
+            stored = self._rows.get(key)
+            if stored is None:
+                gone.append(key)
+            else:
+                table, owner, name = key
+                kept += (number[table], owner, name, stored.seq, stored.row.json)
+        write_rows(self._connection, _upsert_template, 5, kept)
+        write_rows(self._connection, _delete_template, 3, self._addresses(gone))
+
+
+def _stored_template(size: int) -> str:
+    return f"""
+    WITH want (n, tbl, owner, key) AS (VALUES {numbered(size, "?,?,?")})
+    SELECT group_concat(n || char(9) || seq || char(9) || row, char(10))
+    FROM want CROSS JOIN rows USING (tbl, owner, key)
+    """
+
+
+def _upsert_template(size: int) -> str:
+    rows = tuples(size, "(?,?,?,?,CAST(? AS TEXT))")
+    # Not REPLACE, which deletes first and costs half as much again.
+    return (
+        f"INSERT INTO rows (tbl, owner, key, seq, row) VALUES {rows}"
+        " ON CONFLICT DO UPDATE SET seq = excluded.seq, row = excluded.row"
+    )
+
+
+def _delete_template(size: int) -> str:
+    return "DELETE FROM rows WHERE " + " OR ".join(["(tbl=? AND owner=? AND key=?)"] * size)

@@ -1,0 +1,116 @@
+"""Retention of the SQLite log, one small transaction at a time.
+
+Each step walks at most `STEP_ENTRIES` entries, removes what is due among them together with the
+idempotency keys that came with it, and moves the horizons; current rows are never touched.
+"""
+
+from collections.abc import Mapping, Sequence
+from sqlite3 import Connection
+from typing import NamedTuple
+
+from kalam_notify.model import TableId
+from kalam_notify.store.catalog import stored_tables
+from kalam_notify.store.retention import AgeClass
+
+STEP_ENTRIES = 1000
+
+_STEP_END = "SELECT max(seq) FROM (SELECT seq FROM log WHERE seq > ? ORDER BY seq LIMIT ?)"
+_FIRST_YOUNG = "SELECT min(seq) FROM log WHERE seq > ? AND seq <= ? AND at >= ?"
+_OVER_BYTES = """
+SELECT min(seq) FROM (
+    SELECT seq, sum(size) OVER (ORDER BY seq) AS gone
+    FROM (SELECT seq, size FROM log ORDER BY seq LIMIT ?)
+) WHERE gone >= ?
+"""
+# Keys of batches whose last entry is gone.
+_DROP_BATCH_KEYS = """
+DELETE FROM batch_keys WHERE seq > ? AND seq <= ?
+    AND NOT EXISTS (SELECT 1 FROM log WHERE log.seq = batch_keys.seq)
+"""
+
+
+class Step(NamedTuple):
+    """What one step did: entries removed, where the next one goes on, whether it is wanted."""
+
+    removed: int
+    upto: int
+    more: bool
+
+
+class Edges(NamedTuple):
+    """Where the log begins, for all tables and table by table, and the bytes it holds.
+
+    `floor` is a horizon of all tables, those included that the log has never seen.
+    """
+
+    first_seq: int
+    horizon: int
+    bytes: int
+    horizons: Mapping[TableId, int]
+    floor: int = 0
+
+    def horizon_of(self, table: TableId) -> int:
+        return max(self.horizons.get(table, 0), self.floor)
+
+
+def trim_by_age(connection: Connection, members: AgeClass, after: int, now: float) -> Step:
+    """Remove entries of one age class that are due, beginning after a position."""
+    cutoff = int((now - members.max_age) * 1000)
+    (end,) = connection.execute(_STEP_END, (after, STEP_ENTRIES)).fetchone()
+    if end is None:
+        return Step(0, after, more=False)
+    (young,) = connection.execute(_FIRST_YOUNG, (after, end, cutoff)).fetchone()
+    upto = end if young is None else young - 1
+    removed = _remove(connection, after, upto, _numbers_of(connection, members))
+    return Step(removed, upto, more=young is None)
+
+
+def trim_by_bytes(connection: Connection, max_bytes: int) -> Step:
+    """Remove the oldest entries while the log holds more than `max_bytes`."""
+    (held,) = connection.execute("SELECT bytes FROM state").fetchone()
+    if held <= max_bytes:
+        return Step(0, 0, more=False)
+    (upto,) = connection.execute(_OVER_BYTES, (STEP_ENTRIES, held - max_bytes)).fetchone()
+    if upto is not None:
+        return Step(_remove(connection, 0, upto, None), upto, more=False)
+    (end,) = connection.execute(_STEP_END, (0, STEP_ENTRIES)).fetchone()
+    return Step(_remove(connection, 0, end, None), end, more=True)
+
+
+def _numbers_of(connection: Connection, members: AgeClass) -> Sequence[int] | None:
+    """The numbers of the class's tables; None for every table."""
+    stored = stored_tables(connection)
+    chosen = [table.number for name, table in stored.items() if members.holds(name)]
+    return None if len(chosen) == len(stored) else chosen
+
+
+def _remove(connection: Connection, after: int, upto: int, numbers: Sequence[int] | None) -> int:
+    due = "seq > ? AND seq <= ?"
+    if numbers is not None:
+        due += f" AND tbl IN ({','.join(map(str, numbers))})"
+    tally = connection.execute(
+        f"SELECT tbl, max(seq), sum(size), count(*) FROM log WHERE {due} GROUP BY tbl",
+        (after, upto),
+    ).fetchall()
+    if not tally:
+        return 0
+    connection.execute(f"DELETE FROM log WHERE {due}", (after, upto))
+    for number, last, _, _ in tally:
+        connection.execute(
+            "UPDATE tables SET horizon = max(horizon, ?) WHERE id = ?", (last, number)
+        )
+    connection.execute(
+        "UPDATE state SET bytes = bytes - ?, horizon = max(horizon, ?)",
+        (sum(size for _, _, size, _ in tally), max(last for _, last, _, _ in tally)),
+    )
+    connection.execute(_DROP_BATCH_KEYS, (after, upto))
+    return sum(count for *_, count in tally)
+
+
+def edges(connection: Connection) -> Edges:
+    """Where the log begins now; to be read in one transaction."""
+    last_seq, horizon, held, floor, first = connection.execute(
+        "SELECT last_seq, horizon, bytes, floor, (SELECT min(seq) FROM log) FROM state"
+    ).fetchone()
+    horizons = {name: table.horizon for name, table in stored_tables(connection).items()}
+    return Edges(last_seq + 1 if first is None else first, horizon, held, horizons, floor)
