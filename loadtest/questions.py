@@ -8,6 +8,7 @@ from loadtest import (
     ingest,
     latency,
     memory,
+    paths,
     slow,
     snapshot,
     storm,
@@ -29,5 +30,6 @@ QUESTIONS: dict[str, Question] = {
         snapshot,
         compression,
         workers,
+        paths,
     )
 }

@@ -25,6 +25,9 @@ class Options:
     results: Path = RESULTS
     counts: tuple[int, ...] | None = None
     kinds: tuple[str, ...] | None = None
+    # The checkout whose kalam_notify `paths` looks at; None: this one.
+    source: Path | None = None
+    verbose: bool = False
     quiet: bool = False
     # Use the client in Python although a compiler is there.
     python_client: bool = False
