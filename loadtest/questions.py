@@ -9,6 +9,7 @@ from loadtest import (
     latency,
     memory,
     paths,
+    several,
     slow,
     snapshot,
     storm,
@@ -20,6 +21,7 @@ QUESTIONS: dict[str, Question] = {
     module.QUESTION.name: module.QUESTION
     for module in (
         fanout,
+        several,
         burst,
         filters,
         memory,

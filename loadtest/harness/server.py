@@ -24,6 +24,11 @@ TABLE = "load.rows"
 FLOOD = "load.flood"
 KEYED = "load.keyed"
 POLICED = "load.policed"
+MOST_TABLES = 20
+ACTIVE = [TABLE, *(f"load.rows{n}" for n in range(1, MOST_TABLES))]
+"""Tables that rows are shared out to, where every connection subscribes to several."""
+SILENT = [f"load.silent{n}" for n in range(MOST_TABLES)]
+"""Tables that nobody writes."""
 
 KALAM_NOTIFY = (sys.executable, "-m", "kalam_notify")
 
@@ -45,8 +50,7 @@ def configuration(data_dir: Path, secret: str, **websocket: Any) -> dict[str, An
         "auth": {"jwt": {"secret": secret}},
         "tables": {
             "declared": {
-                TABLE: shared,
-                FLOOD: shared,
+                **dict.fromkeys((*ACTIVE, *SILENT, FLOOD), shared),
                 KEYED: {**shared, "primary_key": "id"},
                 POLICED: {**shared, "policy": "tenant = CLAIM('tenant')"},
             }
@@ -133,7 +137,7 @@ class Server:
 
     async def metric(self, name: str) -> float:
         """The sum over all labels of one of the server's metrics; 0 when it tells none."""
-        connection = await HttpConnection.open(self.base)
+        connection = HttpConnection(self.base)
         status, text = await connection.request("GET", "/metrics", self.producer_token)
         connection.close()
         if status != 200:
