@@ -29,7 +29,7 @@ from kalam_notify.http.limits import IngestLimits
 from kalam_notify.http.operations import OpsEndpoints
 from kalam_notify.log import Retention, open_log
 from kalam_notify.logs import set_level
-from kalam_notify.metrics import Metrics, StateCollector
+from kalam_notify.metrics import Metrics, Pulse, StateCollector
 from kalam_notify.model import Identity
 from kalam_notify.model.catalog import Catalog
 from kalam_notify.protocol import close
@@ -141,6 +141,7 @@ class Worker:
             tasks.create_task(self.feeder.run(), name="feeder"),
             tasks.create_task(self.shared.wheel.run(), name="wheel"),
             tasks.create_task(collect_in_small_steps(), name="garbage"),
+            tasks.create_task(self.pulse.run(), name="pulse"),
         ]
         self._keep_keys_fresh()
         listeners = self._listeners(sockets)
@@ -208,6 +209,13 @@ class Worker:
 
         self.log.on_append = appended
         self.stats.observe_fanout = fanned_out
+        self.pulse = Pulse(
+            metrics.loop_lag_seconds,
+            self.log,
+            self.manager,
+            lambda: self.service.position,
+            clock=clock,
+        )
         metrics.registry.register(
             StateCollector(
                 metrics,
@@ -216,6 +224,7 @@ class Worker:
                 self.stats,
                 self.shared.closes,
                 lambda: sum(c.waiting for c in self.manager.connections.values()),
+                lambda: self.pulse.slowest_seconds,
             )
         )
 
@@ -307,6 +316,11 @@ class Worker:
 
     def reload(self) -> bool:
         """Take what can be taken of the configuration as it is now; keep the old one if bad."""
+        taken = self._reload()
+        self.metrics.last_reload_successful = taken and self._renew_certificate()
+        return taken
+
+    def _reload(self) -> bool:
         try:
             new = self._load_config()
             differences = reload_differences(self.config, new)
@@ -314,18 +328,20 @@ class Worker:
         except OperatorFault as fault:
             _log.error("the configuration was not reloaded: %s", fault)
             return False
-        self._renew_certificate()
         _log.info("configuration reloaded; changed: %s", ", ".join(differences.applied) or "none")
         if differences.needs_restart:
             _log.warning("waits for a restart: %s", ", ".join(differences.needs_restart))
         return True
 
-    def _renew_certificate(self) -> None:
-        if self._tls is not None:
-            try:
-                self._tls.renew()
-            except OperatorFault as fault:
-                _log.error("the certificate was not renewed: %s", fault)
+    def _renew_certificate(self) -> bool:
+        if self._tls is None:
+            return True
+        try:
+            self._tls.renew()
+        except OperatorFault as fault:
+            _log.error("the certificate was not renewed: %s", fault)
+            return False
+        return True
 
     def _apply(self, config: Config) -> None:
         before = {table.id: table for table in self.catalog.tables()}

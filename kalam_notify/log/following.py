@@ -120,6 +120,7 @@ class Follower:
             "window_changes": len(self._window),
             "window_bytes": self._window.bytes,
             "log_bytes": self._edges.bytes + self._window.entered - self._entered,
+            "oldest_at": self._edges.oldest_at,
             "first_seq": self.first_seq,
             "last_seq": self.last_seq,
         }

@@ -40,7 +40,8 @@ class Step(NamedTuple):
 class Edges(NamedTuple):
     """Where the log begins, for all tables and table by table, and the bytes it holds.
 
-    `floor` is a horizon of all tables, those included that the log has never seen.
+    `floor` is a horizon of all tables, those included that the log has never seen. `oldest_at` is
+    when the first change was stored, Unix time in seconds; 0 where the log holds none.
     """
 
     first_seq: int
@@ -48,6 +49,7 @@ class Edges(NamedTuple):
     bytes: int
     horizons: Mapping[TableId, int]
     floor: int = 0
+    oldest_at: float = 0.0
 
     def horizon_of(self, table: TableId) -> int:
         return max(self.horizons.get(table, 0), self.floor)
@@ -109,8 +111,10 @@ def _remove(connection: Connection, after: int, upto: int, numbers: Sequence[int
 
 def edges(connection: Connection) -> Edges:
     """Where the log begins now; to be read in one transaction."""
-    last_seq, horizon, held, floor, first = connection.execute(
-        "SELECT last_seq, horizon, bytes, floor, (SELECT min(seq) FROM log) FROM state"
+    last_seq, horizon, held, floor = connection.execute(
+        "SELECT last_seq, horizon, bytes, floor FROM state"
     ).fetchone()
+    oldest = connection.execute("SELECT seq, at FROM log ORDER BY seq LIMIT 1").fetchone()
+    first, at = (last_seq + 1, 0) if oldest is None else oldest
     horizons = {name: table.horizon for name, table in stored_tables(connection).items()}
-    return Edges(last_seq + 1 if first is None else first, horizon, held, horizons, floor)
+    return Edges(first, horizon, held, horizons, floor, at / 1000)

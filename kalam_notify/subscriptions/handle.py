@@ -173,6 +173,13 @@ class SubscriptionHandle:
         """The client's own name for it."""
         return self.live_query_id.subscription_id
 
+    @property
+    def position(self) -> int | None:
+        """Up to where everything was handed over; None while LIVE, or before the first page."""
+        if self.state is SubscriptionState.CATCHING_UP:
+            return self.cursor
+        return None if self.snapshot is None else self.snapshot.as_of
+
     def direct_fd_moved(self) -> None:
         """The sink's descriptor is another one now."""
         if self.slot >= 0:
