@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(VENV))/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install ci format lint types test unit client-alone lock audit sbom
+.PHONY: help install ci format lint types test unit fuzz client-alone lock audit sbom
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,9 @@ test:  ## the whole suite
 UNIT = auth config delivery http log metrics protocol sockets sql subscriptions supervision
 unit:  ## the tests that start no server
 	$(BIN)/python -m pytest -q $(addprefix tests/,$(UNIT))
+
+fuzz:  ## what parses bytes from outside, 30 s a target (FUZZ_SECONDS, FUZZ_JOBS)
+	$(BIN)/python tests/fuzz/run.py
 
 client-alone:  ## the client with nothing but its own dependencies, the oldest websockets it takes
 	$(BIN)/python tests/client/alone.py
