@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -138,10 +139,9 @@ class Requests:
         self._requests.disconnect(connection)
 
     def _explained(self, text: str) -> None:
-        try:
+        # Refused where it wants parameters.
+        with suppress(SubscriptionRefused):
             orjson.dumps(self._requests.explain(text, self.identity))
-        except SubscriptionRefused:
-            pass  # without its parameters
 
     def _do(self, connection: FakeConnection, message: messages.ClientMessage) -> None:
         try:
@@ -176,9 +176,7 @@ class Changes:
                 body = inflate(body, self._limits.max_body_bytes)
             changes = at_once(decode_batch(body, form, Rules(self._catalog, self._limits)))
         except ChangeRefused as refusal:
-            assert refusal.status in (400, 413)
-            assert refusal.code in ("INVALID_CHANGE", "INVALID_JSON", "UNKNOWN_TABLE", "TOO_LARGE")
-            refusal.message.encode()
+            _must_be_documented(refusal)
             return
         for change in changes:
             table = self._catalog.get(change.table)
@@ -188,6 +186,12 @@ class Changes:
                 if row is not None:
                     assert len(row.json) <= self._limits.max_row_bytes
                     assert orjson.loads(row.json) == row.values
+
+
+def _must_be_documented(refusal: ChangeRefused) -> None:
+    assert refusal.status in (400, 413)
+    assert refusal.code in ("INVALID_CHANGE", "INVALID_JSON", "UNKNOWN_TABLE", "TOO_LARGE")
+    refusal.message.encode()
 
 
 def configuration(data: bytes) -> None:
@@ -207,11 +211,15 @@ def configuration(data: bytes) -> None:
     try:
         config = load_config(file, environ, overrides)
     except ConfigurationFault as fault:
-        assert fault.faults
-        assert all(str(one).count("\n") == 0 for one in fault.faults), fault
+        _must_be_lines(fault)
         return
     for warning in warnings(config):
         str(warning)
+
+
+def _must_be_lines(fault: ConfigurationFault) -> None:
+    assert fault.faults
+    assert all(str(one).count("\n") == 0 for one in fault.faults), fault
 
 
 _DOCUMENTED = {200, 204, 400, 401, 403, 404, 405, 413, 415, 426, 429, 503}

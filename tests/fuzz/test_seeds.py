@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+
 from fuzz import targets
 from fuzz.run import MAX_LEN
 
