@@ -167,14 +167,11 @@ class HttpProtocol(HttpToolsProtocol):
         connection = WebSocketConnection(shared, protocol, address)
         return connection, response.serialize(), _token(headers)
 
-    def _count_address(self, headers: Headers) -> str | None:
+    def _count_address(self, headers: Headers) -> str:
         shared = self.shared
-        limit = shared.config.limits.connections_per_address
-        if not limit:
-            return None
         peer = self.client[0] if self.client else ""
         address = shared.proxies.client(peer, headers.get_all("x-forwarded-for"))
-        if shared.by_address[address] >= limit:
+        if shared.is_full_for(address):
             raise _Refusal(429, "RATE_LIMITED", "too many connections from this address")
         shared.by_address[address] += 1
         return address
