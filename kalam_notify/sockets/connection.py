@@ -187,9 +187,11 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         if self._is_half:
             shared.half_received.note(self, 0)
         wire = self._protocol
-        # The parser is a generator of the protocol that holds it: the one cycle there is.
+        # The parser is a generator of the protocol that holds it, and so is a fault of it: the
+        # only cycles there are.
         wire.parser.close()
         del wire.parser
+        wire.parser_exc = None
         frame = wire.close_sent or wire.close_rcvd
         shared.socket_closed(self, 1006 if frame is None else int(frame.code))
 

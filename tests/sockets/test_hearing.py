@@ -239,9 +239,9 @@ def test_what_was_read_already_is_heard_in_time_and_order(server: Server) -> Non
     talk.send(bomb(1 << 20), bomb(1 << 20), bomb(1 << 20), subscribe("behind"))
     server.settle()
     assert server.subscribed == []
-    server.wait(6)
+    server.wait(2)
     assert server.subscribed == []
-    server.wait(6)
+    server.wait(4)
     assert server.subscribed == ["behind"]
     assert talk.close_code is None
 
