@@ -5,6 +5,7 @@ parsed a second time; here the parsed request goes straight to websockets' `acce
 came right behind it are kept, and everything that may refuse it is asked before the 101.
 """
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -179,6 +180,8 @@ class HttpProtocol(HttpToolsProtocol):
             max_size=shared.websocket.max_message_bytes,
             logger=WIRE_LOG,
         )
+        # Of no use to us, and there may be 25,000 of them.
+        protocol.id = None  # type: ignore[assignment]
         response = protocol.accept(
             Request(
                 self.url.decode("latin-1"),
@@ -197,7 +200,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _count_address(self, headers: Headers) -> str:
         shared = self.shared
         peer = self.client[0] if self.client else ""
-        address = shared.proxies.client(peer, headers.get_all("x-forwarded-for"))
+        # One string for all from there.
+        address = sys.intern(shared.proxies.client(peer, headers.get_all("x-forwarded-for")))
         if shared.is_full_for(address):
             raise _Refusal(429, "RATE_LIMITED", "too many connections from this address")
         shared.by_address[address] += 1
