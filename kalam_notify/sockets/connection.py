@@ -21,7 +21,7 @@ from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
 from kalam_notify.auth import KeyNotYetKnown
-from kalam_notify.errors import AuthenticationFailed, SubscriptionRefused
+from kalam_notify.errors import AuthenticationFailed, KeysUnavailable, SubscriptionRefused
 from kalam_notify.model import ConnectionId, Identity
 from kalam_notify.protocol import close, messages
 from kalam_notify.protocol.close import Close
@@ -129,15 +129,15 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
 
     # asyncio.Protocol
 
-    def open(self, transport: asyncio.Transport, token: str | None, rest: bytes) -> None:
-        """Begin, right after the 101: `token` from the Authorization header, `rest` behind it."""
+    def open(self, transport: asyncio.Transport, identity: Identity | None, rest: bytes) -> None:
+        """Begin, right after the 101: whose token came with it, and the bytes behind it."""
         self.attach(transport, self._shared.websocket.send_buffer_bytes)
         self._shared.open_sockets.add(self)
         self._shared.manager.connect(self)
         self._shared.wheel.set(self, self._next_deadline(self._last_seen))
-        if token is not None:
+        if identity is not None:
             self._corked = True
-            self._act((Verify(token),))
+            self._verified(identity)
             self._uncork()
         if rest:
             self.data_received(rest)
@@ -282,8 +282,14 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
             self._shared.spawn(self._verify_later(token))
         except AuthenticationFailed as refusal:
             self._act(self._session.refused(refusal.message))
+        except KeysUnavailable:
+            self.end(close.KEYS_UNAVAILABLE)
         else:
             self._verified(identity)
+
+    def token_revoked(self) -> None:
+        """The token that this connection was let in with holds no longer."""
+        self._act(self._session.revoked())
 
     def _verified(self, identity: Identity) -> None:
         self._act(self._session.verified(identity))
@@ -292,26 +298,30 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
             shared.wheel.set(self, self._next_deadline(shared.clock()))
 
     async def _verify_later(self, token: str) -> None:
-        """Fetch the signing keys anew, then judge the token for good and hear what waited."""
+        """Have the signing keys fetched anew, then take the verdict and hear what waited."""
+        verdict: Identity | AuthenticationFailed | KeysUnavailable
         try:
-            await self._shared.verifier.refresh()
-            self._judge_again(token)
+            try:
+                verdict = await self._shared.verifier.authenticate(token)
+            except (AuthenticationFailed, KeysUnavailable) as failure:
+                verdict = failure
+            self._take_verdict(verdict)
         except Exception:
             # This task is the server's: a fault of one connection must not end it.
             _log.exception("connection %d failed", self.connection_id)
             self.end(close.INTERNAL_FAULT)
 
-    def _judge_again(self, token: str) -> None:
+    def _take_verdict(self, verdict: Identity | AuthenticationFailed | KeysUnavailable) -> None:
         backlog, self._backlog = self._backlog or [], None
         if self._session.state is State.CLOSED:
             return
         self._corked = True
-        try:
-            identity = self._shared.verifier.verify(token)
-        except AuthenticationFailed as refusal:
-            self._act(self._session.refused(refusal.message))
+        if isinstance(verdict, AuthenticationFailed):
+            self._act(self._session.refused(verdict.message))
+        elif isinstance(verdict, KeysUnavailable):
+            self.end(close.KEYS_UNAVAILABLE)
         else:
-            self._verified(identity)
+            self._verified(verdict)
             for frame in backlog:
                 self._receive(frame)
         self._uncork()
@@ -329,6 +339,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         settings, session = self._shared.websocket, self._session
         if session.state is State.UNAUTHENTICATED and now >= self._deadline:
             if self._backlog is None:
+                self._shared.verifier.failures["timeout"] += 1
                 self._act(session.auth_deadline())
         elif session.state is State.AUTHENTICATED and now >= self._expiry(now):
             self._act(session.expired())

@@ -105,7 +105,7 @@ class Link:
         self._vacant: list[int] = []
         self._numbers = count()
         self._gathering: dict[int, asyncio.Future[Scrape]] = {}
-        self.worker = Worker(config, lambda: self._config, self)
+        self.worker = Worker(config, lambda: self._config, self, dev=launch.dev)
 
     @property
     def own_sockets(self) -> Sockets:

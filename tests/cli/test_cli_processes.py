@@ -69,7 +69,7 @@ def test_the_example_file_passes_with_a_warning_of_its_secret(run) -> None:
 
 def test_faults_are_one_line_each_on_stderr_and_exit_2(run, tmp_path) -> None:
     file = tmp_path / "bad.yaml"
-    file.write_text("server: {listne: x, workers: 0}\nauth: {jwt: {secret: [hunter2]}}\n")
+    file.write_text("server: {listne: x, workers: 0}\nauth: {jwt: {secret: {a: hunter2}}}\n")
     done = run("check-config", str(file))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
