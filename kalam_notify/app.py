@@ -19,7 +19,7 @@ from kalam_notify.config import (
     parse_address,
 )
 from kalam_notify.errors import ConfigurationFault, Fault
-from kalam_notify.logs import configure_logging
+from kalam_notify.logs import configure_logging, hide
 from kalam_notify.sockets.listeners import bind, bind_all, url_of
 from kalam_notify.supervision.messages import Listening
 from kalam_notify.supervision.supervisor import Supervisor
@@ -40,6 +40,7 @@ def run(
     `config_file` and `overrides` are what a SIGHUP reads the configuration from again.
     """
     configure_logging(config.logging)
+    hide(*config.auth.jwt.secrets)
     _make_data_dir(config)
     _raise_file_limit(config.websocket.max_connections)
     reload = _reloader(config, dev, config_file, overrides)

@@ -33,7 +33,7 @@ from kalam_notify.http.limits import IngestLimits
 from kalam_notify.http.operations import OpsEndpoints
 from kalam_notify.http.revoking import Revoking
 from kalam_notify.log import Retention, open_log
-from kalam_notify.logs import set_level
+from kalam_notify.logs import hide, set_level
 from kalam_notify.metrics import Metrics, StateCollector
 from kalam_notify.model import Identity
 from kalam_notify.model.catalog import Catalog
@@ -288,6 +288,7 @@ class Worker:
         self, config: Config, before: TokenVerifier | None = None
     ) -> Authenticator:
         """Reads the files that the settings name; raises ConfigurationFault."""
+        hide(*config.auth.jwt.secrets)
         tokens = TokenVerifier(
             config.auth.jwt,
             before=before,

@@ -35,6 +35,7 @@ def add_parsers(verbs: "Verbs") -> None:
 def _add_publish(verbs: "Verbs") -> None:
     parser = add_verb(verbs, "publish", "post changes to a server", _PUBLISH_EXAMPLES)
     _add_connection(parser)
+    _add_api_key(parser)
     parser.add_argument(
         "file",
         metavar="FILE",
@@ -61,6 +62,7 @@ def _add_tail(verbs: "Verbs") -> None:
 def _add_explain(verbs: "Verbs") -> None:
     parser = add_verb(verbs, "explain", "tell how a server would run a query", _EXPLAIN_EXAMPLES)
     _add_connection(parser)
+    _add_api_key(parser)
     parser.add_argument("sql", metavar="SQL", help="the SELECT of a subscription")
     parser.set_defaults(run=_explain)
 
@@ -69,14 +71,24 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url",
         metavar="BASE",
-        default=DEFAULT_URL,
-        help=f"http(s):// or ws(s)://host:port; default: {DEFAULT_URL}",
+        default=os.environ.get("KALAM_NOTIFY_URL") or DEFAULT_URL,
+        help=f"http(s)://, ws(s):// or nothing, and host:port; default: the environment's "
+        f"KALAM_NOTIFY_URL, or {DEFAULT_URL}",
     )
     parser.add_argument(
         "--token",
         metavar="T",
         default=os.environ.get("KALAM_NOTIFY_TOKEN") or None,
         help="a JWT; default: the environment's KALAM_NOTIFY_TOKEN",
+    )
+
+
+def _add_api_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--api-key",
+        metavar="K",
+        default=os.environ.get("KALAM_NOTIFY_API_KEY") or None,
+        help="a producer's key; default: the environment's KALAM_NOTIFY_API_KEY",
     )
 
 

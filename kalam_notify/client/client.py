@@ -24,6 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from kalam_notify.client.address import websocket_url
 from kalam_notify.client.backoff import Backoff
+from kalam_notify.client.credentials import clean
 from kalam_notify.client.events import Message
 from kalam_notify.client.faults import ConnectionLost
 from kalam_notify.client.following import Following, Phase
@@ -208,11 +209,9 @@ class Client:
         return await connect(self._url, additional_headers=headers, **self._connect_options)
 
     async def _current_token(self) -> str | None:
-        if callable(self._token):
-            token = self._token()
-            self._last_token = await token if inspect.isawaitable(token) else token
-        else:
-            self._last_token = self._token
+        asked = self._token() if callable(self._token) else self._token
+        token = await asked if inspect.isawaitable(asked) else asked
+        self._last_token = None if token is None else clean(token, "token")
         return self._last_token
 
     async def _converse(self, socket: ClientConnection) -> NoReturn:
@@ -305,7 +304,15 @@ def _after_refusal(refused: InvalidStatus) -> tuple[str, bool]:
     """What an HTTP answer in place of the upgrade means: 5xx and 429 pass, the rest does not."""
     status = refused.response.status_code
     if status == 401:
-        raise AuthenticationFailed("the server refused the handshake: 401")
+        raise AuthenticationFailed(f"the server refused the handshake: 401{_reason(refused)}")
     if status < 500 and status != 429:
         raise ConnectionLost(status, refused.response.reason_phrase)
     return f"the server refuses the connection for now: {status}", True
+
+
+def _reason(refused: InvalidStatus) -> str:
+    """What the server says about it, where it is one of ours."""
+    try:
+        return f": {orjson.loads(refused.response.body or b'')['error']['message']}"
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ""
