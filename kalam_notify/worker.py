@@ -337,9 +337,11 @@ class Worker:
     def _why_not_ready(self) -> str | None:
         if self.shared.is_draining:
             return "draining"
+        if not self._ready:
+            return "starting"
         if self._authenticator.tokens.lacks_keys:
             return "no keys for tokens yet"
-        return None if self._ready else "starting"
+        return self.service.fault
 
     async def _exposition(self) -> bytes:
         return (
