@@ -176,6 +176,7 @@ class Worker:
         self._listening = ()
         for listener in listeners:
             await listener.stop(_GRACE)
+        self._authenticator.tokens.close()
         for task in [*running, self._key_keeper]:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

@@ -49,5 +49,5 @@ def bearer_token(authorization: str) -> str | None:
 
     None for another scheme, which is no token of ours: a page behind Basic sends its own along.
     """
-    scheme, _, token = authorization.strip().partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+    scheme, *token = authorization.split(None, 1) or ("",)
+    return "".join(token).strip() if scheme.lower() == "bearer" else None

@@ -12,7 +12,9 @@ Callers at the same time share one fetch.
 """
 
 import asyncio
+import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -26,6 +28,9 @@ LIFETIME = 60.0
 
 PAUSE = 2.0
 BURST = 5
+FETCH_SECONDS = 6.0
+"""How long a token waits for a fetch at most."""
+
 TELL_SECONDS = 60.0
 """A fault that goes on is logged at once, and then this often."""
 
@@ -88,10 +93,16 @@ class KeySet:
         earned = (self._clock() - self._counted_at) / PAUSE if PAUSE else float("inf")
         return min(float(BURST), max(self._allowance, 0.0) + earned)
 
+    def close(self) -> None:
+        """Let go of a fetch under way, and with it of everybody who waits for it."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+
     async def _take(self) -> None:
         try:
-            keys = await asyncio.to_thread(self._fetch, self.url)
-        except FetchFailed as failure:
+            async with asyncio.timeout(FETCH_SECONDS):
+                keys = await _aside(lambda: self._fetch(self.url))
+        except (FetchFailed, TimeoutError) as failure:
             self._failed(failure)
             return
         if any(key not in keys for key in self.keys):
@@ -101,13 +112,45 @@ class KeySet:
         self.keys, self.is_known, self.is_doubtful = keys, True, False
         self._told_at = float("-inf")
 
-    def _failed(self, failure: FetchFailed) -> None:
+    def _failed(self, failure: FetchFailed | TimeoutError) -> None:
         self.is_doubtful = True
         self._untold += 1
         if self._clock() - self._told_at < TELL_SECONDS:
             return
         kept = "those fetched before stay" if self.is_known else "there are none yet"
         logger.warning(
-            "the key set could not be fetched (%d times): %s; %s", self._untold, failure, kept
+            "the key set could not be fetched (%d times): %s; %s",
+            self._untold,
+            failure or "no answer in time",
+            kept,
         )
         self._untold, self._told_at = 0, self._clock()
+
+
+async def _aside(fetch: Callable[[], tuple[PublishedKey, ...]]) -> tuple[PublishedKey, ...]:
+    """Run a fetch in a thread that nothing waits for when the server stops.
+
+    Looking up a name may take longer than any timeout of ours.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[tuple[PublishedKey, ...]] = loop.create_future()
+
+    def tell(result: tuple[PublishedKey, ...] | None, fault: Exception | None) -> None:
+        if outcome.done():
+            return
+        if fault is not None:
+            outcome.set_exception(fault)
+        else:
+            outcome.set_result(result or ())
+
+    def run() -> None:
+        result, fault = None, None
+        try:
+            result = fetch()
+        except Exception as failure:
+            fault = failure
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, result, fault)
+
+    threading.Thread(target=run, name="key set", daemon=True).start()
+    return await outcome

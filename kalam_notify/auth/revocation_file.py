@@ -49,6 +49,8 @@ class RevocationFile:
         # Which file has been read, and how far.
         self._inode = 0
         self._offset = 0
+        # What the last look met with, told once.
+        self._fault = ""
 
     def load(self) -> None:
         """Take in what the file says; raises StorageFault where it says something else."""
@@ -80,11 +82,19 @@ class RevocationFile:
 
     def look(self) -> Sequence[Revocation]:
         """What others have appended since the last look. Never raises: it is looked at again."""
+        fault = ""
+        found: list[Revocation] = []
         try:
-            found = list(_parsed(self._whole_lines()))
-        except (OSError, msgspec.DecodeError) as error:
-            _log.error("%s cannot be read: %s", self._path, error)
-            return ()
+            for line in self._whole_lines():
+                try:
+                    found.append(_decode(line))
+                except msgspec.DecodeError as error:
+                    fault = f"a line that is no revocation: {error}"
+        except OSError as error:
+            fault = error.strerror or str(error)
+        if fault and fault != self._fault:
+            _log.error("%s: %s", self._path, fault)
+        self._fault = fault
         self._revocations.add(found)
         return found
 

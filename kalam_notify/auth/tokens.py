@@ -122,6 +122,11 @@ class TokenVerifier:
         if self.key_set is not None:
             await self.key_set.keep_fresh()
 
+    def close(self) -> None:
+        """The server stops: nobody waits for keys any longer."""
+        if self.key_set is not None:
+            self.key_set.close()
+
     def _verify_finally(self, token: str) -> Identity:
         """`verify` right after a fetch: what is not known now is either none, or cannot be had."""
         try:

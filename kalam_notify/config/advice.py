@@ -48,6 +48,8 @@ def _secrets(jwt: JwtSettings) -> Iterator[str]:
         )
     elif any(len(secret.encode()) < SHORTEST_SECRET_BYTES for secret in jwt.secrets):
         yield f"auth.jwt.secret: is shorter than {SHORTEST_SECRET_BYTES} bytes: it can be guessed"
+    if any(map(_is_quoted, jwt.secrets)):
+        yield "auth.jwt.secret: has quotes at its ends, which are part of it: are they meant?"
 
 
 def require_authentication(config: Config, source: str) -> None:
@@ -57,6 +59,10 @@ def require_authentication(config: Config, source: str) -> None:
     """
     if faults := [Fault(source, *finding) for finding in lacking_authentication(config)]:
         raise ConfigurationFault(faults)
+
+
+def _is_quoted(secret: str) -> bool:
+    return len(secret) > 1 and secret[0] == secret[-1] and secret[0] in "'\""
 
 
 def lacking_authentication(config: Config) -> Iterator[tuple[str, str, str]]:

@@ -5,6 +5,7 @@ seconds, sizes bytes. Every field carries the reader that reads its value (see r
 that a key is declared in one place only.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -120,10 +121,15 @@ class JwtSettings(msgspec.Struct, frozen=True):
         return f"JwtSettings(algorithms={self.algorithms!r}, …)"
 
 
+_DIGESTS_OF_NOTHING = {hashlib.sha256(text).hexdigest() for text in (b"", b"\n", b"\r\n", b" ")}
+
+
 def _read_sha256(value: object) -> str:
     digest = value.lower() if isinstance(value, str) else ""
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
         raise r.BadValue("give the key's SHA-256 as 64 hexadecimal digits, in quotes")
+    if digest in _DIGESTS_OF_NOTHING:
+        raise r.BadValue("this is the SHA-256 of no key at all: the variable was empty")
     return digest
 
 

@@ -140,7 +140,10 @@ def _syntax_fault(error: Exception, source: str) -> Fault:
     elif isinstance(error, RecursionError):
         problem = "nested too deeply"
     return Fault(
-        source, place, problem, "mend the YAML; text that begins with ! & * % @ or ` wants quotes"
+        source,
+        place,
+        problem,
+        "mend the YAML; text that begins with ! & * % @ ` [ or { wants quotes",
     )
 
 

@@ -55,8 +55,8 @@ class Revoking:
             return _bad(f"{fault}; {_CURE}")
         if (asked.user is None) == (asked.token_id is None):
             return _bad(_CURE)
-        if asked.until is not None and asked.until <= time.time():
-            return _bad("until lies in the past")
+        if asked.until is not None and not time.time() < asked.until < 2**53:
+            return _bad("until is a time to come, in Unix seconds")
         kind: Kind = "user" if asked.user is not None else "token_id"
         name = asked.user or asked.token_id or ""
         if not name or len(name) > 1024:

@@ -40,7 +40,7 @@ def test_a_wrong_api_key_is_refused_whatever_token_comes_with_it(authenticator) 
         authenticator.identify(f"Bearer {token()}", "key-3")
 
 
-@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER   "])
+@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER   ", "Bearer\t", " bearer \t"])
 def test_a_bearer_token_stands_for_its_user(authenticator, scheme) -> None:
     assert authenticator.identify(scheme + token(), None).user_id == "alice"
 

@@ -234,3 +234,20 @@ async def test_frames_sent_behind_a_handshake_that_waits_for_its_key_are_heard(
                 heard += await reader.read(4096)
         assert heard.index(b"auth_success") < heard.index(b"subscription_ack")
         writer.close()
+
+
+async def test_a_stop_waits_for_no_keys(key_set_server: KeySetServer, tmp_path: Path) -> None:
+    issuer = HeldIssuer()
+    issuer.make("k1")
+    key_set_server.body = issuer
+    settings = settings_for(key_set_server, server={"drain_seconds": 0})
+    with running_server(tmp_path, settings) as server:
+        async with wire(server.ws_url) as client:
+            await client.say(type="authenticate", method="jwt", token=issuer.sign("k1"))
+            waiting = asyncio.create_task(status_of(server, issuer.sign("k1")))
+            async with wire(server.ws_url, server.token()) as other:
+                await other.live("t", "SELECT * FROM app.orders")
+            assert await asyncio.to_thread(server.stop) == 0
+            waiting.cancel()
+        assert "Traceback" not in server.errors
+        issuer.published.set()

@@ -170,6 +170,20 @@ def test_a_file_that_is_something_else_keeps_the_server_from_starting(disk: Disk
         disk.process()
 
 
+def test_a_line_that_is_none_hides_no_other_from_those_who_look(
+    disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, known = disk.process()
+    with disk.path.open("ab") as file:
+        file.write(disk_line(user("a")) + b"nonsense\n" + disk_line(user("b")))
+    assert list(one.look()) == list(known) == [user("a"), user("b")]
+    disk.path.unlink()
+    disk.path.mkdir()
+    for _ in range(5):
+        assert list(one.look()) == []
+    assert len(caplog.records) == 2, "each fault is told once"
+
+
 def test_a_file_that_was_removed_is_written_again_with_all_that_is_in_force(disk: Disk) -> None:
     one, known = disk.process()
     for name in "ab":

@@ -50,6 +50,12 @@ FAULTS = [
     ("auth: {jwt: {secret: s, algorithms: [RS256]}}", "auth.jwt.algorithms", "jwks_url"),
     ("auth: {jwt: {jwks_url: 'https://a.b/c'}}", "auth.jwt.algorithms", "auth.jwt.secret"),
     ("auth: {jwt: {jwks_url: 'file:///etc/keys'}}", "auth.jwt.jwks_url", "https://"),
+    (
+        "auth: {api_keys: [{name: a, role: service, sha256: "
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855}]}",
+        "auth.api_keys[0].sha256",
+        "no key at all",
+    ),
     ("auth: {api_keys: {name: a}}", "auth.api_keys", "list of {name, sha256, role}"),
     ("auth: {api_keys: [feeder]}", "auth.api_keys[0]", "mapping"),
     ("tables: {declared: {orders: {type: shared}}}", "tables.declared.orders", "namespace.name"),

@@ -117,6 +117,8 @@ async def test_posts_with_a_revoked_token_are_refused(server: Server, workers: i
         b'{"user": "a", "token_id": "b"}',
         b'{"user": "a", "until": 1}',
         b'{"user": "a", "until": "soon"}',
+        b'{"user": "a", "until": 1e400}',
+        b'{"user": "a", "until": 1e300}',
         b'{"users": "a"}',
     ],
 )
