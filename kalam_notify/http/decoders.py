@@ -27,6 +27,8 @@ Batch = Generator[None, None, list[PostedChange]]
 # Changes between two rests: about half a millisecond of 200-byte rows.
 _SLICE: Final = 256
 
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
 _one = msgspec.json.Decoder(RawChange)
 _syntax = msgspec.json.Decoder(msgspec.Raw)
 _many = msgspec.json.Decoder(list[RawChange])
@@ -43,6 +45,7 @@ def decode_batch(body: bytes, form: Form, rules: Rules) -> Batch:
     such a batch may be stored.
     """
     _check_unicode(body)
+    body = body.removeprefix(_BYTE_ORDER_MARK)
     if form is Form.LINES:
         return _decode_lines(body, rules)
     first = _FIRST.search(body)
