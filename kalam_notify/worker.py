@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kalam_notify.auth import Authenticator
+from kalam_notify.budget import Budget
 from kalam_notify.catchup.feeder import Feeder
 from kalam_notify.config import Config, reload_differences, reloaded
 from kalam_notify.delivery.ring import open_ring
@@ -139,6 +140,7 @@ class Worker:
         running = [
             tasks.create_task(self.service.run(), name="fan-out"),
             tasks.create_task(self.feeder.run(), name="feeder"),
+            tasks.create_task(self.budget.run(), name="budget"),
             tasks.create_task(self.shared.wheel.run(), name="wheel"),
             tasks.create_task(collect_in_small_steps(), name="garbage"),
         ]
@@ -167,10 +169,12 @@ class Worker:
         self.service = NotificationService(
             self.log, self.manager, self.stats, clock=clock, ring=self._ring
         )
+        self.budget = Budget(clock, gives_way=self._is_delivering)
         self.feeder = Feeder(
             self.log,
             self.manager,
             self.stats,
+            self.budget,
             position=lambda: self.service.position,
             batch_grace=lambda: self.config.websocket.batch_grace,
         )
@@ -185,6 +189,7 @@ class Worker:
             self.manager,
             self.requests,
             self.feeder,
+            self.budget,
             clock=clock,
             wheel=Wheel(clock, _tick(config)),
             spawn=tasks.create_task,
@@ -235,6 +240,7 @@ class Worker:
             self.catalog,
             self._authorize,
             self._ingest_limits,
+            self.budget,
             metrics=self.metrics,
             gate=self.gate,
         )
@@ -272,6 +278,8 @@ class Worker:
     def _why_not_ready(self) -> str | None:
         if self.shared.is_draining:
             return "draining"
+        if self.feeder.faults.reason is not None:
+            return self.feeder.faults.reason
         return None if self._ready else "starting"
 
     async def _exposition(self) -> bytes:
@@ -298,8 +306,12 @@ class Worker:
             "log": self.log.statistics(),
         }
 
-    def _explain(self, sql: str, identity: Identity) -> Mapping[str, Any]:
-        return self.requests.explain(sql, identity)
+    def _is_delivering(self) -> bool:
+        """Whether a change is on its way to its subscribers."""
+        return self.log.waiting_bytes > 0 or not self.service.is_idle
+
+    async def _explain(self, sql: str, identity: Identity) -> Mapping[str, Any]:
+        return await self.budget.do(self.requests.explain(sql, identity), identity.user_id)
 
     # Reload and drain
 
@@ -340,7 +352,8 @@ class Worker:
         self.shared.configure(config)
         set_level(config.logging.level)
         after = {table.id: table for table in self.catalog.tables()}
-        self.requests.tables_changed({name for name in before if before[name] != after.get(name)})
+        changed = {name for name in before if before[name] != after.get(name)}
+        self.budget.enter(self.requests.tables_changed(changed), "reload")
 
     async def _drain(self) -> None:
         """Close the clients' connections, spread over drain_seconds, so that they do not all

@@ -21,6 +21,7 @@ from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
 from kalam_notify.auth import KeyNotYetKnown
+from kalam_notify.budget import Steps, Work
 from kalam_notify.errors import AuthenticationFailed, SubscriptionRefused
 from kalam_notify.model import ConnectionId, Identity
 from kalam_notify.protocol import close, messages
@@ -34,6 +35,9 @@ from kalam_notify.subscriptions.handle import SubscriptionHandle
 
 CLOSE_TIMEOUT = 10.0
 """Seconds that a peer has to answer a close frame."""
+
+MAX_BACKLOG = 64
+"""Frames that may wait for one before them; beyond that the socket is not read."""
 
 _PING = b"\x89\x00"
 _log = logging.getLogger("kalam_notify.sockets")
@@ -57,6 +61,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         "_protocol",
         "_session",
         "_shared",
+        "_work",
         "connection_id",
         "deflates",
         "subscriptions",
@@ -76,8 +81,10 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         # The parts of a fragmented message so far.
         self._fragments: bytearray | None = None
         self._is_binary = False
-        # Frames that wait until a signing key has been fetched; None: nothing is awaited.
+        # Frames that wait for what came before them: a signing key that is being fetched, or a
+        # request that is work of the budget (`_work`); None: nothing is awaited.
         self._backlog: list[Frame] | None = None
+        self._work: Work[None] | None = None
         # Whether the closing handshake has begun.
         self._closing = False
         # While True, messages of ours are held until flush.
@@ -208,6 +215,8 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
     def _receive(self, frame: Frame) -> None:
         if self._backlog is not None:
             self._backlog.append(frame)
+            if len(self._backlog) > MAX_BACKLOG:
+                self._transport.pause_reading()
             return
         opcode = frame.opcode
         if opcode is Opcode.TEXT and frame.fin:
@@ -249,21 +258,52 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
                 case Verify(token=token):
                     self._verify(token)
                 case SubscriptionRequest():
-                    self._subscribe(action)
+                    self._undertake(self._subscribing(action))
                 case NextBatch():
                     self._next_batch(action)
                 case Unsubscribe(subscription_id=name):
                     self._shared.requests.unsubscribe(self, name)
                 case IdentityChanged():
-                    self._shared.requests.identity_changed(self)
+                    self._undertake(self._shared.requests.identity_changed(self))
                 case Close():
                     self.end(action)
 
-    def _subscribe(self, request: SubscriptionRequest) -> None:
+    def _subscribing(self, request: SubscriptionRequest) -> Steps[None]:
         try:
-            self._shared.requests.subscribe(self, request)
+            yield from self._shared.requests.subscribe(self, request)
         except SubscriptionRefused as refusal:
             self.send(messages.error(request.id, refusal.code, refusal.message))
+
+    # Requests that take their time
+
+    def _undertake(self, steps: Steps[None]) -> None:
+        """Have the budget do a request; what comes after it on this connection waits."""
+        owner = self.identity.user_id or self.connection_id
+        work = self._shared.budget.enter(steps, owner, self.connection_id, self._done)
+        if not work.is_over:
+            self._work, self._backlog = work, []
+
+    def _done(self, work: Work[None]) -> None:
+        if work.error is not None:
+            _log.error("connection %d failed", self.connection_id, exc_info=work.error)
+            self.end(close.INTERNAL_FAULT)
+        if self._work is work:
+            self._work = None
+            self._hear_backlog()
+
+    def _hear_backlog(self) -> None:
+        """Hear what has waited, up to the next request that takes its time."""
+        backlog, self._backlog = self._backlog or [], None
+        self._corked = True
+        try:
+            for frame in backlog:
+                self._receive(frame)
+        except Exception:
+            _log.exception("connection %d failed", self.connection_id)
+            self.end(close.INTERNAL_FAULT)
+        self._uncork()
+        if self._backlog is None and self._protocol.state is WireState.OPEN and self.has_room:
+            self._transport.resume_reading()
 
     def _next_batch(self, request: NextBatch) -> None:
         try:
@@ -315,7 +355,8 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
             for frame in backlog:
                 self._receive(frame)
         self._uncork()
-        self._transport.resume_reading()
+        if self._backlog is None:
+            self._transport.resume_reading()
 
     # Time
 
@@ -376,6 +417,9 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
     def _leave(self) -> None:
         """Out of every index: nothing more is delivered. Safe to repeat."""
         self._session.ended()
+        if self._work is not None:
+            self._work.cancel()
+            self._work = None
         self._shared.requests.disconnect(self)
 
     def _set_closing(self) -> None:

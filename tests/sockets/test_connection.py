@@ -49,9 +49,11 @@ class Conversation:
             drained=lambda _: None,
             connect=lambda _: None,
             identity_changed=lambda _: None,
+            enter=lambda *_: SimpleNamespace(is_over=True),
         )
         self.shared = Shared(
             config,
+            nothing,
             nothing,
             nothing,
             nothing,
