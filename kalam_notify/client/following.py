@@ -2,8 +2,8 @@
 
 `request` makes the subscribe message for where it stands now: from the start, or from its cursor.
 What the server cannot go on with it begins anew, and says so (`resumed: false`): that is asked for
-by `on_gap`, unless the options say otherwise. A subscription to live changes alone has no options to
-say it in; it is refused with RESUME_EXPIRED, and asked for once more from the start.
+by `on_gap`, unless the options say otherwise. A subscription to live changes alone has no options
+to say it in; it is refused with RESUME_EXPIRED, and asked for once more from the start.
 
 Between that request and its acknowledgement everything else that arrives under its id belongs to
 the subscription it replaces, and is dropped; the cursor will bring it again.
@@ -15,13 +15,12 @@ lost the connection would never get that page.
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kalam_notify.client.cursor import Cursor, seq_of
 from kalam_notify.client.events import Acknowledged, Changed, Event, Loaded, Message, Row
 
-
-ON_GAP = "snapshot"
+ON_GAP: Final = "snapshot"
 
 
 class Phase(Enum):

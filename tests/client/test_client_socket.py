@@ -33,7 +33,11 @@ async def snapshot(peer: Peer) -> None:
 
 async def test_a_snapshot_is_pulled_page_by_page_and_followed_by_changes() -> None:
     async def script(peer: Peer) -> None:
-        assert await peer.subscribe() == {"id": "q", "sql": SQL, "options": {"batch_size": 1}}
+        assert await peer.subscribe() == {
+            "id": "q",
+            "sql": SQL,
+            "options": {"on_gap": "snapshot", "batch_size": 1},
+        }
         await peer.ack(3, has_more=True)
         await peer.batch([row(1, 3)], 3, has_more=True)
         asked = await peer.receive("next_batch")
