@@ -127,6 +127,11 @@ class StateCollector(Collector):
         yield _counter(
             "plans_disabled", "Filters whose evaluation raised an error", stats.plans_disabled
         )
+        yield _gauge(
+            "demoted_plans",
+            "Plans whose filter costs too much for the fan-out, fed behind it",
+            manager.counts.demoted,
+        )
         yield _counter(
             "filter_evaluations", "Filters evaluated on a row", manager.filter_evaluations
         )

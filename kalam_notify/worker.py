@@ -19,6 +19,7 @@ from kalam_notify.auth import Authenticator, TokenVerifier
 from kalam_notify.auth.revocation_file import FILE_NAME as REVOCATIONS
 from kalam_notify.auth.revocation_file import RevocationFile
 from kalam_notify.auth.revocations import Kind, Revocation, Revocations
+from kalam_notify.budget import Budget
 from kalam_notify.catchup.feeder import Feeder
 from kalam_notify.config import Config, reload_differences, reloaded
 from kalam_notify.delivery.ring import open_ring
@@ -159,6 +160,7 @@ class Worker:
         running = [
             tasks.create_task(self.service.run(), name="fan-out"),
             tasks.create_task(self.feeder.run(), name="feeder"),
+            tasks.create_task(self.budget.run(), name="budget"),
             tasks.create_task(self.shared.wheel.run(), name="wheel"),
             tasks.create_task(collect_in_small_steps(), name="garbage"),
             tasks.create_task(self._revocation_file.watch(self._found_revoked), name="revocations"),
@@ -189,10 +191,12 @@ class Worker:
         self.service = NotificationService(
             self.log, self.manager, self.stats, clock=clock, ring=self._ring
         )
+        self.budget = Budget(clock, gives_way=self._is_delivering)
         self.feeder = Feeder(
             self.log,
             self.manager,
             self.stats,
+            self.budget,
             position=lambda: self.service.position,
             batch_grace=lambda: self.config.websocket.batch_grace,
         )
@@ -207,6 +211,7 @@ class Worker:
             self.manager,
             self.requests,
             self.feeder,
+            self.budget,
             clock=clock,
             wheel=Wheel(clock, _tick(config)),
             spawn=tasks.create_task,
@@ -259,6 +264,7 @@ class Worker:
             self.catalog,
             self._authorize,
             self._ingest_limits,
+            self.budget,
             metrics=self.metrics,
             gate=self.gate,
         )
@@ -343,7 +349,7 @@ class Worker:
             return "starting"
         if self._authenticator.tokens.lacks_keys:
             return "no keys for tokens yet"
-        return self.service.fault
+        return self.service.fault or self.feeder.faults.reason
 
     async def _exposition(self) -> bytes:
         return (
@@ -369,8 +375,12 @@ class Worker:
             "log": self.log.statistics(),
         }
 
-    def _explain(self, sql: str, identity: Identity) -> Mapping[str, Any]:
-        return self.requests.explain(sql, identity)
+    def _is_delivering(self) -> bool:
+        """Whether a change is on its way to its subscribers."""
+        return self.log.waiting_bytes > 0 or not self.service.is_idle
+
+    async def _explain(self, sql: str, identity: Identity) -> Mapping[str, Any]:
+        return await self.budget.do(self.requests.explain(sql, identity), identity.user_id)
 
     # Reload and drain
 
@@ -412,7 +422,8 @@ class Worker:
         self.shared.configure(config)
         set_level(config.logging.level)
         after = {table.id: table for table in self.catalog.tables()}
-        self.requests.tables_changed({name for name in before if before[name] != after.get(name)})
+        changed = {name for name in before if before[name] != after.get(name)}
+        self.budget.enter(self.requests.tables_changed(changed), "reload")
 
     async def _drain(self) -> None:
         """Close the clients' connections, spread over drain_seconds, so that they do not all

@@ -245,7 +245,10 @@ class Client:
         if subscription is None:
             return
         if kind == "error":
-            self._refused(subscription, message)
+            if message.get("code") == "RESUME_EXPIRED" and subscription.following.expired():
+                await self.resume(subscription)
+            else:
+                self._refused(subscription, message)
             return
         answer = subscription.offer(message, size)
         if answer is not None:

@@ -21,6 +21,7 @@ from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
 from kalam_notify.auth import KeyNotYetKnown
+from kalam_notify.budget import Steps, Work
 from kalam_notify.delivery.outbox import Outbox
 from kalam_notify.errors import AuthenticationFailed, KeysUnavailable, SubscriptionRefused
 from kalam_notify.model import ConnectionId, Identity
@@ -79,6 +80,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_session",
         "_shared",
         "_transport",
+        "_work",
         "connection_id",
         "deflates",
         "outbox",
@@ -97,6 +99,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._address = address
         self._session = Session(anonymous_allowed=shared.config.auth.anonymous)
         self._inbound = Inbound(protocol, shared.websocket.max_message_bytes)
+        # A request that is work of the budget; what came after it waits.
+        self._work: Work[None] | None = None
         # Whether it stands in shared.half_received.
         self._is_half = False
         # Whether the closing handshake has begun.
@@ -343,21 +347,39 @@ class WebSocketConnection(asyncio.Protocol):
                 case Throttle(seconds=seconds):
                     self._throttle(seconds)
                 case SubscriptionRequest():
-                    self._subscribe(action)
+                    self._undertake(self._subscribing(action))
                 case NextBatch():
                     self._next_batch(action)
                 case Unsubscribe(subscription_id=name):
                     self._shared.requests.unsubscribe(self, name)
                 case IdentityChanged():
-                    self._shared.requests.identity_changed(self)
+                    self._undertake(self._shared.requests.identity_changed(self))
                 case Close():
                     self.end(action)
 
-    def _subscribe(self, request: SubscriptionRequest) -> None:
+    def _subscribing(self, request: SubscriptionRequest) -> Steps[None]:
         try:
-            self._shared.requests.subscribe(self, request)
+            yield from self._shared.requests.subscribe(self, request)
         except SubscriptionRefused as refusal:
             self.send(messages.error(request.id, refusal.code, refusal.message))
+
+    # Requests that take their time
+
+    def _undertake(self, steps: Steps[None]) -> None:
+        """Have the budget do a request; what comes after it on this connection waits."""
+        owner = self.identity.user_id or self.connection_id
+        work = self._shared.budget.enter(steps, owner, self.connection_id, self._done)
+        if not work.is_over:
+            self._work = work
+            self._gate.hold(Reason.REQUESTS)
+
+    def _done(self, work: Work[None]) -> None:
+        if work.error is not None:
+            _log.error("connection %d failed", self.connection_id, exc_info=work.error)
+            self.end(close.INTERNAL_FAULT)
+        if self._work is work:
+            self._work = None
+            self._go_on(Reason.REQUESTS)
 
     def _next_batch(self, request: NextBatch) -> None:
         try:
@@ -475,6 +497,9 @@ class WebSocketConnection(asyncio.Protocol):
     def _leave(self) -> None:
         """Out of every index: nothing more is delivered. Safe to repeat."""
         self._session.ended()
+        if self._work is not None:
+            self._work.cancel()
+            self._work = None
         self._shared.requests.disconnect(self)
 
     def _set_closing(self) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from kalam_notify.budget import Budget
 from kalam_notify.catchup.feeder import Feeder
 from kalam_notify.config import Config
 from kalam_notify.model import Identity
@@ -52,6 +53,7 @@ class Shared:
         manager: ConnectionsManager,
         desk: SubscriptionRequests,
         feeder: Feeder,
+        budget: Budget,
         *,
         clock: Callable[[], float],
         wheel: Wheel,
@@ -65,6 +67,7 @@ class Shared:
         self.manager = manager
         self.requests = desk
         self.feeder = feeder
+        self.budget = budget
         self.clock = clock
         self.wheel = wheel
         self.is_draining = False

@@ -142,7 +142,11 @@ def following(options: dict[str, Any] | None, *messages: dict[str, Any]) -> Foll
 
 
 def options_asked(subject: Following) -> Any:
-    return subject.request()["subscription"]["options"]
+    options = subject.request()["subscription"]["options"]
+    if options is None:
+        return None
+    assert options["on_gap"] == "snapshot"
+    return {name: value for name, value in options.items() if name != "on_gap"}
 
 
 class TestFollowing:
@@ -197,6 +201,20 @@ class TestFollowing:
         assert len(event.rows) == 1
         assert answer == {"type": "next_batch", "subscription_id": "q", "last_seq_id": 3}
 
+    def test_one_whose_history_is_gone_is_asked_for_from_the_start(self) -> None:
+        subject = Following("q", "SELECT 1", None)
+        subject.request()
+        subject.receive(ack(9))
+        assert subject.cursor.position == 9
+        assert subject.expired()
+        assert subject.phase is Phase.IDLE
+        assert options_asked(subject) is None
+
+    def test_one_that_asked_to_be_told_of_a_gap_is_told(self) -> None:
+        subject = Following("q", "SELECT 1", {"from": 3, "on_gap": "error"})
+        assert subject.request()["subscription"]["options"] == {"on_gap": "error", "from": 3}
+        assert not subject.expired()
+
     def test_a_resumed_one_goes_on(self) -> None:
         subject = following({"from": 5})
         event, _ = subject.receive(ack(5, resumed=True))
@@ -238,7 +256,7 @@ class TestFollowing:
         event, answer = subject.receive(ack(15))
         assert event is None
         assert answer is not None
-        assert answer["subscription"]["options"] == {"from": 10}
+        assert answer["subscription"]["options"] == {"on_gap": "snapshot", "from": 10}
         assert subject.phase is Phase.REQUESTED
 
     def test_a_second_acknowledgement_of_a_snapshot_starts_over(self) -> None:

@@ -359,15 +359,18 @@ async def test_a_lost_role_or_claim_is_felt_at_the_next_token(start_server: Star
         insert("app.tenants", {"id": 2, "tenant": "y"}),
     )
     async with wire(server.ws_url, server.token("eve", "service", tenant="x")) as client:
-        await client.subscribe("t", "SELECT id FROM app.tenants", {})
+        await client.live("u", "SELECT * FROM app.tenants", {})
+        await client.live("w", "SELECT id FROM app.tenants")
+        await client.subscribe("t", "SELECT id FROM app.tenants", {"on_gap": "snapshot"})
         await client.hear_type("subscription_ack")
         assert [row["id"] for row in (await client.hear())["rows"]] == [1]
         await client.live("v", "SELECT * FROM app.vault", {})
         await client.authenticate(server.token("eve", "user", tenant="y"))
-        ended = await client.hear_type("error")
-        renewed = await client.hear_type("subscription_ack")
-        rows = (await client.hear_type("initial_data_batch"))["rows"]
-        assert (ended["subscription_id"], ended["code"]) == ("v", "UNAUTHORIZED")
+        heard = [await client.hear() for _ in range(5)]
+        ended = {m["subscription_id"]: m["code"] for m in heard if m["type"] == "error"}
+        (renewed,) = (m for m in heard if m["type"] == "subscription_ack")
+        (rows,) = (m["rows"] for m in heard if m["type"] == "initial_data_batch")
+        assert ended == {"u": "RESUME_EXPIRED", "w": "RESUME_EXPIRED", "v": "UNAUTHORIZED"}
         assert renewed["resumed"] is False
         assert [row["id"] for row in rows] == [2]
 
