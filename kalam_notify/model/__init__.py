@@ -10,6 +10,7 @@ from kalam_notify.model.ids import (
     TableId,
     UserId,
     parse_table_id,
+    table_id,
 )
 from kalam_notify.model.rows import Row
 from kalam_notify.model.tables import Access, TableDef
@@ -33,4 +34,5 @@ __all__ = [
     "Values",
     "parse_table_id",
     "settle",
+    "table_id",
 ]

@@ -1,129 +1,103 @@
-"""Text -> lexemes: names, numbers, strings and symbols, each with its place.
+"""Text -> tokens: names, numbers, strings, parameters and symbols, each with its place.
 
-sqlglot's own tokenizer reads the union of many dialects (hints, placeholders, backslashes, dollar
-quotes, templates); this one reads the pieces of our language and refuses every other character.
+A token's kind is what the grammar asks for: a keyword is its own kind in capitals, a symbol its own
+kind, and `name`, `word` (a name that SQL reserves), `number`, `string`, `param` and `end` are the
+others. One regular expression reads a token with the white space and comments before it; it cannot
+backtrack (possessive and atomic groups), so the time is linear in the text.
 """
 
 import re
-from collections.abc import Iterator
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from kalam_notify.errors import SqlRefused
-from kalam_notify.sql.vocabulary import CURE_BY_CHARACTER
+from kalam_notify.sql.words import CURE_BY_CHARACTER, CURE_BY_WORD, KEYWORDS
 
-MAX_DIGITS = 1000
-"""Digits of one number."""
-
-MAX_NAME_BYTES = 255
-
-_LEXEME = re.compile(
-    r"""
-      (?P<space>[ \t\r\n\f\v\ufeff\xa0]+ | --[^\n]* | /\*.*?\*/)
-    | (?P<number>(?: [0-9]+ (?:\.[0-9]*)? | \.[0-9]+ ) (?:[eE][+-]?[0-9]+)?)
-    | (?P<string>'(?:[^']|'')*')
-    | (?P<quoted>"(?:[^"]|"")*")
-    | (?P<word>[A-Za-z_\xa1-\u1fff\u2c00-\u2fff\u3001-\ufefe\uff00-\U0010ffff]
-              [A-Za-z0-9_$\xa1-\u1fff\u2c00-\u2fff\u3001-\ufefe\uff00-\U0010ffff]*)
-    | (?P<symbol><>|!=|<=|>=|->>|->|\|\||[=<>+\-*/%(),.;])
-    """,
+_LETTER = r"A-Za-z_\xa1-\u1fff\u2c00-\u2fff\u3001-\ufefe\uff00-\U0010ffff"
+_TOKEN = re.compile(
+    rf"""(?:[ \t\r\n\f\v\ufeff\xa0]++ | --[^\n]*+ | /\*(?>[^*/]++|\*(?!/)|/(?!\*))*+\*/)*+
+    (?: ([{_LETTER}][{_LETTER}0-9$]*+)
+      | ((?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+)
+      | '((?:[^']++|'')*+)'
+      | "((?:[^"]++|"")*+)"
+      | \$([0-9]{{1,9}})(?![0-9])
+      | (<>|!=|<=|>=|<@|->>|->|\|\||::|@>|\?\||\?&|\#>>|\#>|/(?!\*)|[=<>+\-*%(),.;?\[\]])
+      | (\Z)
+      | (.)
+    )""",
     re.VERBOSE | re.DOTALL,
 )
-_WORD_CHARACTER = re.compile(r"[A-Za-z0-9_$\x80-\U0010ffff]")
-
-
-class Lexeme(NamedTuple):
-    """One piece of the text. `text` is what it stands for: quotes removed, doubled ones halved."""
-
-    kind: str
-    text: str
-    start: int
-    end: int
+_NAME_CHARACTER = re.compile(rf"[{_LETTER}0-9$]")
 
 
 class Source:
     """The text of a query, and refusals that point into it."""
 
+    __slots__ = ("text",)
+
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def place(self, offset: int) -> tuple[int, int]:
-        """Line and column of an offset, both from 1; columns count code points."""
-        line = self.text.count("\n", 0, offset) + 1
-        return line, offset - self.text.rfind("\n", 0, offset)
-
     def refuse(self, message: str, offset: int) -> NoReturn:
-        line, column = self.place(offset)
-        raise SqlRefused(message, line=line, column=column)
+        """Refuse with line and column, both from 1; columns count code points."""
+        line = self.text.count("\n", 0, offset) + 1
+        raise SqlRefused(message, line=line, column=offset - self.text.rfind("\n", 0, offset))
 
 
-def lexemes(source: Source) -> list[Lexeme]:
-    """The text in pieces, white space and comments left out. Raises SqlRefused."""
-    return list(_scan(source))
+class Tokens:
+    """The tokens of a text in three lists of one length, the last token being `end`."""
 
+    __slots__ = ("kinds", "source", "starts", "texts")
 
-def _scan(source: Source) -> Iterator[Lexeme]:
-    text, position = source.text, 0
-    while position < len(text):
-        match = _LEXEME.match(text, position)
-        if match is None or (text.startswith("/*", match.start()) and match["symbol"]):
-            _refuse_character(source, position)
-        kind, start, position = match.lastgroup or "", match.start(), match.end()
-        piece = match.group()
-        if kind == "space":
-            if piece.startswith("/*") and "/*" in piece[2:]:
-                source.refuse("a comment inside a comment; write one comment only", start)
-            continue
-        yield _checked(source, Lexeme(kind, piece, start, position))
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.kinds: list[str] = []
+        # What a token stands for: quotes removed, doubled ones halved.
+        self.texts: list[str] = []
+        self.starts: list[int] = []
+        self._read()
 
+    def _read(self) -> None:
+        kinds, texts, starts = self.kinds, self.texts, self.starts
+        for match in _TOKEN.finditer(self.source.text):
+            group = match.lastindex or 0
+            text = match[group]
+            if group == 1:
+                word = text.upper()
+                kind = KEYWORDS.get(word) or ("word" if word in CURE_BY_WORD else "name")
+            elif group == 6:
+                kind = text
+            elif group == 2:
+                kind = "number"
+                self._check_end(match.end())
+            elif group == 3:
+                kind, text = "string", text.replace("''", "'")
+            elif group == 4:
+                kind, text = "quoted", text.replace('""', '"')
+            else:
+                kind = {5: "param", 7: "end"}.get(group) or self._refuse(match.start(group))
+            kinds.append(kind)
+            texts.append(text)
+            starts.append(match.start(group) - (group in (3, 4, 5)))
+            if group == 7:
+                return
 
-def _checked(source: Source, lexeme: Lexeme) -> Lexeme:
-    kind, piece, start, end = lexeme
-    if kind == "string":
-        return lexeme._replace(text=piece[1:-1].replace("''", "'"))
-    if kind == "quoted":
-        return lexeme._replace(text=_name(source, piece[1:-1].replace('""', '"'), start))
-    if kind == "number":
-        _check_number(source, piece, start, end)
-    elif kind == "word":
-        _check_word(source, piece, start, end)
-    return lexeme
+    def _check_end(self, end: int) -> None:
+        text = self.source.text
+        if _NAME_CHARACTER.match(text, end):
+            start = self.source.text.rfind(" ", 0, end) + 1
+            self.source.refuse(f"{text[start : end + 20].split()[0]!r} is not a number", start)
 
-
-def _check_number(source: Source, piece: str, start: int, end: int) -> None:
-    if end < len(source.text) and _WORD_CHARACTER.match(source.text, end):
-        source.refuse(
-            f"{source.text[start : end + 1]!r} is not a number; write decimal digits, as in 42, "
-            "0.5 or 1e3",
-            start,
-        )
-    if len(piece) > MAX_DIGITS:
-        source.refuse(f"a number of {len(piece)} digits; at most {MAX_DIGITS} are read", start)
-
-
-def _check_word(source: Source, piece: str, start: int, end: int) -> None:
-    if source.text[end : end + 1] == "'" and piece.upper() in ("E", "B", "X", "N", "Q", "R", "U"):
-        source.refuse(
-            f"a string with the prefix {piece}; write '...' with '' for a quote inside", start
-        )
-    _name(source, piece, start)
-
-
-def _name(source: Source, name: str, start: int) -> str:
-    if not name:
-        source.refuse("an empty name", start)
-    if len(name.encode()) > MAX_NAME_BYTES:
-        source.refuse(f"a name of more than {MAX_NAME_BYTES} bytes", start)
-    if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in name):
-        source.refuse("a name with a control character", start)
-    return name
-
-
-def _refuse_character(source: Source, position: int) -> NoReturn:
-    text = source.text
-    for opening, what in (("'", "string"), ('"', "quoted name"), ("/*", "comment")):
-        if text.startswith(opening, position):
-            source.refuse(f"a {what} that is not closed", position)
-    for met, cure in CURE_BY_CHARACTER.items():
-        if text.startswith(met, position):
-            source.refuse(f"unexpected {met!r}; {cure}", position)
-    source.refuse(f"unexpected character {text[position]!r}", position)
+    def _refuse(self, start: int) -> NoReturn:
+        text, refuse = self.source.text, self.source.refuse
+        if text.startswith("/*", start):
+            nested = text.find("/*", start + 2) >= 0 and text.find("*/", start) >= 0
+            refuse(
+                "a comment inside a comment" if nested else "a comment that is not closed", start
+            )
+        character = text[start]
+        if character in "'\"":
+            what = "string" if character == "'" else "quoted name"
+            refuse(f"a {what} that is not closed", start)
+        cure = CURE_BY_CHARACTER.get(character)
+        shown = "NUL character" if character == "\0" else repr(character)
+        refuse(f"unexpected {shown}{f'; {cure}' if cure else ''}", start)

@@ -6,12 +6,11 @@ from typing import NamedTuple
 import msgspec
 
 from kalam_notify.errors import SqlRefused
-from kalam_notify.model import TableId, parse_table_id
+from kalam_notify.model import TableId, table_id
 from kalam_notify.sql.cache import LatestCache
-from kalam_notify.sql.lexer import Source
-from kalam_notify.sql.statement import Statement, read_condition, read_statement
-from kalam_notify.sql.tokens import Tokens, tokenize
-from kalam_notify.sql.tree import Call, Expression, Name
+from kalam_notify.sql.grammar import Grammar
+from kalam_notify.sql.lexer import Source, Tokens
+from kalam_notify.sql.tree import Constant, Expression, Name, postorder
 
 MAX_NODES = 10_000
 """Nodes of an expression, each counted as often as it has to be evaluated."""
@@ -26,22 +25,31 @@ class Limits(NamedTuple):
     max_terms: int = 512
 
 
+class Condition(msgspec.Struct, frozen=True, eq=False):
+    """An expression as written, with the place of each of its parts by their ids."""
+
+    source: Source
+    where: Expression
+    names: tuple[Name, ...]
+    places: dict[int, int]
+
+
+Policy = Condition
+"""A parsed row policy: the WHERE expression of a table's definition."""
+
+
 class Select(msgspec.Struct, frozen=True, eq=False):
-    """A parsed query. It knows no table and no subscriber yet, so it can be shared by all."""
+    """A parsed query. It knows no table, subscriber and parameter yet, so all can share it."""
 
     source: Source
     table: TableId
     # In the query's order, each once; None stands for `*`.
     columns: tuple[str, ...] | None
-    where: Expression | None
-    names: tuple[Name, ...]
-
-
-class Policy(msgspec.Struct, frozen=True, eq=False):
-    """A parsed row policy: the WHERE expression of a table's definition."""
-
-    source: Source
-    where: Expression
+    # The same as written.
+    listed: tuple[Name, ...]
+    condition: Condition | None
+    # The highest N of its $N.
+    parameters: int
 
 
 _parsed: LatestCache[tuple[str, "Limits"], "Select"] = LatestCache(512 * 1024)
@@ -55,9 +63,7 @@ def parse(sql: str, limits: Limits) -> Select:
     found = _parsed.get((sql, limits))
     if found is not None:
         return found
-    source, tokens = _tokens(sql, limits, in_where=False)
-    select = _select(source, read_statement(source, tokens.tokens))
-    return _parsed.put((sql, limits), select, len(sql))
+    return _parsed.put((sql, limits), _select(_grammar(sql, limits), limits), len(sql))
 
 
 def parse_explain(sql: str, limits: Limits) -> Select:
@@ -71,16 +77,20 @@ def parse_explain(sql: str, limits: Limits) -> Select:
 
 def parse_policy(text: str, limits: Limits) -> Policy:
     """The policy that `text` spells, an expression as after WHERE. Raises SqlRefused."""
-    source, tokens = _tokens(text, limits, in_where=True)
-    where = read_condition(source, tokens.tokens)
-    for name in _names(where):
+    grammar = _grammar(text, limits)
+    if grammar.kinds[0] == "end":
+        grammar.refuse("an empty condition")
+    policy = _condition(grammar, limits)
+    grammar.take("end", "an operator or the end of the policy")
+    for name in policy.names:
         if name.qualifier:
-            source.refuse("columns of a policy are written without their table", name.offset)
-    _check_size(source, where)
-    return Policy(source, where)
+            grammar.refuse("columns of a policy are written without their table", name.offset)
+    if grammar.parameters:
+        grammar.refuse("a policy has no parameters; write CLAIM('name')", 0)
+    return policy
 
 
-def _tokens(text: str, limits: Limits, *, in_where: bool) -> tuple[Source, Tokens]:
+def _grammar(text: str, limits: Limits) -> Grammar:
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
@@ -90,78 +100,146 @@ def _tokens(text: str, limits: Limits, *, in_where: bool) -> tuple[Source, Token
     source = Source(text)
     if "\0" in text:
         source.refuse("unexpected NUL character", text.index("\0"))
-    tokens = tokenize(source, in_where=in_where)
-    if tokens.terms > limits.max_terms:
-        source.refuse(
-            f"{tokens.terms} columns and constants after WHERE; at most {limits.max_terms} "
+    return Grammar(Tokens(source))
+
+
+def _select(grammar: Grammar, limits: Limits) -> Select:
+    kinds = grammar.kinds
+    if kinds[0] == "end":
+        grammar.refuse("an empty query; write SELECT * FROM namespace.table")
+    grammar.take("SELECT", "SELECT")
+    listed = _list(grammar)
+    grammar.take("FROM", "a comma, or FROM after the columns (columns keep their own names)")
+    table, qualifiers = _table(grammar)
+    condition = None
+    if grammar.skip("WHERE"):
+        condition = _condition(grammar, limits)
+    grammar.skip(";")
+    if kinds[grammar.at] != "end":
+        before = "the end: one statement" if kinds[grammar.at - 1] == ";" else ""
+        before = before or ("an operator or the end" if condition else "WHERE or the end")
+        grammar.unexpected(f"{before} (there is no operator before this)" if condition else before)
+    for name in (*listed, *grammar.names):
+        _check_qualifier(grammar, qualifiers, name)
+    columns = tuple(dict.fromkeys(name.name for name in listed))
+    everything = columns == ("",)
+    shown = () if everything else listed
+    return Select(
+        grammar.source, table, None if everything else columns, shown, condition, grammar.parameters
+    )
+
+
+def _list(grammar: Grammar) -> tuple[Name, ...]:
+    """`*` or columns."""
+    if grammar.kinds[grammar.at] == "FROM":
+        grammar.refuse("nothing is selected; write * or columns")
+    listed = [_listed(grammar)]
+    while grammar.skip(","):
+        listed.append(_listed(grammar))
+    if len(listed) > 1 and any(not name.name for name in listed):
+        grammar.refuse("* already stands for every column; write * or names", listed[1].offset)
+    return tuple(listed)
+
+
+def _listed(grammar: Grammar) -> Name:
+    kind, offset = grammar.kinds[grammar.at], grammar.starts[grammar.at]
+    if kind == "*":
+        grammar.at += 1
+        return Name("", (), offset)
+    if kind == "DISTINCT" or kind == "ALL":
+        grammar.unexpected("columns: every change is delivered")
+    if kind not in ("name", "quoted"):
+        grammar.unexpected("* or columns (an expression in the list is not supported)")
+    name = grammar.column(star=True)
+    after = grammar.kinds[grammar.at]
+    if after not in (",", "FROM", "end", "word", "WHERE"):
+        what = "an alias" if after in ("AS", "name", "quoted") else "an expression in the list"
+        grammar.refuse(f"{what}; only * or columns can be selected, under their own names")
+    return name
+
+
+def _table(grammar: Grammar) -> tuple[TableId, frozenset[tuple[str, ...]]]:
+    """The table, and what may stand in front of a column."""
+    start = grammar.at
+    if grammar.kinds[start] not in ("name", "quoted"):
+        grammar.unexpected("a table: FROM namespace.table")
+    offset = grammar.starts[start]
+    name = grammar.column()
+    if len(name.qualifier) != 1:
+        parts = (
+            "a table's name of three parts" if name.qualifier else "a table without its namespace"
+        )
+        grammar.refuse(f"{parts}; write FROM namespace.table", offset)
+    namespace, table = (
+        text if kind == "quoted" else _folded(text)
+        for kind, text in (
+            (grammar.kinds[start + step], grammar.texts[start + step]) for step in (0, 2)
+        )
+    )
+    found = table_id(namespace, table)
+    if found is None or not all(_is_name(grammar, start + step) for step in (0, 2)):
+        grammar.refuse(
+            f"{namespace[:40]}.{table[:40]} is no table's name; write namespace.table in letters, "
+            'digits and _, other names in double quotes: public."User"',
+            offset,
+        )
+    if grammar.kinds[grammar.at] == ",":
+        grammar.refuse("a second table; a live query reads one")
+    is_marked = grammar.skip("AS")
+    if is_marked or grammar.kinds[grammar.at] in ("name", "quoted"):
+        return found, frozenset(((grammar.identifier(),),))
+    return found, frozenset(((table,), (namespace, table)))
+
+
+def _is_name(grammar: Grammar, at: int) -> bool:
+    """Whether an unquoted part is of ASCII letters, digits and _ only."""
+    text = grammar.texts[at]
+    return grammar.kinds[at] == "quoted" or (text.isascii() and "$" not in text)
+
+
+def _folded(text: str) -> str:
+    return text.lower() if text.isascii() else text
+
+
+def _condition(grammar: Grammar, limits: Limits) -> Condition:
+    where = grammar.condition()
+    if grammar.terms > limits.max_terms:
+        grammar.refuse(
+            f"{grammar.terms} columns and constants after WHERE; at most {limits.max_terms} "
             "are evaluated",
             0,
         )
-    return source, tokens
+    if _size(where) > MAX_NODES:
+        grammar.refuse("BETWEEN and CASE are nested too deeply in each other", 0)
+    return Condition(grammar.source, where, tuple(grammar.names), grammar.places)
 
 
-def _select(source: Source, statement: Statement) -> Select:
-    table = parse_table_id(statement.table)
-    if table is None:
-        source.refuse(
-            f"{statement.table[:80]!r} is no table's name; write namespace.table in letters, "
-            "digits and _",
-            statement.table_offset,
-        )
-    used = _names(statement.where)
-    for name in (*(statement.columns or ()), *used):
-        _check_qualifier(source, statement.qualifiers, name)
-    columns = None
-    if statement.columns is not None:
-        columns = tuple(dict.fromkeys(name.name for name in statement.columns))
-    if statement.where is not None:
-        _check_size(source, statement.where)
-    names = (*(statement.columns or ()), *used)
-    return Select(source, table, columns, statement.where, names)
-
-
-def _check_qualifier(source: Source, known: frozenset[tuple[str, ...]], name: Name) -> None:
+def _check_qualifier(grammar: Grammar, known: frozenset[tuple[str, ...]], name: Name) -> None:
     if not name.qualifier or name.qualifier in known:
         return
-    folded = tuple(part.lower() for part in name.qualifier)
+    folded = tuple(_folded(part) for part in name.qualifier)
     # Tables fold to lower case, aliases are matched as written.
     if folded in known and len(known) > 1:
         return
     written = ".".join(name.qualifier)
     wanted = " or ".join(sorted(".".join(parts) for parts in known))
-    source.refuse(f"{written} is not the table of this query; write {wanted}", name.offset)
+    cure = f"{written} is not the table of this query; write {wanted}"
+    if len(name.qualifier) == 1:
+        cure += f", or {written} -> '{name.name}' for a value in JSON"
+    grammar.refuse(cure, name.offset)
 
 
-def _names(expression: Expression | None) -> list[Name]:
-    """The columns an expression names, as written."""
-    found: list[Name] = []
-    waiting = [] if expression is None else [expression]
-    seen: set[int] = set()
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, Name):
-            found.append(node)
-        elif isinstance(node, Call) and id(node) not in seen:
-            seen.add(id(node))
-            waiting.extend(node.args)
-    found.sort(key=lambda name: name.offset)
-    return found
-
-
-def _check_size(source: Source, expression: Expression) -> None:
-    """Refuse what is short to write and long to evaluate: BETWEENs and CASEs inside each other."""
+def _size(root: Expression) -> int:
+    """Calls to evaluate: what is short to write can be long, BETWEENs inside each other."""
     sizes: dict[int, int] = {}
-    if _size(expression, sizes) > MAX_NODES:
-        source.refuse("BETWEEN, IN and CASE are nested too deeply in each other", 0)
-
-
-def _size(expression: Expression, sizes: dict[int, int]) -> int:
-    if not isinstance(expression, Call):
-        return 1
-    size = sizes.get(id(expression))
-    if size is None:
-        size = sizes[id(expression)] = 1 + sum(_size(arg, sizes) for arg in expression.args)
-    return size
+    for call in postorder(root):
+        size = 1 + sum(sizes.get(id(arg), 0) for arg in call.args)
+        if call.op == "in":
+            # A member that is no constant is compared with the subject by itself.
+            others = sum(not isinstance(member, Constant) for member in call.args[1:])
+            size += max(others - 1, 0) * (1 + sizes.get(id(call.args[0]), 0))
+        sizes[id(call)] = size
+    return sizes.get(id(root), 1)
 
 
 def forget_parsed() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol, TypeVar
 
 from kalam_notify.errors import SubscriptionRefused
+from kalam_notify.filters import Query
 from kalam_notify.model import (
     SHARED,
     ConnectionId,
@@ -24,7 +25,6 @@ from kalam_notify.model import (
     UserId,
 )
 from kalam_notify.protocol.options import Options
-from kalam_notify.sql import Query
 from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
 from kalam_notify.subscriptions.plans import Census, FilterNode, Plan, TablePlans
 

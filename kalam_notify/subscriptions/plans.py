@@ -8,8 +8,8 @@ interned: made by the first subscription, dropped with the last.
 
 from collections.abc import Iterator, Sequence
 
+from kalam_notify.filters import Filter, FilterIndex, Projection, Query
 from kalam_notify.model import Change, Owner, TableDef
-from kalam_notify.sql import Filter, FilterIndex, Projection, Query
 from kalam_notify.subscriptions.handle import SubscriptionHandle
 from kalam_notify.subscriptions.roster import Roster
 from kalam_notify.subscriptions.sights import Sight, sight

@@ -10,21 +10,13 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from kalam_notify.errors import SubscriptionRefused
+from kalam_notify.filters import FilterIndex, Query, bind
 from kalam_notify.model import SHARED, Identity, TableDef, TableId
 from kalam_notify.model.catalog import Catalog
 from kalam_notify.protocol import messages
 from kalam_notify.protocol.messages import NextBatch, SubscriptionRequest
 from kalam_notify.protocol.options import UNREACHABLE, Options, parse_options, parse_seq
-from kalam_notify.sql import (
-    FilterIndex,
-    Limits,
-    Query,
-    Select,
-    bind,
-    parse,
-    parse_explain,
-    parse_policy,
-)
+from kalam_notify.sql import Limits, Select, parse, parse_explain, parse_policy
 from kalam_notify.subscriptions.handle import SubscriptionHandle
 from kalam_notify.subscriptions.manager import Connection, ConnectionsManager
 from kalam_notify.subscriptions.plans import FilterNode

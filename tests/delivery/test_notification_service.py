@@ -12,9 +12,9 @@ from helpers.world import World, world
 
 from kalam_notify.delivery.batch import MAX_BATCH_BYTES, MAX_BATCH_SECONDS
 from kalam_notify.delivery.service import SHARED_NOTIFY_CHUNK_SIZE, NotificationService
+from kalam_notify.filters import Filter
 from kalam_notify.log import MemoryLog
 from kalam_notify.model import Change, Identity, Role, TableDef, TableId, UserId
-from kalam_notify.sql import Filter
 from kalam_notify.subscriptions.handle import SubscriptionState
 
 ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))

@@ -1,0 +1,268 @@
+"""The types a declared column may have: KalamDB's closed list, and SQL's names for them."""
+
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import msgspec
+
+from kalam_notify.model.readings import (
+    clock_of,
+    decimal_of,
+    instant_of,
+    uuid_of,
+)
+
+MAX_PRECISION = 38
+MAX_DIMENSIONS = 8192
+
+# Kind -> SQL's names for it, lower case.
+_NAMES = {
+    "Boolean": "bool",
+    "SmallInt": "int2 smallserial serial2",
+    "Int": "integer int4 serial serial4",
+    "BigInt": "int8 bigserial serial8",
+    "Float": "real float4",
+    "Double": "double_precision float8",
+    "Decimal": "numeric dec",
+    "Text": "varchar character_varying char character bpchar nchar nvarchar string citext name",
+    "Uuid": "",
+    "Timestamp": "timestamptz timestamp_with_time_zone timestamp_without_time_zone",
+    "Date": "",
+    "DateTime": "",
+    "Time": "timetz time_with_time_zone time_without_time_zone",
+    "Json": "jsonb",
+    "Bytes": "bytea blob binary varbinary",
+    "Embedding": "vector",
+    "File": "",
+}
+_KINDS = {
+    name.replace("_", " "): kind
+    for kind, names in _NAMES.items()
+    for name in (kind.lower(), *names.split())
+}
+_SPELLING = re.compile(r"([a-z][a-z0-9 ]*?)\s*(?:\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\))?(\s[a-z ]+)?")
+_TAKE_A_LENGTH = frozenset(("Text", "Timestamp", "Time", "DateTime", "Bytes"))
+
+
+class UnknownType(ValueError):
+    """A text that names no type; the message says what would."""
+
+
+class ColumnType(msgspec.Struct, frozen=True, gc=False):
+    """A column's type. `precision` None: a Decimal of any size; `size` is an Embedding's."""
+
+    kind: str
+    precision: int | None = None
+    scale: int | None = None
+    size: int | None = None
+
+    def __str__(self) -> str:
+        if self.precision is not None:
+            return f"Decimal({self.precision},{self.scale})"
+        return self.kind if self.size is None else f"{self.kind}({self.size})"
+
+    @property
+    def wire(self) -> str | dict[str, Any]:
+        """The type as KalamDB's clients read it in an acknowledgement's schema."""
+        if self.kind == "Decimal":
+            precision, scale = self.precision or MAX_PRECISION, self.scale
+            return {"Decimal": {"precision": precision, "scale": 10 if scale is None else scale}}
+        return self.kind if self.size is None else {self.kind: self.size}
+
+    @property
+    def reading(self) -> str | None:
+        """The name of what its values are compared as (see `readings`); None: as they are."""
+        return _READINGS.get(self.kind)
+
+    def fault(self, value: Any) -> str | None:
+        """Why a JSON value contradicts this type; None when it does not. NULL never does."""
+        if value is None or _CHECKS[self.kind](self, value):
+            return None
+        return f"{self} takes {_TAKES[self.kind].format(self=self)}, not {_shown(value)}"
+
+
+def parse_type(text: str) -> ColumnType:
+    """The type that KalamDB or SQL calls so, in any case. Raises UnknownType."""
+    spelled = " ".join(text.lower().split())
+    if spelled.endswith("[]"):
+        parse_type(spelled[:-2])
+        return ColumnType("Json")
+    match = _SPELLING.fullmatch(spelled)
+    if match is not None:
+        name, first, second, rest = match.groups()
+        kind = _KINDS.get(f"{name}{rest or ''}")
+        if kind is not None:
+            return _sized(text, kind, first, second)
+        if name == "float" and first:
+            return ColumnType("Double" if int(first) > 24 else "Float")
+    raise UnknownType(f"{text!r} is no type; {_offer(spelled)}")
+
+
+def _offer(spelled: str) -> str:
+    near = get_close_matches(re.split(r"\W", spelled)[0], list(_KINDS), n=1, cutoff=0.6)
+    known = (
+        "Boolean SmallInt Int BigInt Float Double Decimal(p,s) Text Uuid Timestamp Date DateTime"
+    )
+    return f"{f'did you mean {near[0]}? ' if near else ''}there are {known} Time Json Bytes " + (
+        "Embedding(n) File, and SQL's names for them"
+    )
+
+
+def _sized(text: str, kind: str, first: str | None, second: str | None) -> ColumnType:
+    if kind == "Decimal" and first is not None:
+        precision, scale = int(first), int(second or 0)
+        if not 1 <= precision <= MAX_PRECISION or scale > precision:
+            raise UnknownType(
+                f"{text!r}: precision is 1 to {MAX_PRECISION} and scale at most that; "
+                "numeric without them has no bound"
+            )
+        return ColumnType(kind, precision, scale)
+    if kind == "Embedding":
+        if first is None or second is not None or not 1 <= int(first) <= MAX_DIMENSIONS:
+            raise UnknownType(f"{text!r}: write Embedding(n), n from 1 to {MAX_DIMENSIONS}")
+        return ColumnType(kind, size=int(first))
+    if second is not None or (first is not None and kind not in _TAKE_A_LENGTH | {"Float"}):
+        raise UnknownType(f"{text!r}: {kind} takes no size")
+    if kind == "Float" and first is not None and int(first) > 24:
+        return ColumnType("Double")
+    return ColumnType(kind)
+
+
+_READINGS = {
+    "Decimal": "numeric",
+    "Timestamp": "timestamp",
+    "DateTime": "timestamp",
+    "Date": "timestamp",
+    "Time": "time",
+    "Uuid": "uuid",
+}
+
+
+def _integer(bits: int) -> Callable[[ColumnType, Any], bool]:
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+    return lambda _, value: value.__class__ is int and low <= value <= high
+
+
+def _text(_: ColumnType, value: Any) -> bool:
+    return value.__class__ is str
+
+
+def _number(_: ColumnType, value: Any) -> bool:
+    return value.__class__ is int or value.__class__ is float
+
+
+def _decimal(self: ColumnType, value: Any) -> bool:
+    number = decimal_of(value)
+    if number is None or self.precision is None or self.scale is None:
+        return number is not None
+    # Digits after the scale are not this type's, but they round away; digits before it do not.
+    return not number or number.adjusted() < self.precision - self.scale
+
+
+def _embedding(self: ColumnType, value: Any) -> bool:
+    return (
+        value.__class__ is list and len(value) == self.size and all(_number(self, v) for v in value)
+    )
+
+
+_CHECKS: dict[str, Callable[[ColumnType, Any], bool]] = {
+    "Boolean": lambda _, value: value.__class__ is bool,
+    "SmallInt": _integer(16),
+    "Int": _integer(32),
+    # As far as an integer of JSON may reach here, unsigned ones included.
+    "BigInt": lambda _, value: value.__class__ is int,
+    "Float": _number,
+    "Double": _number,
+    "Decimal": _decimal,
+    "Text": _text,
+    "Uuid": lambda _, value: uuid_of(value) is not None,
+    "Timestamp": lambda _, value: instant_of(value) is not None,
+    "Date": lambda _, value: instant_of(value) is not None,
+    "DateTime": lambda _, value: instant_of(value) is not None,
+    "Time": lambda _, value: clock_of(value) is not None,
+    "Json": lambda _, value: True,
+    "Bytes": lambda _, value: value.__class__ is str or value.__class__ is list,
+    "Embedding": _embedding,
+    "File": lambda _, value: value.__class__ is dict or value.__class__ is str,
+}
+_TAKES = {
+    "Boolean": "true or false",
+    "SmallInt": "an integer of 16 bits",
+    "Int": "an integer of 32 bits",
+    "BigInt": "an integer",
+    "Float": "a number",
+    "Double": "a number",
+    "Decimal": "a number or decimal text such as '12.50'",
+    "Text": "text",
+    "Uuid": "a UUID as text",
+    "Timestamp": "text such as '2024-05-01T12:00:00Z'",
+    "Date": "text such as '2024-05-01'",
+    "DateTime": "text such as '2024-05-01T12:00:00Z'",
+    "Time": "text such as '12:30:00'",
+    "Bytes": "text or an array",
+    "Embedding": "an array of {self.size} numbers",
+    "File": "an object",
+}
+
+
+def _shown(value: Any) -> str:
+    if value.__class__ in (list, dict):
+        return "an array" if value.__class__ is list else "an object"
+    if value.__class__ is bool:
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# Kind -> the classes of which every value is in order: the rest of the values is looked at.
+_ALWAYS_RIGHT: dict[str, tuple[type, ...]] = {
+    "Boolean": (bool,),
+    "BigInt": (int,),
+    "Float": (int, float),
+    "Double": (int, float),
+    "Text": (str,),
+    "Json": (bool, int, float, str, list, dict),
+    "Bytes": (str, list),
+    "File": (str, dict),
+}
+
+
+class RowCheck:
+    """Whether a row's columns are declared, and its values of their types. Made once for a table.
+
+    Rows of a table look alike, so what was found of a row's names and classes is kept: of the next
+    one like it only those values are looked at whose class does not say it all.
+    """
+
+    def __init__(self, columns: Mapping[str, ColumnType]) -> None:
+        self._columns = columns
+        self._known: dict[tuple[Any, ...], tuple[tuple[str, ColumnType], ...]] = {}
+
+    def __call__(self, row: Mapping[str, Any]) -> tuple[str, str] | None:
+        """(column, what is wrong with it) of the first fault; None when the row is in order."""
+        shape = (*row, *map(type, row.values()))
+        doubtful = self._known.get(shape)
+        if doubtful is None:
+            doubtful = self._learn(row, shape)
+        for name, column in doubtful:
+            value = row[name]
+            if not _CHECKS[column.kind](column, value):
+                return name, str(column.fault(value))
+        return None
+
+    def _learn(
+        self, row: Mapping[str, Any], shape: tuple[Any, ...]
+    ) -> tuple[tuple[str, ColumnType], ...]:
+        doubtful = []
+        for name, value in row.items():
+            column = self._columns.get(name)
+            if column is not None and value is not None:
+                if value.__class__ not in _ALWAYS_RIGHT.get(column.kind, ()):
+                    doubtful.append((name, column))
+        # Producers choose the shapes: bounded, and one that is refused is not worth its place.
+        if len(self._known) >= 1000:
+            self._known.clear()
+        found = self._known[shape] = tuple(doubtful)
+        return found
