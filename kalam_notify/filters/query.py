@@ -8,9 +8,9 @@ from kalam_notify.filters.projection import Projection
 from kalam_notify.model import ANONYMOUS, Identity, TableDef
 from kalam_notify.sql.binding import Binder
 from kalam_notify.sql.cache import LatestCache
-from kalam_notify.sql.normal import normalize
+from kalam_notify.sql.normal import conjunction, finished
 from kalam_notify.sql.parsing import Condition, Policy, Select
-from kalam_notify.sql.tree import TRUE, Call, Expression
+from kalam_notify.sql.tree import Expression
 
 # The parsed query, the table and the policy are kept beside the result: while they live, nothing
 # else has their ids.
@@ -56,7 +56,7 @@ def bind(
     binder.check_names(select.listed, select.source)
     conditions = [part for part in (select.condition, policy) if part is not None]
     parts = tuple(_bound_condition(binder, condition) for condition in conditions)
-    predicate = normalize(Call("and", parts)) if parts else TRUE
+    predicate = finished(conjunction(parts))
     query = Query(table, Filter(predicate), Projection(select.columns), binder.used_identity)
     if not binder.used_identity and not params:
         _bound.put(key, (select, table, policy, query), len(select.source.text))

@@ -22,6 +22,7 @@ from kalam_notify.model.readings import READINGS, decimal_of
 from kalam_notify.model.types import ColumnType
 from kalam_notify.sql.containment import canonical_json
 from kalam_notify.sql.describe import describe
+from kalam_notify.sql.normal import as_condition, normal
 from kalam_notify.sql.parsing import Condition
 from kalam_notify.sql.tree import (
     COMPARISONS,
@@ -34,7 +35,6 @@ from kalam_notify.sql.tree import (
     Name,
     Parameter,
     constant,
-    postorder,
     words,
 )
 from kalam_notify.sql.words import nearest
@@ -113,15 +113,18 @@ class Binder:
         # Calls and constants that came from the identity: their unlikeness is nobody's slip.
         self._personal: set[int] = set()
         self._written: Condition
+        # The call that is being bound: what is refused stands there.
+        self._at: Call | None = None
         self.used_identity = False
 
     def bound(self, written: Condition) -> Expression:
-        """The expression, ready for its normal form. Raises SqlRefused."""
+        """The expression in normal form. Raises SqlRefused."""
         self._written = written
         self._done = {}
-        for call in postorder(written.where):
+        for call in written.calls:
+            self._at = call
             self._done[id(call)] = self._call(call)
-        return self._condition(written.where)
+        return as_condition(self._condition(written.where))
 
     def check_names(self, names: Sequence[Name], source: Any) -> None:
         """Refuse a column that a table with declared columns does not have."""
@@ -173,14 +176,11 @@ class Binder:
                 self._refuse("a parameter holds a lone surrogate: it is not valid Unicode", node)
         return constant(value)
 
-    def _refuse(self, message: str, node: Expression | None) -> NoReturn:
-        offset = node.offset if isinstance(node, Name) else self._written.places.get(id(node))
-        if offset is None and isinstance(node, Call):
-            offset = next((self._offset(arg) for arg in node.args if self._offset(arg)), None)
-        self._written.source.refuse(message, offset or 0)
-
-    def _offset(self, node: Expression) -> int | None:
-        return node.offset if isinstance(node, Name) else self._written.places.get(id(node))
+    def _refuse(self, message: str, node: Expression | None = None) -> NoReturn:
+        """Refuse the call that is being bound, or an operand of it."""
+        written = self._written
+        place = 0 if self._at is None else written.place(self._at, node)
+        written.source.refuse(message, place)
 
     # --- calls
 
@@ -191,17 +191,17 @@ class Binder:
             return special(self, call)
         if op in COMPARISONS or op == "distinct":
             pair = self._alike(call, args[0], args[1])
-            return Typed(Call(op, pair), "bool")
+            return Typed(normal(op, pair), "bool")
         if op in ("and", "or", "not") or (op in TESTS and op != "is null"):
-            return Typed(Call(op, tuple(map(self._condition, args))), "bool")
+            return Typed(normal(op, tuple(map(self._condition, args))), "bool")
         if op == "is null":
-            return Typed(Call(op, (self._as_it_is(args[0]),)), "bool")
+            return Typed(normal(op, (self._as_it_is(args[0]),)), "bool")
         if op in _CASTS:
             return self._cast(call)
         kind = _KIND_OF_CALL.get(op, "any")
         if kind == "text" or op == "length":
             self._want(call, args[:1] if op == "substr" else args, "text")
-        return Typed(Call(op, self._expressions(args)), kind)
+        return Typed(normal(op, self._expressions(args)), kind)
 
     def _condition(self, node: Expression) -> Expression:
         found = self._typed(node)
@@ -250,9 +250,9 @@ class Binder:
             # A column's own text; a value that was made is written anew.
             inner = self._as_it_is(call.args[0])
             if operand.kind == "date" and isinstance(inner, Call):
-                text = Call(op, (inner,))
-                return Typed(Call("substr", (text, constant(1), constant(10))), kind, sure)
-        return Typed(Call(op, (inner, *call.args[1:])), kind, sure)
+                text = normal(op, (inner,))
+                return Typed(normal("substr", (text, constant(1), constant(10))), kind, sure)
+        return Typed(normal(op, (inner, *call.args[1:])), kind, sure)
 
     def _json_cast(self, call: Call) -> Typed:
         node = call.args[0]
@@ -298,7 +298,7 @@ class Binder:
         if found.kind not in _ANYTHING and (found.sure or found.kind == "json"):
             self._refuse(f"{found.sure}: {call.op} is for JSON", call)
         kind = "text" if call.op == "->>" else "any"
-        return Typed(Call(call.op, self._expressions(call.args)), kind)
+        return Typed(normal(call.op, self._expressions(call.args)), kind)
 
     def _choice(self, call: Call) -> Typed:
         """COALESCE, NULLIF and CASE: of one kind where all their values are."""
@@ -309,7 +309,7 @@ class Binder:
             places = set(range(len(args)))
         if call.op == "nullif":
             pair = self._alike(call, *args)
-            return Typed(Call("nullif", pair), *self._typed(args[0])[1:])
+            return Typed(normal("nullif", pair), *self._typed(args[0])[1:])
         values = [self._typed(args[place]) for place in sorted(places)]
         kinds = {value.kind for value in values} - {"null"}
         if "numeric" in kinds and kinds <= _NUMBERS | {"any"}:
@@ -328,7 +328,7 @@ class Binder:
             next(given).expression if place in places else self._condition(node)
             for place, node in enumerate(args)
         )
-        return Typed(Call(call.op, parts), kind or "null", sure)
+        return Typed(normal(call.op, parts), kind or "null", sure)
 
     def _array(self, call: Call) -> Typed:
         return Typed(Call("array", self._expressions(call.args)), "array")
@@ -344,8 +344,8 @@ class Binder:
         pairs = [self._alike(call, subject, member) for member in members]
         this = pairs[0][0]
         if all(pair[0] is this or pair[0] == this for pair in pairs):
-            return Typed(Call("in", (this, *(pair[1] for pair in pairs))), "bool")
-        return Typed(Call("or", tuple(Call("=", pair) for pair in pairs)), "bool")
+            return Typed(normal("in", (this, *(pair[1] for pair in pairs))), "bool")
+        return Typed(normal("or", tuple(normal("=", pair) for pair in pairs)), "bool")
 
     def _any(self, call: Call) -> Typed:
         subject, array = call.args
@@ -359,7 +359,7 @@ class Binder:
             cure = "give an array column, ARRAY[1, 2] or a list as parameter: ANY($1)"
             self._refuse(f"{found.sure or 'this'} is no array; {cure}", call)
         value = self._typed(subject)
-        return Typed(Call("any", (_as_double(value).expression, found.expression)), "bool")
+        return Typed(normal("any", (_as_double(value).expression, found.expression)), "bool")
 
     def _one_of_parameter(self, call: Call, subject: Expression, node: Parameter) -> Typed:
         values = self._value(node)
@@ -380,7 +380,7 @@ class Binder:
         found = self._typed(left)
         if found.kind not in _ANYTHING and found.kind != "json":
             self._refuse(f"{found.sure or 'this'}: @> is for JSON", call)
-        return Typed(Call("@>", (found.expression, self._contained(right))), "bool")
+        return Typed(normal("@>", (found.expression, self._contained(right))), "bool")
 
     def _contained(self, node: Expression) -> Expression:
         """The right side of @>: JSON text, an array, a parameter, or a value of the row."""
@@ -414,11 +414,11 @@ class Binder:
         key = self._typed(call.args[1])
         if key.kind not in ("text", *_ANYTHING):
             self._refuse("? asks for a key, which is text: data ? 'name'", call)
-        return Typed(Call("?", (found.expression, key.expression)), "bool")
+        return Typed(normal("?", (found.expression, key.expression)), "bool")
 
     def _likeness(self, call: Call) -> Typed:
         self._want(call, call.args[:2], "text")
-        return Typed(Call(call.op, self._expressions(call.args)), "bool")
+        return Typed(normal(call.op, self._expressions(call.args)), "bool")
 
     # --- comparison
 
@@ -451,7 +451,7 @@ class Binder:
             if one.kind == "text":
                 self._unlike(call, (node, one), (None, other))
             return one.expression
-        return Call(op, (one.expression,))
+        return normal(op, (one.expression,))
 
     def _unlike(
         self,
@@ -472,7 +472,7 @@ class Binder:
         shown = _shown(odd)
         self._refuse(
             f"{sure.sure}: compared with {shown} it is never TRUE; write {_written(odd, sure)}",
-            node if node is not None and id(node) in self._written.places else call,
+            node,
         )
 
     def _is_claim(self, node: Expression) -> bool:
@@ -536,7 +536,7 @@ def _as_double(found: Typed) -> Typed:
         number = float(node.value)
         # Beyond a double's range no double is equal, and all are on one side of it.
         return found._replace(expression=constant(number) if math.isfinite(number) else node)
-    return found._replace(expression=Call("double", (node,)))
+    return found._replace(expression=normal("double", (node,)))
 
 
 def _as_decimal(found: Typed) -> Typed:
@@ -544,7 +544,9 @@ def _as_decimal(found: Typed) -> Typed:
     if isinstance(node, Constant):
         value = decimal_of(node.value) if node.kind in ("int", "float", "decimal") else None
         return found._replace(expression=NULL if value is None else Constant("decimal", value))
-    return found._replace(expression=Call("numeric", (node,))) if found.kind != "numeric" else found
+    return (
+        found._replace(expression=normal("numeric", (node,))) if found.kind != "numeric" else found
+    )
 
 
 def _numbers(a: Typed, b: Typed) -> tuple[Expression, Expression]:

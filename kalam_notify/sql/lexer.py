@@ -27,6 +27,8 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _NAME_CHARACTER = re.compile(rf"[{_LETTER}0-9$]")
+_WORD, _NUMBER, _STRING, _QUOTED, _PARAM, _SYMBOL, _END, _ODD = range(1, 9)
+_KINDS = {_STRING: "string", _QUOTED: "quoted", _PARAM: "param", _END: "end"}
 
 
 class Source:
@@ -44,47 +46,54 @@ class Source:
 
 
 class Tokens:
-    """The tokens of a text in three lists of one length, the last token being `end`."""
+    """The tokens of a text: their kinds, and their matches for what else is asked of them."""
 
-    __slots__ = ("kinds", "source", "starts", "texts")
+    __slots__ = ("kinds", "matches", "source")
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.kinds: list[str] = []
-        # What a token stands for: quotes removed, doubled ones halved.
-        self.texts: list[str] = []
-        self.starts: list[int] = []
+        self.matches: list[re.Match[str]] = []
         self._read()
 
+    def text(self, at: int) -> str:
+        """What a token stands for: quotes removed, doubled ones halved."""
+        match = self.matches[at]
+        group = match.lastindex or 0
+        text = match[group]
+        if group == _STRING:
+            return text.replace("''", "'")
+        return text.replace('""', '"') if group == _QUOTED else text
+
+    def start(self, at: int) -> int:
+        """Where a token begins."""
+        match = self.matches[at]
+        group = match.lastindex or 0
+        return match.start(group) - (group in (_STRING, _QUOTED, _PARAM))
+
     def _read(self) -> None:
-        kinds, texts, starts = self.kinds, self.texts, self.starts
+        add_kind, add_match = self.kinds.append, self.matches.append
+        keywords, cures = KEYWORDS, CURE_BY_WORD
         for match in _TOKEN.finditer(self.source.text):
-            group = match.lastindex or 0
-            text = match[group]
-            if group == 1:
-                word = text.upper()
-                kind = KEYWORDS.get(word) or ("word" if word in CURE_BY_WORD else "name")
-            elif group == 6:
-                kind = text
-            elif group == 2:
+            group = match.lastindex
+            if group == _SYMBOL:
+                kind = match[_SYMBOL]
+            elif group == _WORD:
+                word = match[_WORD].upper()
+                kind = keywords.get(word) or ("word" if word in cures else "name")
+            elif group == _NUMBER:
                 kind = "number"
-                self._check_end(match.end())
-            elif group == 3:
-                kind, text = "string", text.replace("''", "'")
-            elif group == 4:
-                kind, text = "quoted", text.replace('""', '"')
+                self._check_end(match)
             else:
-                kind = {5: "param", 7: "end"}.get(group) or self._refuse(match.start(group))
-            kinds.append(kind)
-            texts.append(text)
-            starts.append(match.start(group) - (group in (3, 4, 5)))
-            if group == 7:
+                kind = _KINDS.get(group or 0) or self._refuse(match.start(_ODD))
+            add_kind(kind)
+            add_match(match)
+            if group == _END:
                 return
 
-    def _check_end(self, end: int) -> None:
-        text = self.source.text
-        if _NAME_CHARACTER.match(text, end):
-            start = self.source.text.rfind(" ", 0, end) + 1
+    def _check_end(self, match: re.Match[str]) -> None:
+        text, start, end = self.source.text, match.start(_NUMBER), match.end()
+        if end < len(text) and _NAME_CHARACTER.match(text, end):
             self.source.refuse(f"{text[start : end + 20].split()[0]!r} is not a number", start)
 
     def _refuse(self, start: int) -> NoReturn:

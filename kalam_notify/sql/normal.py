@@ -13,7 +13,7 @@ Nothing here recurses with the depth of an expression: calls are taken from the 
 outside (`postorder`), and what they have become is kept by their ids.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
@@ -46,8 +46,13 @@ def normalize(expression: Expression) -> Expression:
     done: dict[int, Expression] = {}
     for call in postorder(expression):
         args = tuple(done[id(arg)] if arg.__class__ is Call else arg for arg in call.args)
-        done[id(call)] = _normal(call.op, args)
-    result = positive(_as_condition(done.get(id(expression), expression)))
+        done[id(call)] = normal(call.op, args)
+    return finished(as_condition(done.get(id(expression), expression)))
+
+
+def finished(condition: Expression) -> Expression:
+    """What a WHERE clause in normal form comes down to: a predicate, or TRUE or FALSE."""
+    result = positive(condition)
     # The texts were for this expression; its nodes must not outlive it.
     _orders.clear()
     return result
@@ -67,29 +72,10 @@ def positive(p: Expression) -> Expression:
     return p
 
 
-def _normal(op: str, args: tuple[Expression, ...]) -> Expression:
+def normal(op: str, args: tuple[Expression, ...]) -> Expression:
     """The normal form of a call of which the arguments are in normal form."""
-    if op == "and":
-        return conjunction(map(_as_condition, args))
-    if op == "or":
-        return disjunction(map(_as_condition, args))
-    if op == "not":
-        return negation(_as_condition(args[0]))
-    if op in COMPARISONS:
-        return comparison(op, args[0], args[1])
-    if op == "in":
-        return membership(args[0], args[1:])
-    if op in ("like", "ilike"):
-        return _likeness(op, args)
-    if op == "is null":
-        return _null_test(args[0])
-    if op in TESTS:
-        return _truth_test(op, _as_condition(args[0]))
-    if op == "distinct":
-        return _distinction(args[0], args[1])
-    if op == "case":
-        return _case(args)
-    return _value(op, args)
+    form = _FORMS.get(op)
+    return _value(op, args) if form is None else form(op, args)
 
 
 def _value(op: str, args: tuple[Expression, ...]) -> Expression:
@@ -105,7 +91,7 @@ def _values(constants: Iterable[Expression]) -> list[object]:
     return [found.value for found in constants if isinstance(found, Constant)]
 
 
-def _as_condition(expression: Expression) -> Expression:
+def as_condition(expression: Expression) -> Expression:
     if is_predicate(expression):
         return expression
     return comparison("=", expression, TRUE)
@@ -299,7 +285,7 @@ def _case(args: tuple[Expression, ...]) -> Expression:
     """CASE with the branches that can never be taken left out."""
     parts: list[Expression] = []
     for when, then in zip(args[:-1:2], args[1::2], strict=True):
-        test = positive(_as_condition(when))
+        test = positive(as_condition(when))
         if test == TRUE:
             return _branches(parts, then)
         if test != FALSE:
@@ -310,6 +296,20 @@ def _case(args: tuple[Expression, ...]) -> Expression:
 def _branches(parts: list[Expression], otherwise: Expression) -> Expression:
     return Call("case", (*parts, otherwise)) if parts else otherwise
 
+
+_Form = Callable[[str, tuple[Expression, ...]], Expression]
+_FORMS: dict[str, _Form] = {
+    "and": lambda _, args: conjunction(map(as_condition, args)),
+    "or": lambda _, args: disjunction(map(as_condition, args)),
+    "not": lambda _, args: negation(as_condition(args[0])),
+    "in": lambda _, args: membership(args[0], args[1:]),
+    "is null": lambda _, args: _null_test(args[0]),
+    "distinct": lambda _, args: _distinction(args[0], args[1]),
+    "case": lambda _, args: _case(args),
+    **{op: (lambda op, args: comparison(op, args[0], args[1])) for op in COMPARISONS},
+    **dict.fromkeys(("like", "ilike"), lambda op, args: _likeness(op, args)),
+    **{op: (lambda op, args: _truth_test(op, as_condition(args[0]))) for op in TESTS - {"is null"}},
+}
 
 _MAX_ORDERS = 10_000
 _orders: dict[int, tuple[Expression, str]] = {}

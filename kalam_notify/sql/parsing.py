@@ -1,6 +1,7 @@
 """Text -> `Select`: what a query says, before anybody asks which table or whose it is."""
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -10,7 +11,7 @@ from kalam_notify.model import TableId, table_id
 from kalam_notify.sql.cache import LatestCache
 from kalam_notify.sql.grammar import Grammar
 from kalam_notify.sql.lexer import Source, Tokens
-from kalam_notify.sql.tree import Constant, Expression, Name, postorder
+from kalam_notify.sql.tree import Call, Constant, Expression, Name
 
 MAX_NODES = 10_000
 """Nodes of an expression, each counted as often as it has to be evaluated."""
@@ -26,12 +27,30 @@ class Limits(NamedTuple):
 
 
 class Condition(msgspec.Struct, frozen=True, eq=False):
-    """An expression as written, with the place of each of its parts by their ids."""
+    """An expression as written; `calls` are its calls, each after those inside it."""
 
     source: Source
     where: Expression
     names: tuple[Name, ...]
-    places: dict[int, int]
+    calls: tuple[Call, ...]
+    is_policy: bool = False
+
+    def place(self, call: Call, operand: Expression | None) -> int:
+        """Where a call, or a constant that is its operand, stands in the text.
+
+        Nobody asks this of a query that is in order, so it is told by reading the text again.
+        """
+        grammar = Grammar(Tokens(self.source), placed=True)
+        again = _policy(grammar) if self.is_policy else _select(grammar).condition
+        assert again is not None
+        assert grammar.places is not None
+        number = next(place for place, known in enumerate(self.calls) if known is call)
+        twin = again.calls[number]
+        place = grammar.places[id(twin)]
+        for mine, theirs in zip(call.args, twin.args, strict=True):
+            if mine is operand:
+                place = grammar.places.get(id(theirs), getattr(theirs, "offset", place))
+        return place
 
 
 Policy = Condition
@@ -63,7 +82,7 @@ def parse(sql: str, limits: Limits) -> Select:
     found = _parsed.get((sql, limits))
     if found is not None:
         return found
-    return _parsed.put((sql, limits), _select(_grammar(sql, limits), limits), len(sql))
+    return _parsed.put((sql, limits), _select(_grammar(sql, limits)), len(sql))
 
 
 def parse_explain(sql: str, limits: Limits) -> Select:
@@ -77,10 +96,13 @@ def parse_explain(sql: str, limits: Limits) -> Select:
 
 def parse_policy(text: str, limits: Limits) -> Policy:
     """The policy that `text` spells, an expression as after WHERE. Raises SqlRefused."""
-    grammar = _grammar(text, limits)
+    return _policy(_grammar(text, limits))
+
+
+def _policy(grammar: Grammar) -> Policy:
     if grammar.kinds[0] == "end":
         grammar.refuse("an empty condition")
-    policy = _condition(grammar, limits)
+    policy = _condition(grammar, is_policy=True)
     grammar.take("end", "an operator or the end of the policy")
     for name in policy.names:
         if name.qualifier:
@@ -100,10 +122,10 @@ def _grammar(text: str, limits: Limits) -> Grammar:
     source = Source(text)
     if "\0" in text:
         source.refuse("unexpected NUL character", text.index("\0"))
-    return Grammar(Tokens(source))
+    return Grammar(Tokens(source), max_terms=limits.max_terms)
 
 
-def _select(grammar: Grammar, limits: Limits) -> Select:
+def _select(grammar: Grammar) -> Select:
     kinds = grammar.kinds
     if kinds[0] == "end":
         grammar.refuse("an empty query; write SELECT * FROM namespace.table")
@@ -113,7 +135,7 @@ def _select(grammar: Grammar, limits: Limits) -> Select:
     table, qualifiers = _table(grammar)
     condition = None
     if grammar.skip("WHERE"):
-        condition = _condition(grammar, limits)
+        condition = _condition(grammar)
     grammar.skip(";")
     if kinds[grammar.at] != "end":
         before = "the end: one statement" if kinds[grammar.at - 1] == ";" else ""
@@ -142,7 +164,7 @@ def _list(grammar: Grammar) -> tuple[Name, ...]:
 
 
 def _listed(grammar: Grammar) -> Name:
-    kind, offset = grammar.kinds[grammar.at], grammar.starts[grammar.at]
+    kind, offset = grammar.kinds[grammar.at], grammar.start(grammar.at)
     if kind == "*":
         grammar.at += 1
         return Name("", (), offset)
@@ -163,7 +185,7 @@ def _table(grammar: Grammar) -> tuple[TableId, frozenset[tuple[str, ...]]]:
     start = grammar.at
     if grammar.kinds[start] not in ("name", "quoted"):
         grammar.unexpected("a table: FROM namespace.table")
-    offset = grammar.starts[start]
+    offset = grammar.start(start)
     name = grammar.column()
     if len(name.qualifier) != 1:
         parts = (
@@ -173,7 +195,7 @@ def _table(grammar: Grammar) -> tuple[TableId, frozenset[tuple[str, ...]]]:
     namespace, table = (
         text if kind == "quoted" else _folded(text)
         for kind, text in (
-            (grammar.kinds[start + step], grammar.texts[start + step]) for step in (0, 2)
+            (grammar.kinds[start + step], grammar.text(start + step)) for step in (0, 2)
         )
     )
     found = table_id(namespace, table)
@@ -193,7 +215,7 @@ def _table(grammar: Grammar) -> tuple[TableId, frozenset[tuple[str, ...]]]:
 
 def _is_name(grammar: Grammar, at: int) -> bool:
     """Whether an unquoted part is of ASCII letters, digits and _ only."""
-    text = grammar.texts[at]
+    text = grammar.text(at)
     return grammar.kinds[at] == "quoted" or (text.isascii() and "$" not in text)
 
 
@@ -201,17 +223,18 @@ def _folded(text: str) -> str:
     return text.lower() if text.isascii() else text
 
 
-def _condition(grammar: Grammar, limits: Limits) -> Condition:
+def _condition(grammar: Grammar, *, is_policy: bool = False) -> Condition:
     where = grammar.condition()
-    if grammar.terms > limits.max_terms:
+    if grammar.terms > grammar.max_terms:
         grammar.refuse(
-            f"{grammar.terms} columns and constants after WHERE; at most {limits.max_terms} "
+            f"{grammar.terms} columns and constants after WHERE; at most {grammar.max_terms} "
             "are evaluated",
             0,
         )
-    if _size(where) > MAX_NODES:
-        grammar.refuse("BETWEEN and CASE are nested too deeply in each other", 0)
-    return Condition(grammar.source, where, tuple(grammar.names), grammar.places)
+    if grammar.repeats and _size(grammar.calls) > MAX_NODES:
+        grammar.refuse("BETWEEN, IN and CASE are nested too deeply in each other", 0)
+    calls = tuple(grammar.calls)
+    return Condition(grammar.source, where, tuple(grammar.names), calls, is_policy)
 
 
 def _check_qualifier(grammar: Grammar, known: frozenset[tuple[str, ...]], name: Name) -> None:
@@ -229,17 +252,18 @@ def _check_qualifier(grammar: Grammar, known: frozenset[tuple[str, ...]], name: 
     grammar.refuse(cure, name.offset)
 
 
-def _size(root: Expression) -> int:
+def _size(calls: Iterable[Call]) -> int:
     """Calls to evaluate: what is short to write can be long, BETWEENs inside each other."""
     sizes: dict[int, int] = {}
-    for call in postorder(root):
+    size = 0
+    for call in calls:
         size = 1 + sum(sizes.get(id(arg), 0) for arg in call.args)
         if call.op == "in":
             # A member that is no constant is compared with the subject by itself.
             others = sum(not isinstance(member, Constant) for member in call.args[1:])
             size += max(others - 1, 0) * (1 + sizes.get(id(call.args[0]), 0))
         sizes[id(call)] = size
-    return sizes.get(id(root), 1)
+    return size
 
 
 def forget_parsed() -> None:

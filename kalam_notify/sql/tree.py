@@ -41,9 +41,10 @@ class Constant(msgspec.Struct, frozen=True, gc=False):
 
 
 class Parameter(msgspec.Struct, frozen=True, gc=False):
-    """`$number`, from 1."""
+    """`$number`, from 1; `offset` is its place in the text."""
 
     number: int
+    offset: int
 
 
 class Name(msgspec.Struct, frozen=True, gc=False):
