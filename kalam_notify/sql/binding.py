@@ -15,7 +15,9 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
+
+import msgspec
 
 from kalam_notify.model import Identity, TableDef
 from kalam_notify.model.readings import READINGS, decimal_of
@@ -90,7 +92,7 @@ _SAYS = {
 _ANYTHING = frozenset(("any", "null"))
 
 
-class Typed(NamedTuple):
+class Typed(msgspec.Struct, frozen=True, gc=False):
     """A bound expression, its kind, and what made that sure (None: nothing but its constants)."""
 
     expression: Expression
@@ -101,6 +103,10 @@ class Typed(NamedTuple):
     def family(self) -> str:
         return _FAMILY.get(self.kind, self.kind)
 
+    def but(self, expression: Expression) -> "Typed":
+        """The same of another expression."""
+        return Typed(expression, self.kind, self.sure)
+
 
 class Binder:
     """Binds conditions for one table, identity and list of parameters."""
@@ -110,6 +116,7 @@ class Binder:
         self._identity = identity
         self._params = params
         self._done: dict[int, Typed] = {}
+        self._columns: dict[str, Typed] = {}
         # Calls and constants that came from the identity: their unlikeness is nobody's slip.
         self._personal: set[int] = set()
         self._written: Condition
@@ -134,28 +141,34 @@ class Binder:
                 continue
             columns = list(dict.fromkeys([*self._table.primary_key, *known]))
             hint = nearest(name.name, columns) or f"there are {', '.join(columns)}"
-            source.refuse(f"{self._table.id} has no column {name.name}; {hint}", name.offset)
+            source.refuse(f"{self._table.id} has no column {name.name}; {hint}", name.at)
 
     # --- operands
 
     def _typed(self, node: Expression) -> Typed:
-        if isinstance(node, Name):
-            return _column(node.name, (self._table.columns or {}).get(node.name))
+        kind = node.__class__
+        if kind is Call:
+            found = self._done[id(node)]
+            if found.kind == "array":
+                self._refuse("an array stands in = ANY(...) and after @> only", node)
+            return found
         if isinstance(node, Constant):
             return Typed(node, _KIND_OF_CONSTANT.get(node.kind, node.kind))
-        if isinstance(node, Parameter):
-            return self._parameter(node)
-        found = self._done.get(id(node))
-        assert found is not None, node
-        if found.kind == "array":
-            self._refuse("an array stands in = ANY(...) and after @> only", node)
+        if isinstance(node, Name):
+            return self._columns.get(node.name) or self._column(node.name)
+        assert isinstance(node, Parameter), node
+        return self._parameter(node)
+
+    def _column(self, name: str) -> Typed:
+        declared = None if self._table.columns is None else self._table.columns.get(name)
+        found = self._columns[name] = _column(name, declared)
         return found
 
     def _expressions(self, nodes: Sequence[Expression]) -> tuple[Expression, ...]:
         return tuple(_settled(self._typed(node)) for node in nodes)
 
     def _parameter(self, node: Parameter) -> Typed:
-        value = self._value(node)
+        value = self._params[node.number - 1]
         if isinstance(value, list | dict):
             what = (
                 "a list: write = ANY(${0})"
@@ -164,9 +177,6 @@ class Binder:
             )
             self._refuse(f"parameter {node.number} is {what.format(node.number)}", node)
         return self._typed(self._scalar(value, node))
-
-    def _value(self, node: Parameter) -> Any:
-        return self._params[node.number - 1]
 
     def _scalar(self, value: Any, node: Expression) -> Constant:
         if isinstance(value, str):
@@ -185,19 +195,21 @@ class Binder:
     # --- calls
 
     def _call(self, call: Call) -> Typed:
+        bind = _BINDS.get(call.op)
+        return self._value(call) if bind is None else bind(self, call)
+
+    def _comparison(self, call: Call) -> Typed:
+        left, right = call.args
+        return Typed(normal(call.op, self._alike(call, left, right)), "bool")
+
+    def _connective(self, call: Call) -> Typed:
+        return Typed(normal(call.op, tuple(map(self._condition, call.args))), "bool")
+
+    def _null_test(self, call: Call) -> Typed:
+        return Typed(normal(call.op, (self._as_it_is(call.args[0]),)), "bool")
+
+    def _value(self, call: Call) -> Typed:
         op, args = call.op, call.args
-        special = _SPECIAL.get(op)
-        if special is not None:
-            return special(self, call)
-        if op in COMPARISONS or op == "distinct":
-            pair = self._alike(call, args[0], args[1])
-            return Typed(normal(op, pair), "bool")
-        if op in ("and", "or", "not") or (op in TESTS and op != "is null"):
-            return Typed(normal(op, tuple(map(self._condition, args))), "bool")
-        if op == "is null":
-            return Typed(normal(op, (self._as_it_is(args[0]),)), "bool")
-        if op in _CASTS:
-            return self._cast(call)
         kind = _KIND_OF_CALL.get(op, "any")
         if kind == "text" or op == "length":
             self._want(call, args[:1] if op == "substr" else args, "text")
@@ -205,10 +217,9 @@ class Binder:
 
     def _condition(self, node: Expression) -> Expression:
         found = self._typed(node)
-        if found.kind not in _ANYTHING and found.kind != "bool" and found.sure:
-            self._refuse(
-                f"{found.sure}: it is not a condition; compare it with {_says(found)}", node
-            )
+        if found.kind != "bool" and found.sure and found.kind not in _ANYTHING:
+            cure = f"compare it with {_SAYS.get(found.family, 'a value')}"
+            self._refuse(f"{found.sure}: it is not a condition; {cure}", node)
         return found.expression
 
     def _as_it_is(self, node: Expression) -> Expression:
@@ -288,7 +299,7 @@ class Binder:
             operands = [_as_decimal(operand) for operand in operands]
         parts = tuple(operand.expression for operand in operands)
         return Typed(
-            Call(call.op, parts),
+            normal(call.op, parts),
             kind,
             (sure and kind != "any" and "the result is a number") or None,
         )
@@ -309,7 +320,9 @@ class Binder:
             places = set(range(len(args)))
         if call.op == "nullif":
             pair = self._alike(call, *args)
-            return Typed(normal("nullif", pair), *self._typed(args[0])[1:])
+            return Typed(
+                normal("nullif", pair), self._typed(args[0]).kind, self._typed(args[0]).sure
+            )
         values = [self._typed(args[place]) for place in sorted(places)]
         kinds = {value.kind for value in values} - {"null"}
         if "numeric" in kinds and kinds <= _NUMBERS | {"any"}:
@@ -362,7 +375,7 @@ class Binder:
         return Typed(normal("any", (_as_double(value).expression, found.expression)), "bool")
 
     def _one_of_parameter(self, call: Call, subject: Expression, node: Parameter) -> Typed:
-        values = self._value(node)
+        values = self._params[node.number - 1]
         if not isinstance(values, list):
             self._refuse(f"parameter {node.number} is no list; ANY wants one: [1, 2]", node)
         if len(values) > MAX_VALUES:
@@ -386,7 +399,7 @@ class Binder:
         """The right side of @>: JSON text, an array, a parameter, or a value of the row."""
         value: Any = None
         if isinstance(node, Parameter):
-            value = self._value(node)
+            value = self._params[node.number - 1]
             if not isinstance(value, list | dict):
                 return self._json(value, node) if isinstance(value, str) else _json_of(value)
         elif isinstance(node, Call) and node.op == "array":
@@ -429,6 +442,8 @@ class Binder:
         a, b = self._typed(left), self._typed(right)
         if a.kind == b.kind:
             return a.expression, b.expression
+        if a.kind == "any" and b.kind not in _READING_OF:
+            return a.expression, b.expression if b.kind != "decimal" else _settled(b)
         if a.family == b.family == "number":
             return _numbers(a, b)
         if b.kind in _READING_OF and (a.kind == "any" or a.kind == "text"):
@@ -479,7 +494,11 @@ class Binder:
         return isinstance(node, Call) and node.op in ("claim", "current_user")
 
 
-_SPECIAL: dict[str, Callable[[Binder, Call], Typed]] = {
+_BINDS: dict[str, Callable[[Binder, Call], Typed]] = {
+    **dict.fromkeys(COMPARISONS | {"distinct"}, Binder._comparison),
+    **dict.fromkeys((TESTS - {"is null"}) | {"and", "or", "not"}, Binder._connective),
+    **dict.fromkeys(_CASTS, Binder._cast),
+    "is null": Binder._null_test,
     "current_user": Binder._identity_constant,
     "claim": Binder._identity_constant,
     "in": Binder._membership,
@@ -535,18 +554,16 @@ def _as_double(found: Typed) -> Typed:
     if isinstance(node, Constant) and isinstance(node.value, Decimal):
         number = float(node.value)
         # Beyond a double's range no double is equal, and all are on one side of it.
-        return found._replace(expression=constant(number) if math.isfinite(number) else node)
-    return found._replace(expression=normal("double", (node,)))
+        return found.but(constant(number) if math.isfinite(number) else node)
+    return found.but(normal("double", (node,)))
 
 
 def _as_decimal(found: Typed) -> Typed:
     node = found.expression
     if isinstance(node, Constant):
         value = decimal_of(node.value) if node.kind in ("int", "float", "decimal") else None
-        return found._replace(expression=NULL if value is None else Constant("decimal", value))
-    return (
-        found._replace(expression=normal("numeric", (node,))) if found.kind != "numeric" else found
-    )
+        return found.but(NULL if value is None else Constant("decimal", value))
+    return found if found.kind == "numeric" else found.but(normal("numeric", (node,)))
 
 
 def _numbers(a: Typed, b: Typed) -> tuple[Expression, Expression]:
@@ -562,10 +579,6 @@ def _numbers(a: Typed, b: Typed) -> tuple[Expression, Expression]:
     if kinds == {"int", "decimal"}:
         return a.expression, b.expression
     return _settled(a), _settled(b)
-
-
-def _says(found: Typed) -> str:
-    return _SAYS.get(found.family, "a value")
 
 
 def _shown(found: Typed) -> str:

@@ -78,9 +78,10 @@ class Grammar(Operands):
         else:
             wrong = found.__class__ is Call and found.op in _VALUES
         if wrong:
-            offset = self.start(start)
-            met = self.source.text[offset : offset + 40].split()[0]
-            self.refuse(f"{met!r} is a value, not a condition; compare it with something", offset)
+            met = self.written[start][:40]
+            self.refuse(
+                f"{met!r} begins a value, not a condition; compare it with something", start
+            )
         return found
 
     def connective(self, kind: str, power: int, left: Expression) -> Expression:
@@ -172,11 +173,11 @@ class Grammar(Operands):
             args = (*args, self.string())
             self.terms -= 1
         pattern, *escape = (arg.value if isinstance(arg, Constant) else None for arg in args[1:])
-        if isinstance(pattern, str):
+        if isinstance(pattern, str) and (escape or "_" in pattern):
             try:
                 compile_like(pattern, *(escape or [None]), fold_case=False)
             except BadPattern as error:
-                self.refuse(f"LIKE pattern: {error}", self.start(at))
+                self.refuse(f"LIKE pattern: {error}", at)
         return self.call(op, args, at)
 
     def conversion(self, left: Expression) -> Expression:

@@ -1,9 +1,12 @@
-"""Text -> tokens: names, numbers, strings, parameters and symbols, each with its place.
+"""Text -> tokens: names, numbers, strings, parameters and symbols.
 
 A token's kind is what the grammar asks for: a keyword is its own kind in capitals, a symbol its own
-kind, and `name`, `word` (a name that SQL reserves), `number`, `string`, `param` and `end` are the
-others. One regular expression reads a token with the white space and comments before it; it cannot
-backtrack (possessive and atomic groups), so the time is linear in the text.
+kind, and `name`, `word` (a name that SQL reserves), `number`, `string`, `quoted`, `param` and `end`
+are the others. One regular expression reads a token with the white space and comments before it; it
+cannot backtrack (possessive and atomic groups), so the time is linear in the text. It reads every
+text to its end: what belongs to no token comes as a piece of its own, and is refused.
+
+Where a token stands is asked of texts that are refused only, and told by reading them again.
 """
 
 import re
@@ -13,22 +16,58 @@ from kalam_notify.errors import SqlRefused
 from kalam_notify.sql.words import CURE_BY_CHARACTER, CURE_BY_WORD, KEYWORDS
 
 _LETTER = r"A-Za-z_\xa1-\u1fff\u2c00-\u2fff\u3001-\ufefe\uff00-\U0010ffff"
+_SYMBOLS = [
+    "<>",
+    "!=",
+    "<=",
+    ">=",
+    "<@",
+    "->>",
+    "->",
+    "||",
+    "::",
+    "@>",
+    "?|",
+    "?&",
+    "#>>",
+    "#>",
+    "=",
+    "<",
+    ">",
+    "+",
+    "-",
+    "*",
+    "/",
+    "%",
+    "(",
+    ")",
+    ",",
+    ".",
+    ";",
+    "?",
+    "[",
+    "]",
+]
 _TOKEN = re.compile(
     rf"""(?:[ \t\r\n\f\v\ufeff\xa0]++ | --[^\n]*+ | /\*(?>[^*/]++|\*(?!/)|/(?!\*))*+\*/)*+
-    (?: ([{_LETTER}][{_LETTER}0-9$]*+)
-      | ((?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+)
-      | '((?:[^']++|'')*+)'
-      | "((?:[^"]++|"")*+)"
-      | \$([0-9]{{1,9}})(?![0-9])
-      | (<>|!=|<=|>=|<@|->>|->|\|\||::|@>|\?\||\?&|\#>>|\#>|/(?!\*)|[=<>+\-*%(),.;?\[\]])
-      | (\Z)
-      | (.)
+    (   [{_LETTER}][{_LETTER}0-9$]*+
+      | (?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+(?:[{_LETTER}]++)?+
+      | '(?:[^']++|'')*+'
+      | "(?:[^"]++|"")*+"
+      | \$[0-9]++
+      | /\*
+      | {"|".join(map(re.escape, _SYMBOLS))}
+      | \Z
+      | .
     )""",
     re.VERBOSE | re.DOTALL,
 )
-_NAME_CHARACTER = re.compile(rf"[{_LETTER}0-9$]")
-_WORD, _NUMBER, _STRING, _QUOTED, _PARAM, _SYMBOL, _END, _ODD = range(1, 9)
-_KINDS = {_STRING: "string", _QUOTED: "quoted", _PARAM: "param", _END: "end"}
+_LETTERS = re.compile(rf"[{_LETTER}]")
+_NUMBER = re.compile(r"(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+")
+_DELIMITED = {"'": "string", '"': "quoted", "$": "param"}
+_WORDS = dict.fromkeys(CURE_BY_WORD, "word") | KEYWORDS
+_KINDS = {symbol: symbol for symbol in _SYMBOLS}
+_KINDS |= {spelled: kind for word, kind in KEYWORDS.items() for spelled in (word, word.lower())}
 
 
 class Source:
@@ -39,74 +78,63 @@ class Source:
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def refuse(self, message: str, offset: int) -> NoReturn:
-        """Refuse with line and column, both from 1; columns count code points."""
+    def refuse(self, message: str, at: int) -> NoReturn:
+        """Refuse token `at`, with its line and column, both from 1; columns count code points."""
+        self.refuse_offset(message, self.start(at))
+
+    def refuse_offset(self, message: str, offset: int) -> NoReturn:
         line = self.text.count("\n", 0, offset) + 1
         raise SqlRefused(message, line=line, column=offset - self.text.rfind("\n", 0, offset))
 
+    def start(self, at: int) -> int:
+        """Where token `at` begins."""
+        starts = [match.start(1) for match in _TOKEN.finditer(self.text)]
+        return starts[min(at, len(starts) - 1)]
+
 
 class Tokens:
-    """The tokens of a text: their kinds, and their matches for what else is asked of them."""
+    """The tokens of a text as they are written, and their kinds. The last one is `end`."""
 
-    __slots__ = ("kinds", "matches", "source")
+    __slots__ = ("kinds", "source", "written")
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.kinds: list[str] = []
-        self.matches: list[re.Match[str]] = []
-        self._read()
+        self.written: list[str] = _TOKEN.findall(source.text)
+        known = _KINDS.get
+        self.kinds = [
+            known(token) or self._kind(token, at) for at, token in enumerate(self.written)
+        ]
 
     def text(self, at: int) -> str:
         """What a token stands for: quotes removed, doubled ones halved."""
-        match = self.matches[at]
-        group = match.lastindex or 0
-        text = match[group]
-        if group == _STRING:
-            return text.replace("''", "'")
-        return text.replace('""', '"') if group == _QUOTED else text
+        kind, token = self.kinds[at], self.written[at]
+        if kind == "string":
+            return token[1:-1].replace("''", "'")
+        return token[1:-1].replace('""', '"') if kind == "quoted" else token
 
-    def start(self, at: int) -> int:
-        """Where a token begins."""
-        match = self.matches[at]
-        group = match.lastindex or 0
-        return match.start(group) - (group in (_STRING, _QUOTED, _PARAM))
+    def _kind(self, token: str, at: int) -> str:
+        first = token[:1]
+        if _LETTERS.match(first):
+            return _WORDS.get(token.upper(), "name")
+        if token.isdigit() or _NUMBER.fullmatch(token):
+            return "number"
+        if len(token) > 1 and first in _DELIMITED:
+            return _DELIMITED[first]
+        if token:
+            self._refuse(token, at)
+        return "end"
 
-    def _read(self) -> None:
-        add_kind, add_match = self.kinds.append, self.matches.append
-        keywords, cures = KEYWORDS, CURE_BY_WORD
-        for match in _TOKEN.finditer(self.source.text):
-            group = match.lastindex
-            if group == _SYMBOL:
-                kind = match[_SYMBOL]
-            elif group == _WORD:
-                word = match[_WORD].upper()
-                kind = keywords.get(word) or ("word" if word in cures else "name")
-            elif group == _NUMBER:
-                kind = "number"
-                self._check_end(match)
-            else:
-                kind = _KINDS.get(group or 0) or self._refuse(match.start(_ODD))
-            add_kind(kind)
-            add_match(match)
-            if group == _END:
-                return
-
-    def _check_end(self, match: re.Match[str]) -> None:
-        text, start, end = self.source.text, match.start(_NUMBER), match.end()
-        if end < len(text) and _NAME_CHARACTER.match(text, end):
-            self.source.refuse(f"{text[start : end + 20].split()[0]!r} is not a number", start)
-
-    def _refuse(self, start: int) -> NoReturn:
-        text, refuse = self.source.text, self.source.refuse
-        if text.startswith("/*", start):
-            nested = text.find("/*", start + 2) >= 0 and text.find("*/", start) >= 0
-            refuse(
-                "a comment inside a comment" if nested else "a comment that is not closed", start
-            )
-        character = text[start]
-        if character in "'\"":
-            what = "string" if character == "'" else "quoted name"
-            refuse(f"a {what} that is not closed", start)
-        cure = CURE_BY_CHARACTER.get(character)
-        shown = "NUL character" if character == "\0" else repr(character)
-        refuse(f"unexpected {shown}{f'; {cure}' if cure else ''}", start)
+    def _refuse(self, token: str, at: int) -> NoReturn:
+        if token == "/*":
+            rest = self.source.text[self.source.start(at) + 2 :]
+            nested = "/*" in rest and "*/" in rest
+            token = "a comment inside a comment" if nested else "a comment that is not closed"
+            self.source.refuse(token, at)
+        if len(token) > 1:
+            self.source.refuse(f"{token[:40]!r} is not a number", at)
+        if token in "'\"":
+            what = "string" if token == "'" else "quoted name"
+            self.source.refuse(f"a {what} that is not closed", at)
+        cure = CURE_BY_CHARACTER.get(token)
+        shown = "NUL character" if token == "\0" else repr(token)
+        self.source.refuse(f"unexpected {shown}{f'; {cure}' if cure else ''}", at)

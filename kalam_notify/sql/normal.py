@@ -324,8 +324,12 @@ def order(expression: Expression) -> str:
     if expression.__class__ is not Call:
         return _leaf_order(expression)
     known = _orders.get(id(expression))
-    if known is not None:
+    if known is not None and known[0] is expression:
         return known[1]
+    if not any(arg.__class__ is Call for arg in expression.args):
+        text = _call_order(expression)
+        _orders[id(expression)] = expression, text
+        return text
     if len(_orders) > _MAX_ORDERS:
         _orders.clear()
     waiting: list[Any] = [expression]

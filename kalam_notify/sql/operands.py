@@ -25,7 +25,10 @@ _CAST_TO: dict[str, tuple[str, tuple[Expression, ...]]] = {
         for kind, bits in (("SmallInt", 16), ("Int", 32), ("BigInt", 64))
     },
     **dict.fromkeys(("Timestamp", "DateTime"), ("timestamp", ())),
-    **{kind: (kind.lower(), ()) for kind in ["Double", "Boolean", "Text", "Date", "Time", "Uuid", "Json"]},
+    **{
+        kind: (kind.lower(), ())
+        for kind in ["Double", "Boolean", "Text", "Date", "Time", "Uuid", "Json"]
+    },
     "Float": ("real", ()),
 }
 _TYPE_WORDS = frozenset(("PRECISION", "VARYING", "WITH", "WITHOUT", "TIME", "ZONE"))
@@ -74,11 +77,11 @@ class Operands(Reader):
         return _FIXED[self.kinds[self.at - 1]]
 
     def parameter(self) -> Expression:
-        number = int(self.text(self.at))
+        number = int(self.written[self.at][1:10])
         if not 1 <= number <= MAX_PARAMETER:
             self.refuse(f"parameters are $1, $2, ... ${MAX_PARAMETER}")
         self.parameters = max(self.parameters, number)
-        found = Parameter(number, self.start(self.at))
+        found = Parameter(number, self.at)
         self.at += 1
         self.terms += 1
         return found
@@ -114,7 +117,7 @@ class Operands(Reader):
         if kind == ",":
             self.refuse("a list in parentheses stands after IN only")
         if kind == "end":
-            self.refuse("( is not closed", self.start(opening))
+            self.refuse("( is not closed", opening)
         self.unexpected("an operator or ) (there is no operator before this)")
 
     def members(self, opening: str, closing: str) -> tuple[Expression, ...]:
@@ -166,7 +169,7 @@ class Operands(Reader):
             parts.append(self.expression())
         parts.append(self.expression() if self.skip("ELSE") else NULL)
         if self.kinds[self.at] == "end":
-            self.refuse("CASE is not closed; END is missing", self.start(at))
+            self.refuse("CASE is not closed; END is missing", at)
         self.take("END", "WHEN, ELSE or END")
         self.depth -= 1
         return self.call("case", tuple(parts), at)
@@ -227,12 +230,12 @@ class Operands(Reader):
             kind = ""
         if kind == "Decimal":
             if sizes and not (1 <= sizes[0] <= MAX_DIGITS and sum(sizes[1:]) <= sizes[0]):
-                self.refuse("numeric(precision, scale): 1 to 1000 digits", self.start(start))
+                self.refuse("numeric(precision, scale): 1 to 1000 digits", start)
             size = tuple(Constant("int", part) for part in (*sizes, 0)[:2]) if sizes else ()
             return self.call("numeric", (operand, *size), at)
         if kind not in _CAST_TO or sizes:
             cure = "; a cast takes no length" if kind in _CAST_TO else ""
-            self.refuse(f"no cast to {words}{cure}; cast to {_CASTS}", self.start(start))
+            self.refuse(f"no cast to {words}{cure}; cast to {_CASTS}", start)
         op, more = _CAST_TO[kind]
         return self.call(op, (operand, *more), at)
 
@@ -249,7 +252,7 @@ class Operands(Reader):
         if found.op != "json" and OPERATIONS[found.op](text, *rest) is None:
             example = _EXAMPLES.get(found.op)
             cure = f"; write ISO 8601: '{example}'" if example else ""
-            self.refuse(f"{text[:60]!r} is no {word.upper()}{cure}", self.start(at))
+            self.refuse(f"{text[:60]!r} is no {word.upper()}{cure}", at)
         return found
 
     # --- names and functions
@@ -262,7 +265,18 @@ class Operands(Reader):
                 return self.function()
             if following == "string":
                 return self.typed_literal()
-        found = self.column()
+        return self.named()
+
+    def named(self) -> Expression:
+        at = self.at
+        text = self.written[at]
+        is_plain = self.kinds[at] == "name" and text[0] != "_" and len(text) < 64
+        if is_plain and self.kinds[at + 1] != ".":
+            # Nothing to check: as nearly all of them are.
+            self.at += 1
+            found = Name(text, (), at)
+        else:
+            found = self.column()
         self.names.append(found)
         self.terms += 1
         return found
@@ -272,18 +286,18 @@ class Operands(Reader):
 
         A `*` in its place, where one may stand, is the empty name.
         """
-        offset = self.start(self.at)
+        at = self.at
         name = self.identifier()
         if self.kinds[self.at] != ".":
-            return Name(name, (), offset)
+            return Name(name, (), at)
         parts = [name]
         while self.skip("."):
             if star and self.skip("*"):
-                return Name("", tuple(parts), offset)
+                return Name("", tuple(parts), at)
             parts.append(self.identifier(after_point=True))
         if len(parts) > 3:
             self.refuse("a name of four parts; write column, table.column or ns.table.column")
-        return Name(parts[-1], tuple(parts[:-1]), offset)
+        return Name(parts[-1], tuple(parts[:-1]), at)
 
     def identifier(self, *, after_point: bool = False) -> str:
         kind, text = self.kinds[self.at], self.text(self.at)
@@ -330,9 +344,9 @@ class Operands(Reader):
         fewest, most = FUNCTIONS[word]
         if len(args) < fewest or (most is not None and len(args) > most):
             takes = str(fewest) if most == fewest else f"{fewest} to {most or 'any number'}"
-            self.refuse(f"{word} with {len(args)} arguments; it takes {takes}", self.start(at))
+            self.refuse(f"{word} with {len(args)} arguments; it takes {takes}", at)
         if word == "CLAIM" and getattr(args[0], "kind", "") != "text":
-            self.refuse("CLAIM takes the claim's name as a string: CLAIM('tenant')", self.start(at))
+            self.refuse("CLAIM takes the claim's name as a string: CLAIM('tenant')", at)
         return self.call("substr" if word == "SUBSTRING" else word.lower(), args, at)
 
     def arguments(self, word: str) -> tuple[Expression, ...]:

@@ -36,7 +36,7 @@ class Condition(msgspec.Struct, frozen=True, eq=False):
     is_policy: bool = False
 
     def place(self, call: Call, operand: Expression | None) -> int:
-        """Where a call, or a constant that is its operand, stands in the text.
+        """The token of a call, or of an operand of it.
 
         Nobody asks this of a query that is in order, so it is told by reading the text again.
         """
@@ -49,7 +49,7 @@ class Condition(msgspec.Struct, frozen=True, eq=False):
         place = grammar.places[id(twin)]
         for mine, theirs in zip(call.args, twin.args, strict=True):
             if mine is operand:
-                place = grammar.places.get(id(theirs), getattr(theirs, "offset", place))
+                place = grammar.places.get(id(theirs), getattr(theirs, "at", place))
         return place
 
 
@@ -106,7 +106,7 @@ def _policy(grammar: Grammar) -> Policy:
     grammar.take("end", "an operator or the end of the policy")
     for name in policy.names:
         if name.qualifier:
-            grammar.refuse("columns of a policy are written without their table", name.offset)
+            grammar.refuse("columns of a policy are written without their table", name.at)
     if grammar.parameters:
         grammar.refuse("a policy has no parameters; write CLAIM('name')", 0)
     return policy
@@ -121,7 +121,7 @@ def _grammar(text: str, limits: Limits) -> Grammar:
         raise SqlRefused(f"a query of {size} bytes; at most {limits.max_bytes} are read")
     source = Source(text)
     if "\0" in text:
-        source.refuse("unexpected NUL character", text.index("\0"))
+        source.refuse_offset("unexpected NUL character", text.index("\0"))
     return Grammar(Tokens(source), max_terms=limits.max_terms)
 
 
@@ -159,15 +159,16 @@ def _list(grammar: Grammar) -> tuple[Name, ...]:
     while grammar.skip(","):
         listed.append(_listed(grammar))
     if len(listed) > 1 and any(not name.name for name in listed):
-        grammar.refuse("* already stands for every column; write * or names", listed[1].offset)
+        grammar.refuse("* already stands for every column; write * or names", listed[1].at)
     return tuple(listed)
 
 
 def _listed(grammar: Grammar) -> Name:
-    kind, offset = grammar.kinds[grammar.at], grammar.start(grammar.at)
+    at = grammar.at
+    kind = grammar.kinds[at]
     if kind == "*":
         grammar.at += 1
-        return Name("", (), offset)
+        return Name("", (), at)
     if kind == "DISTINCT" or kind == "ALL":
         grammar.unexpected("columns: every change is delivered")
     if kind not in ("name", "quoted"):
@@ -185,13 +186,13 @@ def _table(grammar: Grammar) -> tuple[TableId, frozenset[tuple[str, ...]]]:
     start = grammar.at
     if grammar.kinds[start] not in ("name", "quoted"):
         grammar.unexpected("a table: FROM namespace.table")
-    offset = grammar.start(start)
+
     name = grammar.column()
     if len(name.qualifier) != 1:
         parts = (
             "a table's name of three parts" if name.qualifier else "a table without its namespace"
         )
-        grammar.refuse(f"{parts}; write FROM namespace.table", offset)
+        grammar.refuse(f"{parts}; write FROM namespace.table", start)
     namespace, table = (
         text if kind == "quoted" else _folded(text)
         for kind, text in (
@@ -203,7 +204,7 @@ def _table(grammar: Grammar) -> tuple[TableId, frozenset[tuple[str, ...]]]:
         grammar.refuse(
             f"{namespace[:40]}.{table[:40]} is no table's name; write namespace.table in letters, "
             'digits and _, other names in double quotes: public."User"',
-            offset,
+            start,
         )
     if grammar.kinds[grammar.at] == ",":
         grammar.refuse("a second table; a live query reads one")
@@ -249,7 +250,7 @@ def _check_qualifier(grammar: Grammar, known: frozenset[tuple[str, ...]], name: 
     cure = f"{written} is not the table of this query; write {wanted}"
     if len(name.qualifier) == 1:
         cure += f", or {written} -> '{name.name}' for a value in JSON"
-    grammar.refuse(cure, name.offset)
+    grammar.refuse(cure, name.at)
 
 
 def _size(calls: Iterable[Call]) -> int:

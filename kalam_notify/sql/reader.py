@@ -19,7 +19,7 @@ class Reader:
     def __init__(self, tokens: Tokens, *, max_terms: float = inf, placed: bool = False) -> None:
         self.max_terms = max_terms
         self.source = tokens.source
-        self.kinds, self.text, self.start = tokens.kinds, tokens.text, tokens.start
+        self.kinds, self.written, self.text = tokens.kinds, tokens.written, tokens.text
         self.at = 0
         self.depth = 0
         # Columns and constants; those of a list of constants count once.
@@ -30,11 +30,12 @@ class Reader:
         self.calls: list[Call] = []
         # Whether an expression stands in the tree more than once.
         self.repeats = False
-        # id of a call or constant -> its place in the text; None: nobody asks, see Condition.place.
+        # id of a call or constant -> its token; None: nobody asks, see Condition.place.
         self.places: dict[int, int] | None = {} if placed else None
 
-    def refuse(self, message: str, offset: int | None = None) -> NoReturn:
-        self.source.refuse(message, self.start(self.at) if offset is None else offset)
+    def refuse(self, message: str, at: int | None = None) -> NoReturn:
+        """Refuse what stands here, or at another token."""
+        self.source.refuse(message, self.at if at is None else at)
 
     def unexpected(self, wanted: str) -> NoReturn:
         """Refuse the token that stands here: what was wanted, what was met, and the cure."""
@@ -65,14 +66,14 @@ class Reader:
         found = Call(op, args)
         self.calls.append(found)
         if self.places is not None:
-            self.places[id(found)] = self.start(at)
+            self.places[id(found)] = at
         return found
 
     def constant(self, kind: str, value: object) -> Constant:
         """The constant that stands here."""
         found = Constant(kind, value)
         if self.places is not None:
-            self.places[id(found)] = self.start(self.at)
+            self.places[id(found)] = self.at
         self.at += 1
         self.terms += 1
         return found

@@ -41,18 +41,18 @@ class Constant(msgspec.Struct, frozen=True, gc=False):
 
 
 class Parameter(msgspec.Struct, frozen=True, gc=False):
-    """`$number`, from 1; `offset` is its place in the text."""
+    """`$number`, from 1; `at` is its token."""
 
     number: int
-    offset: int
+    at: int
 
 
 class Name(msgspec.Struct, frozen=True, gc=False):
-    """A column as written; `offset` is its place in the text."""
+    """A column as written; `at` is its token."""
 
     name: str
     qualifier: tuple[str, ...]
-    offset: int
+    at: int
 
 
 class Column(msgspec.Struct, frozen=True, gc=False):

@@ -94,6 +94,7 @@ CURE_BY_CHARACTER = {
     "{": "JSON is written in a string: data @> '{\"a\": 1}'",
 }
 CURE_BY_SYMBOL = {
+    "SELECT": "a second SELECT: subqueries and unions are not supported; use an IN list",
     "?": _PARAMETER,
     "<@": "write it the other way round, with @>",
     "?|": "write data ? 'a' OR data ? 'b'",
