@@ -22,7 +22,7 @@ from kalam_notify.config import (
 from kalam_notify.errors import ConfigurationFault, Fault
 from kalam_notify.logs import configure_logging
 from kalam_notify.sockets.listeners import bind, bind_all, url_of
-from kalam_notify.supervision.messages import Seat
+from kalam_notify.supervision.messages import Listening
 from kalam_notify.supervision.supervisor import Supervisor
 from kalam_notify.worker import Sockets, Worker
 
@@ -59,10 +59,11 @@ async def _supervise(config: Config, reload: Callable[[], Config]) -> int:
     # Held here for as long as there is a supervisor: whatever becomes of the workers, the address
     # stays taken and its backlogs stay open.
     crew = _bind_for_each(config)
-    seats = [
-        Seat(public.fileno(), internal.fileno() if internal else None) for public, internal in crew
+    listening = [
+        Listening(public.fileno(), internal.fileno() if internal else None)
+        for public, internal in crew
     ]
-    supervisor = Supervisor(config, reload, seats, lambda: _announce(config, crew[0]))
+    supervisor = Supervisor(config, reload, listening, lambda: _announce(config, crew[0]))
     _on_signals(supervisor.stop, supervisor.reload)
     return await supervisor.run()
 

@@ -3,7 +3,7 @@
 CPython's full collection walks every container object. With many connections that is a pause of
 tens of milliseconds, and nearly all of it is spent on objects that live as long as their
 connection. So survivors are frozen: every few seconds what is new is collected, and what has
-survived is moved out of the collector's sight (`gc.freeze`). Frozen objects are still freed by
+survived is moved out of the collector's delta (`gc.freeze`). Frozen objects are still freed by
 their reference counts; only cycles among them would stay, and the one cycle that every connection
 has is taken apart when it closes (WebSocketConnection.connection_lost). For what nobody foresaw,
 everything is looked at once in a long while.

@@ -17,9 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kalam_notify.auth import Authenticator
 from kalam_notify.catchup.feeder import Feeder
 from kalam_notify.config import Config, reload_differences, reloaded
+from kalam_notify.delivery.ring import open_ring
 from kalam_notify.delivery.service import SHARED_NOTIFY_CHUNK_SIZE, NotificationService
 from kalam_notify.delivery.stats import FanoutStats
-from kalam_notify.delivery.uring import open_ring
 from kalam_notify.errors import OperatorFault
 from kalam_notify.garbage import collect_in_small_steps
 from kalam_notify.http.answers import ERROR_HANDLERS
@@ -41,7 +41,7 @@ from kalam_notify.sockets.upgrade import PATH as UPGRADE_PATH
 from kalam_notify.sockets.upgrade import upgrade_required
 from kalam_notify.sockets.wheel import Wheel
 from kalam_notify.subscriptions.manager import ConnectionsManager
-from kalam_notify.subscriptions.requests import SubscriptionDesk
+from kalam_notify.subscriptions.requests import SubscriptionRequests
 from kalam_notify.version import __version__
 
 _log = logging.getLogger("kalam_notify.worker")
@@ -177,13 +177,13 @@ class Worker:
         self.service.on_moved = self.feeder.position_moved
         self.service.on_fallen = self.feeder.wake_all
         self.service.on_broken = self.feeder.disable
-        self.desk = SubscriptionDesk(self.catalog, self.manager, self.feeder)
-        self.desk.configure(config.websocket, config.limits.subscriptions_per_user)
+        self.requests = SubscriptionRequests(self.catalog, self.manager, self.feeder)
+        self.requests.configure(config.websocket, config.limits.subscriptions_per_user)
         self.shared = Shared(
             config,
             self._authenticator.tokens,
             self.manager,
-            self.desk,
+            self.requests,
             self.feeder,
             clock=clock,
             wheel=Wheel(clock, _tick(config)),
@@ -299,7 +299,7 @@ class Worker:
         }
 
     def _explain(self, sql: str, identity: Identity) -> Mapping[str, Any]:
-        return self.desk.explain(sql, identity)
+        return self.requests.explain(sql, identity)
 
     # Reload and drain
 
@@ -336,11 +336,11 @@ class Worker:
             self._keep_keys_fresh()
         self.catalog.replace(config.tables.declared.values(), auto_create=config.tables.auto_create)
         self.log.retain(Retention(config.log.retention.max_age, config.log.retention.max_bytes))
-        self.desk.configure(config.websocket, config.limits.subscriptions_per_user)
+        self.requests.configure(config.websocket, config.limits.subscriptions_per_user)
         self.shared.configure(config)
         set_level(config.logging.level)
         after = {table.id: table for table in self.catalog.tables()}
-        self.desk.tables_changed({name for name in before if before[name] != after.get(name)})
+        self.requests.tables_changed({name for name in before if before[name] != after.get(name)})
 
     async def _drain(self) -> None:
         """Close the clients' connections, spread over drain_seconds, so that they do not all

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from kalam_notify.catchup.pages import EncodedPage, Pages
-from kalam_notify.catchup.stretches import Feed, Stretches
+from kalam_notify.catchup.spans import Feed, Spans
 from kalam_notify.delivery.frames import FrameSet
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.errors import Compacted, LogUnavailable
@@ -61,7 +61,7 @@ class Feeder:
         self._position = position
         self._batch_grace = batch_grace
         self._pages = Pages(log)
-        self._stretches = Stretches(log)
+        self._spans = Spans(log)
         self._queue: deque[SubscriptionHandle] = deque()
         self._queued = asyncio.Event()
         # Woken while a worker had them: looked at once more when it is done.
@@ -222,9 +222,9 @@ class Feeder:
             else:
                 self._parked.append(handle)
             return False
-        feed = self._stretches.recent(handle.plan, handle.cursor, position)
+        feed = self._spans.recent(handle.plan, handle.cursor, position)
         if feed is None:
-            feed = await self._stretches.read(handle.plan, handle.cursor)
+            feed = await self._spans.read(handle.plan, handle.cursor)
             if handle.state is not _CATCHING_UP:
                 return False
         return self._hand_over(handle, feed)

@@ -2,8 +2,8 @@
 
 Plans differ in which changes they see, not in what a change looks like: ten thousand filters that
 see the same changes of a batch, in the same way and through the same projection, get the same
-bytes. So a batch is collected along paths: a plan walks from `(change, sight)` to `(change,
-sight)`, plans that walk the same way stand on the same path, and messages are made once per path.
+bytes. So a batch is collected along paths: a plan walks from `(change, delta)` to `(change,
+delta)`, plans that walk the same way stand on the same path, and messages are made once per path.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from typing import NamedTuple
 from kalam_notify.delivery.frames import FrameSet
 from kalam_notify.delivery.payload import BodyBuilder, RowEncoder
 from kalam_notify.model import Change
+from kalam_notify.subscriptions.deltas import Delta
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.plans import Plan, TablePlans
-from kalam_notify.subscriptions.sights import Sight
 
 MAX_BATCH_BYTES = 64 * 1024
 """Row bytes of one batch, and under way together: past this a larger write saves nothing."""
@@ -33,7 +33,7 @@ class Delivery(NamedTuple):
 class Batch:
     """A prepared batch: the log from `after` (exclusive) to `upto` (inclusive)."""
 
-    __slots__ = ("after", "laps", "shared", "size", "taken", "upto", "user")
+    __slots__ = ("after", "passes", "shared", "size", "taken", "upto", "user")
 
     def __init__(self, after: int, upto: int, taken: int, size: int) -> None:
         self.after = after
@@ -44,7 +44,7 @@ class Batch:
         self.shared: list[Delivery] = []
         self.user: list[Delivery] = []
         # Plans that it is under way to.
-        self.laps = 0
+        self.passes = 0
 
 
 def prepare(
@@ -79,22 +79,22 @@ def prepare(
 class _Path:
     """What some plans have seen of a batch so far."""
 
-    __slots__ = ("_before", "_change", "_encoder", "_next", "_sight")
+    __slots__ = ("_before", "_change", "_delta", "_encoder", "_next")
 
     def __init__(
         self,
         encoder: RowEncoder,
         before: "_Path | None" = None,
         change: Change | None = None,
-        seen: Sight | None = None,
+        seen: Delta | None = None,
     ) -> None:
         self._encoder = encoder
-        self._before, self._change, self._sight = before, change, seen
+        self._before, self._change, self._delta = before, change, seen
         self._next: dict[int, _Path] = {}
 
-    def on(self, change: Change, seen: Sight) -> "_Path":
+    def on(self, change: Change, seen: Delta) -> "_Path":
         """The path of those on this one that see `change` as `seen` next."""
-        key = change.seq * len(Sight) + seen.number
+        key = change.seq * len(Delta) + seen.number
         path = self._next.get(key)
         if path is None:
             path = self._next[key] = _Path(self._encoder, self, change, seen)
@@ -103,8 +103,8 @@ class _Path:
     def frames(self) -> FrameSet:
         """The messages of the whole path."""
         steps, path = [], self
-        while path._change is not None and path._sight is not None and path._before is not None:
-            steps.append((path._change, path._sight))
+        while path._change is not None and path._delta is not None and path._before is not None:
+            steps.append((path._change, path._delta))
             path = path._before
         builder = BodyBuilder(self._encoder)
         for change, seen in reversed(steps):

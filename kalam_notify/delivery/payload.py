@@ -14,7 +14,7 @@ import orjson
 
 from kalam_notify.filters import Projection
 from kalam_notify.model import Change, Row, TableDef
-from kalam_notify.subscriptions.sights import Sight
+from kalam_notify.subscriptions.deltas import Delta
 
 MAX_MESSAGE_BYTES = 512 * 1024
 """No message's payload is larger unless a single row is."""
@@ -104,12 +104,12 @@ def _differs(old: Any, new: Any) -> bool:
 class BodyBuilder:
     """Collects what one plan sees of a batch into message bodies."""
 
-    __slots__ = ("_bodies", "_encoder", "_olds", "_rows", "_sight", "_size", "row_count")
+    __slots__ = ("_bodies", "_delta", "_encoder", "_olds", "_rows", "_size", "row_count")
 
     def __init__(self, encoder: RowEncoder) -> None:
         self._encoder = encoder
         self._bodies: list[bytes] = []
-        self._sight: Sight | None = None
+        self._delta: Delta | None = None
         self._rows: list[bytes] = []
         self._olds: list[bytes] = []
         self._size = 0
@@ -121,19 +121,19 @@ class BodyBuilder:
         """Bytes of the message that is being collected."""
         return self._size
 
-    def add(self, change: Change, seen: Sight) -> int:
+    def add(self, change: Change, seen: Delta) -> int:
         """Append one change; returns the bytes it takes."""
         row = old = b""
-        if seen is Sight.INSERT or seen is Sight.ENTER:
+        if seen is Delta.INSERT or seen is Delta.ENTER:
             row = self._encoder.row(change)
-        elif seen is Sight.UPDATE:
+        elif seen is Delta.UPDATE:
             row, old = self._encoder.row(change), self._encoder.changed(change)
         else:
             old = self._encoder.gone(change)
         size = len(row) + len(old) + 2
-        if seen is not self._sight or self._size + size > _BODY_BYTES:
+        if seen is not self._delta or self._size + size > _BODY_BYTES:
             self._close_body()
-            self._sight = seen
+            self._delta = seen
         if row:
             self._rows.append(row)
         if old:
@@ -148,15 +148,15 @@ class BodyBuilder:
         return self._bodies
 
     def _close_body(self) -> None:
-        if self._sight is None:
+        if self._delta is None:
             return
-        parts = [b'"change_type":"%b"' % self._sight.change_type.encode()]
+        parts = [b'"change_type":"%b"' % self._delta.change_type.encode()]
         if self._rows:
             parts.append(b'"rows":[%b]' % b",".join(self._rows))
         if self._olds:
             parts.append(b'"old_values":[%b]' % b",".join(self._olds))
-        if self._sight.transition is not None:
-            parts.append(b'"transition":"%b"' % self._sight.transition.encode())
+        if self._delta.transition is not None:
+            parts.append(b'"transition":"%b"' % self._delta.transition.encode())
         self._bodies.append(b",".join(parts) + b"}")
-        self._sight = None
+        self._delta = None
         self._rows, self._olds, self._size = [], [], 0

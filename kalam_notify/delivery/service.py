@@ -2,7 +2,7 @@
 
 The loop takes what the log has beyond its position, prepares it (fanout/batch.py: row JSON made
 once), moves its position, and sends the prepared messages around the plans that see them
-(fanout/circuit.py), in chunks of SHARED_NOTIFY_CHUNK_SIZE handles. Between two chunks the event
+(fanout/scan.py), in chunks of SHARED_NOTIFY_CHUNK_SIZE handles. Between two chunks the event
 loop turns, so that pings, accepts and ingest stay alive however many subscribers a table has; and
 what has been stored meanwhile sets out from where the walk has come to.
 
@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from kalam_notify.delivery.batch import MAX_BATCH_BYTES, MAX_BATCH_SECONDS, Batch, prepare
-from kalam_notify.delivery.chunks import ChunkSender, Visit
-from kalam_notify.delivery.circuit import Circuit
+from kalam_notify.delivery.chunks import ChunkSender, Job
+from kalam_notify.delivery.ring import Ring
+from kalam_notify.delivery.scan import SharedScan
 from kalam_notify.delivery.stats import FanoutStats
-from kalam_notify.delivery.uring import Ring
 from kalam_notify.errors import Compacted
 from kalam_notify.log.base import EventLog
 from kalam_notify.model import Change
@@ -70,8 +70,8 @@ class NotificationService:
         self._clock = clock
         # Everything up to here has been prepared for the handles that were live.
         self.position = log.last_seq
-        self._shared = Circuit()
-        self._user = Circuit()
+        self._shared = SharedScan()
+        self._user = SharedScan()
         # Batches that have not come around yet, in order.
         self._under_way: deque[_Flight] = deque()
         # Read from the log, prepared up to `_done`.
@@ -131,10 +131,8 @@ class NotificationService:
         """What the log has beyond the position: out of memory, or read back when that is full."""
         changes = self._log.recent(self.position)
         if changes is None:
-            stretch = await self._log.read(
-                self.position, limit=_MAX_READ, max_bytes=MAX_BATCH_BYTES
-            )
-            changes = stretch.changes
+            span = await self._log.read(self.position, limit=_MAX_READ, max_bytes=MAX_BATCH_BYTES)
+            changes = span.changes
         return changes
 
     async def notify(self, changes: Sequence[Change]) -> None:
@@ -158,14 +156,14 @@ class NotificationService:
         """The same for USER tables, whose plans have come out of their own index."""
         await self._stream(self._user)
 
-    async def _stream(self, circuit: Circuit) -> None:
+    async def _stream(self, scan: SharedScan) -> None:
         has_served = False
         # Twice where the other kind of table has left no room: neither keeps the other waiting.
-        while circuit and not has_served:
+        while scan and not has_served:
             before = self._served
-            self._served = circuit.serve(self._chunk_size(), before, self._send)
+            self._served = scan.serve(self._chunk_size(), before, self._send)
             has_served = self._served > before
-            if circuit or self._served >= SHARED_NOTIFY_CHUNK_SIZE:
+            if scan or self._served >= SHARED_NOTIFY_CHUNK_SIZE:
                 await self._turn()
 
     def _chunk_size(self) -> int:
@@ -173,8 +171,8 @@ class NotificationService:
             return _BUSY_CHUNK_SIZE
         return SHARED_NOTIFY_CHUNK_SIZE
 
-    def _send(self, visits: Sequence[Visit]) -> None:
-        self._sender.send(visits, self._held)
+    def _send(self, jobs: Sequence[Job]) -> None:
+        self._sender.send(jobs, self._held)
 
     async def _turn(self) -> None:
         """Let the event loop turn: a post is read in its first round, and stored in its second."""
@@ -188,8 +186,8 @@ class NotificationService:
 
     def _take(self) -> bool:
         """Prepare what waits, as far as the bounds of what is under way allow; False: nothing."""
-        room = MAX_BATCH_BYTES - sum(batch.size for batch, _ in self._under_way if batch.laps)
-        if room <= 0 or self._manager.census.holes > self._most_holes() or not self._look_ahead():
+        room = MAX_BATCH_BYTES - sum(batch.size for batch, _ in self._under_way if batch.passes)
+        if room <= 0 or self._manager.counts.holes > self._most_holes() or not self._look_ahead():
             return False
         began, start = self._clock(), self._done
         batch = prepare(
@@ -197,7 +195,7 @@ class NotificationService:
         )
         # From this line on, a subscription that goes live has the batch behind it.
         self.position = batch.upto
-        self._set_out(batch)
+        self._join(batch)
         self._under_way.append(_Flight(batch, began))
         for node, error in self._manager.take_broken():
             self.on_broken(node, error)
@@ -218,20 +216,20 @@ class NotificationService:
             self._ahead, self._done = found or (), 0
         return bool(self._ahead)
 
-    def _set_out(self, batch: Batch) -> None:
-        for circuit, deliveries in ((self._shared, batch.shared), (self._user, batch.user)):
+    def _join(self, batch: Batch) -> None:
+        for scan, deliveries in ((self._shared, batch.shared), (self._user, batch.user)):
             for frames, plans in deliveries:
                 for plan in plans:
-                    circuit.set_out(batch, frames, plan)
+                    scan.join(batch, frames, plan)
             # Who has them all keeps no frames any more.
             deliveries.clear()
 
     def _most_holes(self) -> int:
-        return max(_FEW_HOLES, self._manager.census.live // 4)
+        return max(_FEW_HOLES, self._manager.counts.live // 4)
 
     async def _finish(self) -> None:
         """Flush and count the batches that have come around, in the order of the log."""
-        while self._under_way and not self._under_way[0].batch.laps:
+        while self._under_way and not self._under_way[0].batch.passes:
             batch, began = self._under_way.popleft()
             held, self._held = list(self._held), {}
             for sink in held:

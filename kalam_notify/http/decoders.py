@@ -25,7 +25,7 @@ from kalam_notify.model import PostedChange
 Batch = Generator[None, None, list[PostedChange]]
 
 # Changes between two rests: about half a millisecond of 200-byte rows.
-_STRETCH: Final = 256
+_SLICE: Final = 256
 
 _one = msgspec.json.Decoder(RawChange)
 _syntax = msgspec.json.Decoder(msgspec.Raw)
@@ -107,7 +107,7 @@ def _decode_lines(body: bytes, rules: Rules) -> Batch:
         if index == limit:
             raise too_many(limit)
         changes.append(_decode_one(line.group(), index, rules))
-        if index % _STRETCH == _STRETCH - 1:
+        if index % _SLICE == _SLICE - 1:
             yield
     return changes
 
@@ -128,10 +128,10 @@ def _decode_array(body: bytes, rules: Rules) -> Batch:
     if len(posts) > rules.limits.max_batch_changes:
         raise too_many(rules.limits.max_batch_changes)
     changes: list[PostedChange] = []
-    for start in range(0, len(posts), _STRETCH):
+    for start in range(0, len(posts), _SLICE):
         if start:
             yield
-        if not _admit_stretch(posts[start : start + _STRETCH], rules, changes):
+        if not _admit_stretch(posts[start : start + _SLICE], rules, changes):
             return (yield from _refuse_array(body, rules))
     return changes
 
@@ -167,6 +167,6 @@ def _refuse_array(body: bytes, rules: Rules) -> Batch:
     for place, refusal in enumerate(explain_array(body.decode(), rules)):
         if refusal is not None:
             break
-        if place % _STRETCH == _STRETCH - 1:
+        if place % _SLICE == _SLICE - 1:
             yield
     raise refusal or invalid_json("this is not an array of changes")

@@ -176,10 +176,10 @@ class ChangesEndpoint:
         if len(stored) < appended.accepted:
             # Not in memory yet, where other processes have written to the log meanwhile.
             with suppress(LogFault):
-                stretch = await self._log.read(
+                span = await self._log.read(
                     before, limit=appended.accepted, max_bytes=_WHATEVER_WAS_STORED
                 )
-                stored = stretch.changes
+                stored = span.changes
         return Counter(change.table for change in stored[: appended.accepted])
 
 

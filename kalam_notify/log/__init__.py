@@ -9,7 +9,7 @@ from kalam_notify.log.base import EventLog, OnAppend
 from kalam_notify.log.doorbell import ring_all
 from kalam_notify.log.memory import MemoryLog
 from kalam_notify.log.sqlite import SqliteLog
-from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Stretch
+from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 from kalam_notify.store.schema import Durability
 
@@ -23,8 +23,8 @@ __all__ = [
     "Page",
     "PageRequest",
     "Retention",
+    "Span",
     "SqliteLog",
-    "Stretch",
     "open_log",
     "wake_followers",
 ]

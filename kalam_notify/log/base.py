@@ -24,7 +24,7 @@ from typing import Protocol
 
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
 from kalam_notify.model.hints import Hint
-from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Stretch
+from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 
 OnAppend = Callable[[float, int], None]
@@ -107,11 +107,11 @@ class EventLog(Protocol):
         max_bytes: int,
         table: TableId | None = None,
         owner: Owner | None = None,
-    ) -> Stretch:
+    ) -> Span:
         """The next changes after a position, at most `limit`, about `max_bytes`, at least one.
 
         With `table` (and `owner`) only that table's (that owner's) changes are given. A `read` at
-        the end of the log answers an empty stretch whose `upto` is `last_seq` or beyond. Raises
+        the end of the log answers an empty span whose `upto` is `last_seq` or beyond. Raises
         Compacted when `after` is below `horizon(table)`.
         """
 

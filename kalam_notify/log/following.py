@@ -200,16 +200,16 @@ class Follower:
         while True:
             after = self.last_seq
             try:
-                seen, stretch = await self._pool.run(
+                seen, span = await self._pool.run(
                     reader.follow, self._edges, self._names, after, _PULL_CHANGES, _PULL_BYTES
                 )
             except Compacted as edge:
                 await self.look()
                 self._skip_to(edge.horizon)
                 continue
-            self.advance(after, stretch.changes)
+            self.advance(after, span.changes)
             self.learn(seen.edges)
-            if not stretch.changes:
+            if not span.changes:
                 return
 
 

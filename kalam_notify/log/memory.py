@@ -19,11 +19,11 @@ from kalam_notify.log.window import Window
 from kalam_notify.model import SHARED, Change, Owner, PostedChange, Row, TableDef, TableId
 from kalam_notify.model.changes import Stored
 from kalam_notify.model.hints import Hint
-from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Stretch
-from kalam_notify.store.judging import Candidate, LoopJudge
+from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
+from kalam_notify.store.filtering import Candidate, LoopFilter
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
-from kalam_notify.store.selection import fill_page, sift
-from kalam_notify.store.settling import Place, Seen, settle_batch
+from kalam_notify.store.selection import fill_page, keep_matching
+from kalam_notify.store.settling import RowKey, Seen, settle_batch
 from kalam_notify.store.tables import Shape, refuse_unfit, shape_changed
 
 Scope = tuple[TableId, Owner]
@@ -37,20 +37,20 @@ class MemoryRows:
     def __init__(self) -> None:
         self._scopes: dict[Scope, dict[str, Stored]] = {}
 
-    def get(self, place: Place) -> Stored | None:
-        return self._scopes.get(place[:2], {}).get(place[2])
+    def get(self, key: RowKey) -> Stored | None:
+        return self._scopes.get(key[:2], {}).get(key[2])
 
-    def put(self, place: Place, stored: Stored) -> None:
-        scope = self._scopes.setdefault(place[:2], {})
+    def put(self, key: RowKey, stored: Stored) -> None:
+        scope = self._scopes.setdefault(key[:2], {})
         # Taken out first, so that the new version stands at the end.
-        scope.pop(place[2], None)
-        scope[place[2]] = stored
+        scope.pop(key[2], None)
+        scope[key[2]] = stored
 
-    def drop(self, place: Place) -> None:
-        scope = self._scopes[place[:2]]
-        del scope[place[2]]
+    def drop(self, key: RowKey) -> None:
+        scope = self._scopes[key[:2]]
+        del scope[key[2]]
         if not scope:
-            del self._scopes[place[:2]]
+            del self._scopes[key[:2]]
 
     def of(self, scope: Scope) -> Iterable[Stored]:
         """The scope's rows in rising order of seq."""
@@ -94,7 +94,7 @@ class MemoryLog:
 
     async def start(self) -> None:
         self._open = True
-        self._judge = LoopJudge()
+        self._row_filter = LoopFilter()
         self._task = asyncio.create_task(self._look_after(), name="log retention")
 
     async def close(self) -> None:
@@ -272,19 +272,19 @@ class MemoryLog:
         max_bytes: int,
         table: TableId | None = None,
         owner: Owner | None = None,
-    ) -> Stretch:
+    ) -> Span:
         self._require_open()
         if after < self.horizon(table):
             raise Compacted(self.horizon(table))
         changes: Sequence[Change]
         if table is None:
-            changes = self._all.stretch(after, limit, max_bytes)
+            changes = self._all.span(after, limit, max_bytes)
         else:
             runs = self._runs_of(table, owner)
-            heads = [run.stretch(after, limit, max_bytes) for run in runs]
+            heads = [run.span(after, limit, max_bytes) for run in runs]
             changes = _bounded(heapq.merge(*heads, key=lambda c: c.seq), limit, max_bytes)
         cut = len(changes) >= limit or sum(change.size for change in changes) >= max_bytes
-        return Stretch(changes, changes[-1].seq if cut else max(after, self.last_seq))
+        return Span(changes, changes[-1].seq if cut else max(after, self.last_seq))
 
     def _runs_of(self, table: TableId, owner: Owner | None) -> list[Window]:
         if owner is None and not self._is_shared(table):
@@ -308,7 +308,9 @@ class MemoryLog:
             raise Compacted(horizon)
         rows = self._rows_as_of((table.id, request.owner), table, request.after, as_of)
         return await asyncio.to_thread(
-            lambda: fill_page(request, as_of, sift(_chunks(rows), request.matches, self._judge))
+            lambda: fill_page(
+                request, as_of, keep_matching(_chunks(rows), request.matches, self._row_filter)
+            )
         )
 
     async def newest(
@@ -328,7 +330,10 @@ class MemoryLog:
         rows = self._rows_as_of((table.id, owner), table, 0, as_of)[::-1]
 
         def seek() -> int:
-            found = next(islice(sift(_chunks(rows), matches, self._judge), count - 1, None), None)
+            found = next(
+                islice(keep_matching(_chunks(rows), matches, self._row_filter), count - 1, None),
+                None,
+            )
             return beginning if found is None else found[0] - 1
 
         return as_of, await asyncio.to_thread(seek)

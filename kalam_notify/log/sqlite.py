@@ -1,6 +1,6 @@
 """The embedded log: one SQLite file, one writing thread, a few reading ones.
 
-    append --> Writer (thread) --commit--> report --> event loop: Follower, then Tickets
+    append --> Writer (thread) --commit--> report --> event loop: Follower, then PendingAppends
                                   |
                                   +--> Doorbell of other processes --> their Follower
 
@@ -22,16 +22,16 @@ from kalam_notify.errors import Compacted, LogUnavailable, StorageFault
 from kalam_notify.log.base import OnAppend
 from kalam_notify.log.doorbell import Doorbell
 from kalam_notify.log.following import Follower
-from kalam_notify.log.tickets import Tickets
-from kalam_notify.log.turns import Turns
+from kalam_notify.log.pending import PendingAppends
+from kalam_notify.log.write_lock import WriteLock
 from kalam_notify.log.writer import Outcome, Report, Trimmed, TrimOrder, Waiting, Writer
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
 from kalam_notify.model.hints import Hint
 from kalam_notify.store import reader, schema
-from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Stretch
+from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.catalog import refuse_changed_shapes
-from kalam_notify.store.judging import LoopJudge
-from kalam_notify.store.mark import Mark
+from kalam_notify.store.filtering import LoopFilter
+from kalam_notify.store.high_water import HighWaterMark
 from kalam_notify.store.pool import ReaderPool
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
 from kalam_notify.store.settling import NOTHING
@@ -65,8 +65,8 @@ class SqliteLog:
         self._declared: dict[TableId, TableDef] = {}
         self._writer = Writer(
             lambda: schema.open_writer(path, durability),
-            Turns(path.parent),
-            Mark(path),
+            WriteLock(path.parent),
+            HighWaterMark(path),
             self._declared,
             clock,
             self._report,
@@ -75,7 +75,7 @@ class SqliteLog:
         self._names = reader.TableNames()
         self._doorbell = Doorbell(path.parent)
         self._follower = Follower(self._pool, self._names, self._doorbell, window_bytes)
-        self._tickets = Tickets()
+        self._pending = PendingAppends()
         self._upkeep: asyncio.Task[None] | None = None
         self._open = False
 
@@ -85,7 +85,7 @@ class SqliteLog:
         """Open or create the file and begin to follow it."""
         self._loop = asyncio.get_running_loop()
         self._writer_ended = self._loop.create_future()
-        self._judge = LoopJudge()
+        self._row_filter = LoopFilter()
         await asyncio.to_thread(schema.prepare, self._path)
         try:
             await asyncio.to_thread(self._writer.start)
@@ -149,14 +149,14 @@ class SqliteLog:
 
     @property
     def waiting_bytes(self) -> int:
-        return self._tickets.waiting_bytes
+        return self._pending.waiting_bytes
 
     def horizon(self, table: TableId | None = None) -> int:
         return self._follower.horizon(table)
 
     def statistics(self) -> dict[str, float]:
         return {
-            **self._tickets.statistics(),
+            **self._pending.statistics(),
             **self._follower.statistics(),
             "file_bytes": _size(self._path) + _size(schema.wal_path(self._path)),
         }
@@ -176,7 +176,7 @@ class SqliteLog:
         if not batch and batch_key is None:
             return NOTHING
         size = sum(_weight(change) for change in batch)
-        number, stored = self._tickets.for_batch(size)
+        number, stored = self._pending.for_batch(size)
         self._writer.put(Waiting(Posting(batch, batch_key), size, number))
         return await stored
 
@@ -185,7 +185,7 @@ class SqliteLog:
 
     async def trim(self) -> int:
         self._require_open()
-        number, done = self._tickets.for_trim()
+        number, done = self._pending.for_trim()
         classes = age_classes(self._retention, self._declared.values())
         self._writer.put(TrimOrder(classes, self._retention.max_bytes, number))
         return await done
@@ -201,10 +201,10 @@ class SqliteLog:
             case Outcome(group=group):
                 if group is not None:
                     self._follower.advance(group.before, group.changes, group.sizes)
-                self._tickets.finish_batches(report, self.on_append)
+                self._pending.finish_batches(report, self.on_append)
             case Trimmed(edges=edges):
                 self._follower.learn(edges)
-                self._tickets.finish_trim(report)
+                self._pending.finish_trim(report)
             case None:
                 self._writer_ended.set_result(None)
 
@@ -224,7 +224,7 @@ class SqliteLog:
         max_bytes: int,
         table: TableId | None = None,
         owner: Owner | None = None,
-    ) -> Stretch:
+    ) -> Span:
         async with self._reading():
             return await self._pool.run(
                 reader.read, self._names, after, limit, max_bytes, table, owner
@@ -232,7 +232,7 @@ class SqliteLog:
 
     async def page(self, request: PageRequest) -> Page:
         async with self._reading():
-            page = await self._pool.scan(reader.page, request, self._judge)
+            page = await self._pool.scan(reader.page, request, self._row_filter)
         self._follower.hear_of(page.as_of)
         return page
 
@@ -246,7 +246,7 @@ class SqliteLog:
     ) -> tuple[int, int]:
         async with self._reading():
             return await self._pool.scan(
-                reader.newest, table, owner, matches, count, hints, self._judge
+                reader.newest, table, owner, matches, count, hints, self._row_filter
             )
 
     @contextlib.asynccontextmanager

@@ -92,7 +92,7 @@ class Window:
             return None
         return self._changes[bisect_right(self._changes, position, key=_seq_of) :]
 
-    def stretch(self, after: int, limit: int, max_bytes: int) -> Sequence[Change]:
+    def span(self, after: int, limit: int, max_bytes: int) -> Sequence[Change]:
         """The held changes after a position: at most `limit`, about `max_bytes`, at least one."""
         first = bisect_right(self._changes, after, key=_seq_of)
         before = self._ends[first - 1] if first else self._gone

@@ -19,10 +19,10 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from kalam_notify.errors import LogUnavailable
-from kalam_notify.log.turns import Turns
+from kalam_notify.log.write_lock import WriteLock
 from kalam_notify.model import TableDef, TableId
 from kalam_notify.store.catalog import Numbers
-from kalam_notify.store.mark import Mark
+from kalam_notify.store.high_water import HighWaterMark
 from kalam_notify.store.retention import AgeClass
 from kalam_notify.store.storing import Group, Posting, store
 from kalam_notify.store.trimming import Edges, Step, edges, trim_by_age, trim_by_bytes
@@ -34,11 +34,11 @@ GROUP_BYTES = 8 * 1024 * 1024
 
 
 class Waiting(NamedTuple):
-    """A batch in the queue; `size` in bytes of row JSON, `ticket` is for whoever posted it."""
+    """A batch in the queue; `size` in bytes of row JSON, `number` is for whoever posted it."""
 
     posting: Posting
     size: int
-    ticket: int
+    number: int
 
 
 class TrimOrder(NamedTuple):
@@ -46,13 +46,13 @@ class TrimOrder(NamedTuple):
 
     classes: Sequence[AgeClass]
     max_bytes: int | None
-    ticket: int
+    number: int
 
 
 class Outcome(NamedTuple):
     """What became of the batches of one transaction: stored as a group, or refused with a fault."""
 
-    tickets: Sequence[int]
+    numbers: Sequence[int]
     group: Group | None
     fault: LogUnavailable | None
 
@@ -60,7 +60,7 @@ class Outcome(NamedTuple):
 class Trimmed(NamedTuple):
     """A finished order. `edges` is None when the log could not be read or written."""
 
-    ticket: int
+    number: int
     removed: int
     edges: Edges | None
 
@@ -79,15 +79,15 @@ class Writer:
     def __init__(
         self,
         connect: Callable[[], sqlite3.Connection],
-        turns: Turns,
-        mark: Mark,
+        write_lock: WriteLock,
+        mark: HighWaterMark,
         declared: Mapping[TableId, TableDef],
         clock: Callable[[], float],
         report: Callable[[Report], None],
     ) -> None:
         self._connect = connect
-        self._turns = turns
-        self._mark = mark
+        self._write_lock = write_lock
+        self._high_water = mark
         self._clock = clock
         self._report = report
         self._numbers = Numbers(declared)
@@ -118,7 +118,7 @@ class Writer:
         while not self._stopping or self._waiting:
             self._collect()
             if self._waiting:
-                with self._turns.turn():
+                with self._write_lock.turn():
                     # What has come while others wrote goes along.
                     self._collect()
                     outcomes = list(self._store_group(self._next_group()))
@@ -127,13 +127,13 @@ class Writer:
             # After every group, not only when none waits: producers that never pause must not keep
             # the log from being trimmed.
             if self._trims and not self._stopping:
-                with self._turns.turn():
+                with self._write_lock.turn():
                     self._trim_step(self._trims[0])
         for trim in self._trims:
-            self._report(Trimmed(trim.order.ticket, trim.removed, None))
+            self._report(Trimmed(trim.order.number, trim.removed, None))
         self._forget_connection()
-        self._turns.close()
-        self._mark.close()
+        self._write_lock.close()
+        self._high_water.close()
         self._report(None)
 
     def _collect(self) -> None:
@@ -174,8 +174,8 @@ class Writer:
                 yield from self._store_group([one])
         else:
             if group.changes:
-                self._mark.set(group.changes[-1].seq)
-            yield Outcome([one.ticket for one in waiting], group, None)
+                self._high_water.set(group.changes[-1].seq)
+            yield Outcome([one.number for one in waiting], group, None)
 
     def _store(self, waiting: Sequence[Waiting]) -> Group:
         postings = [one.posting for one in waiting]
@@ -192,7 +192,7 @@ class Writer:
             finished, found = True, None
         if finished:
             self._trims.popleft()
-            self._report(Trimmed(trim.order.ticket, trim.removed, found))
+            self._report(Trimmed(trim.order.number, trim.removed, found))
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -226,7 +226,7 @@ def _refused(waiting: Sequence[Waiting], cause: Exception) -> Outcome:
     _logger.error("changes could not be stored: %s: %s", type(cause).__name__, cause)
     fault = LogUnavailable(f"the log could not store the changes: {cause}")
     fault.__cause__ = cause
-    return Outcome([one.ticket for one in waiting], None, fault)
+    return Outcome([one.number for one in waiting], None, fault)
 
 
 class _Trim:

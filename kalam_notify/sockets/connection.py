@@ -1,8 +1,8 @@
 """One WebSocket connection: an asyncio.Protocol over websockets' sans-I/O ServerProtocol.
 
 No task, no timer and no closure per connection: bytes come in by `data_received`, time by the
-wheel's `visit`, changes by the fan-out's `offer`. What a message means is the session's business
-(protocol/session.py); this shell carries it out.
+wheel's `on_deadline`, changes by the fan-out's `offer`. What a message means is the session's
+business (protocol/session.py); this shell carries it out.
 
 Closing, whoever begins: the close frame is sent, reading goes on (a socket closed with unread
 bytes would reset and could take the close frame with it) until the peer has answered or
@@ -111,7 +111,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
 
     def flush(self) -> None:
         super().flush()
-        if self.door < 0 and self.waiting > self._limit and not self._transport.is_closing():
+        if self.direct_fd < 0 and self.waiting > self._limit and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def end(self, reason: Close) -> None:
@@ -183,9 +183,9 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         """Close the socket without another word."""
         self._transport.abort()
 
-    def _door_moved(self) -> None:
+    def _direct_fd_moved(self) -> None:
         for handle in self.subscriptions.values():
-            handle.door_moved()
+            handle.direct_fd_moved()
 
     def pause_writing(self) -> None:
         self.blocked()
@@ -253,21 +253,21 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
                 case NextBatch():
                     self._next_batch(action)
                 case Unsubscribe(subscription_id=name):
-                    self._shared.desk.unsubscribe(self, name)
+                    self._shared.requests.unsubscribe(self, name)
                 case IdentityChanged():
-                    self._shared.desk.identity_changed(self)
+                    self._shared.requests.identity_changed(self)
                 case Close():
                     self.end(action)
 
     def _subscribe(self, request: SubscriptionRequest) -> None:
         try:
-            self._shared.desk.subscribe(self, request)
+            self._shared.requests.subscribe(self, request)
         except SubscriptionRefused as refusal:
             self.send(messages.error(request.id, refusal.code, refusal.message))
 
     def _next_batch(self, request: NextBatch) -> None:
         try:
-            self._shared.desk.next_batch(self, request)
+            self._shared.requests.next_batch(self, request)
         except SubscriptionRefused as refusal:
             self.send(messages.error(request.subscription_id, refusal.code, refusal.message))
 
@@ -319,8 +319,8 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
 
     # Time
 
-    def visit(self, now: float) -> float | None:
-        """The wheel's visit: what is due, and when the next thing will be."""
+    def on_deadline(self, now: float) -> float | None:
+        """The wheel's call: what is due, and when the next thing will be."""
         if self._protocol.state is not WireState.OPEN:
             if now >= self._deadline:
                 self._transport.abort()
@@ -376,7 +376,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
     def _leave(self) -> None:
         """Out of every index: nothing more is delivered. Safe to repeat."""
         self._session.ended()
-        self._shared.desk.disconnect(self)
+        self._shared.requests.disconnect(self)
 
     def _set_closing(self) -> None:
         if self._closing:

@@ -11,7 +11,7 @@ from kalam_notify.model import Identity
 from kalam_notify.sockets.addresses import TrustedProxies
 from kalam_notify.sockets.wheel import Wheel
 from kalam_notify.subscriptions.manager import ConnectionsManager
-from kalam_notify.subscriptions.requests import SubscriptionDesk
+from kalam_notify.subscriptions.requests import SubscriptionRequests
 
 
 class Verifier(Protocol):
@@ -38,7 +38,7 @@ class Shared:
         config: Config,
         verifier: Verifier,
         manager: ConnectionsManager,
-        desk: SubscriptionDesk,
+        desk: SubscriptionRequests,
         feeder: Feeder,
         *,
         clock: Callable[[], float],
@@ -48,7 +48,7 @@ class Shared:
         self.spawn = spawn
         self.verifier = verifier
         self.manager = manager
-        self.desk = desk
+        self.requests = desk
         self.feeder = feeder
         self.clock = clock
         self.wheel = wheel

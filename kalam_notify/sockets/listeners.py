@@ -117,7 +117,7 @@ class Listener:
 
     async def start(self) -> None:
         """Accept connections."""
-        self.visit(self._shared.clock())
+        self.on_deadline(self._shared.clock())
         self._shared.wheel.set(self, self._shared.clock() + 1)
         self._server = await self._accept(self._socket)
 
@@ -140,8 +140,8 @@ class Listener:
     def _protocol(self) -> asyncio.Protocol:
         return self._protocol_class(config=self._config, server_state=self.state, app_state={})
 
-    def visit(self, now: float) -> float | None:
-        """The wheel's visit: the Date header once a second."""
+    def on_deadline(self, now: float) -> float | None:
+        """The wheel's call: the Date header once a second."""
         date = email.utils.formatdate(usegmt=True).encode()
         self.state.default_headers = [(b"date", date), (b"server", b"kalam-notify")]
         return now + 1

@@ -6,18 +6,18 @@ goes through the transport, which keeps the order and says when it has drained. 
 byte goes through the transport.
 
 The transport's high-water mark is 0: it calls `pause_writing` as soon as a byte waits, and
-`resume_writing` when none does. So "may write directly" is one number, the door, kept by those
-two calls: the descriptor, or SHUT. The fan-out keeps a copy of it (subscriptions/roster.py) and is
-told of every change by `_door_moved`.
+`resume_writing` when none does. So "may write directly" is one number, the direct_fd, kept by those
+two calls: the descriptor, or NO_FD. The fan-out keeps a copy of it (subscriptions/roster.py) and is
+told of every change by `_direct_fd_moved`.
 
-Descriptors are reused: the door must be shut before the transport closes its own. Both uvloop and
-asyncio close it only after `connection_lost`, which calls `shut`.
+Descriptors are reused: direct_fd must be NO_FD before the transport closes its own. Both uvloop
+and asyncio close it only after `connection_lost`, which calls `shut`.
 """
 
 import asyncio
 import os
 
-from kalam_notify.subscriptions.roster import SHUT
+from kalam_notify.subscriptions.roster import NO_FD
 
 
 class SendBuffer:
@@ -30,7 +30,7 @@ class SendBuffer:
         "_pending_size",
         "_queued",
         "_transport",
-        "door",
+        "direct_fd",
     )
 
     _transport: asyncio.Transport
@@ -48,29 +48,29 @@ class SendBuffer:
         if transport.get_extra_info("sslcontext") is None:
             self._fd = transport.get_extra_info("socket").fileno()
         else:
-            self._fd = SHUT
-        self.door = SHUT if transport.get_write_buffer_size() else self._fd
+            self._fd = NO_FD
+        self.direct_fd = NO_FD if transport.get_write_buffer_size() else self._fd
 
     def shut(self) -> None:
         """Write nothing directly any more."""
-        self._fd = SHUT
-        self._move_door(SHUT)
+        self._fd = NO_FD
+        self._move_direct_fd(NO_FD)
 
     def drained(self) -> None:
         """The transport has written everything."""
-        self._move_door(self._fd)
+        self._move_direct_fd(self._fd)
 
     def blocked(self) -> None:
         """Bytes wait in the transport."""
-        self._move_door(SHUT)
+        self._move_direct_fd(NO_FD)
 
-    def _move_door(self, door: int) -> None:
-        if door != self.door:
-            self.door = door
-            self._door_moved()
+    def _move_direct_fd(self, direct_fd: int) -> None:
+        if direct_fd != self.direct_fd:
+            self.direct_fd = direct_fd
+            self._direct_fd_moved()
 
-    def _door_moved(self) -> None:
-        """For whoever keeps a copy of the door."""
+    def _direct_fd_moved(self) -> None:
+        """For whoever keeps a copy of the direct_fd."""
 
     @property
     def waiting(self) -> int:
@@ -90,16 +90,16 @@ class SendBuffer:
     @property
     def has_room(self) -> bool:
         """Whether nothing waits in the transport, and so no drain is to be waited for."""
-        return self.door >= 0 or self._transport.get_write_buffer_size() == 0
+        return self.direct_fd >= 0 or self._transport.get_write_buffer_size() == 0
 
     def offer(self, frames: bytes) -> bool:
         """Hand over whole frames; False: they would not fit, and nothing was taken."""
         if self._pending is not None:
             self.flush()
-        if self.door < 0:
+        if self.direct_fd < 0:
             return self._offer_behind(frames)
         try:
-            sent = os.write(self.door, frames)
+            sent = os.write(self.direct_fd, frames)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -110,7 +110,7 @@ class SendBuffer:
 
     def complete(self, frames: bytes, sent: int) -> None:
         """Take what the socket did not: all but the first `sent` bytes; -1: it is broken."""
-        self._move_door(SHUT)
+        self._move_direct_fd(NO_FD)
         if sent < 0:
             # The peer is gone; the transport finds out by itself and says connection_lost.
             self._transport.abort()
@@ -142,7 +142,7 @@ class SendBuffer:
         """Take whole frames for the next flush; False: they would not fit."""
         if self._pending_size + len(frames) > self._limit:
             self.flush()
-        if self.door < 0 and self._is_full(self._pending_size + len(frames)):
+        if self.direct_fd < 0 and self._is_full(self._pending_size + len(frames)):
             return False
         self.defer(frames)
         return True
@@ -161,7 +161,7 @@ class SendBuffer:
             return
         frames = pending[0] if len(pending) == 1 else b"".join(pending)
         self._pending, self._pending_size = None, 0
-        if self.door >= 0:
+        if self.direct_fd >= 0:
             self.offer(frames)
         elif not self._transport.is_closing():
             self._queue(frames)

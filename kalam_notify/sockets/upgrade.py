@@ -77,8 +77,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.shared.wheel.discard(self)
         super().connection_lost(exc)
 
-    def visit(self, now: float) -> float | None:
-        """The wheel's visit: the request's head did not come in time."""
+    def on_deadline(self, now: float) -> float | None:
+        """The wheel's call: the request's head did not come in time."""
         self.transport.close()
         return None
 

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 
-class Visited(Protocol):
+class Timed(Protocol):
     """Something with deadlines."""
 
     # The tick of the bucket it is in; None: in no bucket. The wheel's own mark.
     wheel_tick: int | None
 
-    def visit(self, now: float) -> float | None:
+    def on_deadline(self, now: float) -> float | None:
         """Do what is due at `now` (monotonic seconds); the next deadline, None for no more."""
 
 
@@ -27,17 +27,17 @@ class Wheel:
     def __init__(self, clock: Callable[[], float], tick: float) -> None:
         self._clock = clock
         self._tick = tick
-        self._buckets: dict[int, set[Visited]] = {}
+        self._buckets: dict[int, set[Timed]] = {}
         self._next_tick = math.floor(clock() / tick)
 
-    def set(self, item: Visited, deadline: float) -> None:
+    def set(self, item: Timed, deadline: float) -> None:
         """Visit `item` at `deadline`, instead of whenever it would have been."""
         self.discard(item)
         tick = max(math.ceil(deadline / self._tick), self._next_tick)
         item.wheel_tick = tick
         self._buckets.setdefault(tick, set()).add(item)
 
-    def discard(self, item: Visited) -> None:
+    def discard(self, item: Timed) -> None:
         """Visit `item` no more."""
         if item.wheel_tick is not None:
             bucket = self._buckets.get(item.wheel_tick)
@@ -56,7 +56,7 @@ class Wheel:
             for item in bucket or ():
                 if item.wheel_tick is not None:
                     item.wheel_tick = None
-                    deadline = item.visit(now)
+                    deadline = item.on_deadline(now)
                     if deadline is not None:
                         self.set(item, deadline)
 

@@ -1,4 +1,4 @@
-"""What the stored state is asked, and what it answers: batches stored, stretches, pages of rows."""
+"""What the stored state is asked, and what it answers: batches stored, spans, pages of rows."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,7 +20,7 @@ class Appended(msgspec.Struct, frozen=True):
     last_seq: int | None
 
 
-class Stretch(msgspec.Struct, frozen=True):
+class Span(msgspec.Struct, frozen=True):
     """Changes read from the log, in order, and the position they bring the reader to.
 
     `upto` is the position up to which the read was complete: at least the last change's seq, and

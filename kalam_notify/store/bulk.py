@@ -51,14 +51,14 @@ def look_up(
 ) -> Iterator[tuple[int, bytes]]:
     """Ask for all rows; gives the index of each row that was found, and its line of the answer.
 
-    The template's lines start with the row's place within the piece and a FIELD.
+    The template's lines start with the row's key within the piece and a FIELD.
     """
     for start, size in pieces(len(values) // width):
         piece = values[start * width : (start + size) * width]
         (answer,) = connection.execute(statement(template, size), piece).fetchone()
         for line in answer.split(LINE) if answer else ():
-            place, _, rest = line.partition(FIELD)
-            yield start + int(place), rest
+            key, _, rest = line.partition(FIELD)
+            yield start + int(key), rest
 
 
 def tuples(size: int, one: str) -> str:

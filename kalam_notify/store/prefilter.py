@@ -4,7 +4,7 @@ The conditions are never stricter than the hints, in any SQLite from 3.40 on, wh
 holds. What `json_extract` makes of a value, and how the conditions allow for it:
 
 - An integer of 64 bits comes as it is; a larger one comes as REAL, rounded. REAL text is read with
-  an error of a few units in the last place, more than Python's, by a rule that differs between
+  an error of a few units in the last key, more than Python's, by a rule that differs between
   releases. So numbers are held against intervals that are wider than asked by `_SLACK` of
   their size, except integers against integers in a list of values.
 - TRUE and FALSE come as 1 and 0: rows with those numbers are let pass in their stead.

@@ -1,4 +1,4 @@
-"""Reading the SQLite log: stretches of changes, and rows as of a position.
+"""Reading the SQLite log: spans of changes, and rows as of a position.
 
 Rows as of S need no transaction held open from page to page. A row that has stood unchanged since S
 is a current row with `seq <= S`; one that was replaced or deleted since is the old image of the
@@ -19,12 +19,12 @@ from typing import NamedTuple, cast
 from kalam_notify.errors import Compacted
 from kalam_notify.model import SHARED, Change, Kind, Owner, Row, TableDef, TableId
 from kalam_notify.model.hints import Hint
-from kalam_notify.store.base import Matches, Page, PageRequest, Stretch
+from kalam_notify.store.base import Matches, Page, PageRequest, Span
 from kalam_notify.store.bulk import FIELD, LINE
 from kalam_notify.store.catalog import StoredTable, stored_table, stored_tables
-from kalam_notify.store.judging import Candidate, Judge
+from kalam_notify.store.filtering import Candidate, RowFilter
 from kalam_notify.store.prefilter import Parameter, Prefilter
-from kalam_notify.store.selection import fill_page, sift
+from kalam_notify.store.selection import fill_page, keep_matching
 from kalam_notify.store.trimming import Edges, edges
 
 _FIRST_CHUNK_ROWS = 32
@@ -127,7 +127,7 @@ def follow(
     after: int,
     limit: int,
     max_bytes: int,
-) -> tuple[Glance, Stretch]:
+) -> tuple[Glance, Span]:
     """A glance, and the next changes of all tables; raises Compacted."""
     seen = glance(connection, known)
     return seen, read(connection, names, after, limit, max_bytes, None, None)
@@ -141,7 +141,7 @@ def read(
     max_bytes: int,
     table: TableId | None,
     owner: Owner | None,
-) -> Stretch:
+) -> Span:
     """See EventLog.read."""
     with read_transaction(connection) as tail:
         stored = None if table is None else stored_table(connection, table)
@@ -150,20 +150,20 @@ def read(
             raise Compacted(horizon)
         end = max(after, tail.last_seq)
         if after == end or (table is not None and stored is None):
-            return Stretch((), end)
+            return Span((), end)
         entries = _entries(connection, names, after, limit, stored, owner)
         return _stretch(entries, end, limit, max_bytes)
 
 
-def _stretch(entries: Iterable[Change], end: int, limit: int, max_bytes: int) -> Stretch:
+def _stretch(entries: Iterable[Change], end: int, limit: int, max_bytes: int) -> Span:
     changes: list[Change] = []
     size = 0
     for change in entries:
         changes.append(change)
         size += change.size
         if len(changes) >= limit or size >= max_bytes:
-            return Stretch(changes, change.seq)
-    return Stretch(changes, end)
+            return Span(changes, change.seq)
+    return Span(changes, end)
 
 
 def _entries(
@@ -226,7 +226,7 @@ def _changes(
     return changes
 
 
-def page(connection: sqlite3.Connection, request: PageRequest, judge: Judge) -> Page:
+def page(connection: sqlite3.Connection, request: PageRequest, row_filter: RowFilter) -> Page:
     """See EventLog.page."""
     with read_transaction(connection) as tail:
         as_of = tail.last_seq if request.as_of is None else request.as_of
@@ -247,7 +247,7 @@ def page(connection: sqlite3.Connection, request: PageRequest, judge: Judge) -> 
         }
         wanted = request.limit + 1 if request.matches is None else None
         rows = _forwards(connection, query, parameters, wanted)
-        return fill_page(request, as_of, sift(rows, request.matches, judge))
+        return fill_page(request, as_of, keep_matching(rows, request.matches, row_filter))
 
 
 def _source(table: TableDef) -> str:
@@ -304,7 +304,7 @@ def newest(
     matches: Matches | None,
     count: int,
     hints: Sequence[Hint] | None,
-    judge: Judge,
+    row_filter: RowFilter,
 ) -> tuple[int, int]:
     """See EventLog.newest."""
     with read_transaction(connection) as tail:
@@ -320,7 +320,7 @@ def newest(
             "after": 0,
             "upto": tail.last_seq,
         }
-        for seq, _ in sift(_backwards(connection, query, parameters), matches, judge):
+        for seq, _ in keep_matching(_backwards(connection, query, parameters), matches, row_filter):
             count -= 1
             if not count:
                 return tail.last_seq, seq - 1

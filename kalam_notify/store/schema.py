@@ -24,7 +24,7 @@ from typing import Literal
 
 from kalam_notify.errors import StorageFault
 from kalam_notify.store.bulk import CACHED_STATEMENTS
-from kalam_notify.store.mark import read_mark
+from kalam_notify.store.high_water import read_high_water
 
 _logger = logging.getLogger(__name__)
 
@@ -98,11 +98,11 @@ def prepare(path: Path) -> None:
 
 def _go_on_behind_the_mark(path: Path, connection: sqlite3.Connection) -> None:
     """Give no seq twice, and tell nothing of before, where the log has lost changes."""
-    if read_mark(path) <= _number(connection, "SELECT last_seq FROM state"):
+    if read_high_water(path) <= _number(connection, "SELECT last_seq FROM state"):
         return
     # Nobody commits while this is open, so the two are of one moment.
     connection.execute("BEGIN IMMEDIATE")
-    mark, last_seq = read_mark(path), _number(connection, "SELECT last_seq FROM state")
+    mark, last_seq = read_high_water(path), _number(connection, "SELECT last_seq FROM state")
     if mark > last_seq:
         # One beyond, for a client may stand at the mark itself.
         begin = mark + 1

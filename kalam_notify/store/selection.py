@@ -3,15 +3,15 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from kalam_notify.store.base import Matches, Page, PageRequest
-from kalam_notify.store.judging import Candidate, Judge
+from kalam_notify.store.filtering import Candidate, RowFilter
 
 
-def sift(
-    chunks: Iterable[Sequence[Candidate]], matches: Matches | None, judge: Judge
+def keep_matching(
+    chunks: Iterable[Sequence[Candidate]], matches: Matches | None, row_filter: RowFilter
 ) -> Iterator[Candidate]:
     """The candidates that match, in the order given, chunk by chunk as they are wanted."""
     for chunk in chunks:
-        yield from chunk if matches is None else judge(chunk, matches)
+        yield from chunk if matches is None else row_filter(chunk, matches)
 
 
 def fill_page(request: PageRequest, as_of: int, matching: Iterable[Candidate]) -> Page:

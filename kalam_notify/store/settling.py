@@ -11,18 +11,18 @@ from kalam_notify.model import Change, Owner, PostedChange, TableId, settle
 from kalam_notify.model.changes import Stored
 from kalam_notify.store.base import Appended
 
-Place = tuple[TableId, Owner, str]
+RowKey = tuple[TableId, Owner, str]
 """Where a keyed table keeps one row: table, owner, key."""
 
 
 class CurrentRows(Protocol):
     """The rows that stand at this point of the log."""
 
-    def get(self, place: Place) -> Stored | None: ...
+    def get(self, key: RowKey) -> Stored | None: ...
 
-    def put(self, place: Place, stored: Stored) -> None: ...
+    def put(self, key: RowKey, stored: Stored) -> None: ...
 
-    def drop(self, place: Place) -> None: ...
+    def drop(self, key: RowKey) -> None: ...
 
 
 class Seen(NamedTuple):
@@ -73,13 +73,13 @@ def settle_batch(
 def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change:
     if posted.key is None:
         return settle(seq, posted, None)
-    place = (posted.table, posted.owner, posted.key)
-    stored = rows.get(place)
+    key = (posted.table, posted.owner, posted.key)
+    stored = rows.get(key)
     change = settle(seq, posted, stored)
     if change.row is not None:
-        rows.put(place, Stored(seq, change.row))
+        rows.put(key, Stored(seq, change.row))
     elif stored is not None:
-        rows.drop(place)
+        rows.drop(key)
     return change
 
 

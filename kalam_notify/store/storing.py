@@ -24,7 +24,7 @@ from kalam_notify.store.bulk import (
     write_rows,
 )
 from kalam_notify.store.catalog import Numbers
-from kalam_notify.store.settling import Place, Seen, Settled, settle_batch
+from kalam_notify.store.settling import RowKey, Seen, Settled, settle_batch
 
 # Where a key that the file holds already was seen; any new one has a seq.
 _IN_FILE = -1
@@ -172,7 +172,7 @@ class RowsAtHand:
     ) -> None:
         self._connection = connection
         self._numbers = numbers
-        self._touched: set[Place] = set()
+        self._touched: set[RowKey] = set()
         wanted = list(
             {
                 (change.table, change.owner, change.key)
@@ -183,42 +183,42 @@ class RowsAtHand:
         )
         self._rows = dict(self._fetch(wanted))
 
-    def get(self, place: Place) -> Stored | None:
-        return self._rows.get(place)
+    def get(self, key: RowKey) -> Stored | None:
+        return self._rows.get(key)
 
-    def put(self, place: Place, stored: Stored) -> None:
-        self._rows[place] = stored
-        self._touched.add(place)
+    def put(self, key: RowKey, stored: Stored) -> None:
+        self._rows[key] = stored
+        self._touched.add(key)
 
-    def drop(self, place: Place) -> None:
-        del self._rows[place]
-        self._touched.add(place)
+    def drop(self, key: RowKey) -> None:
+        del self._rows[key]
+        self._touched.add(key)
 
-    def _fetch(self, wanted: Sequence[Place]) -> Iterable[tuple[Place, Stored]]:
+    def _fetch(self, wanted: Sequence[RowKey]) -> Iterable[tuple[RowKey, Stored]]:
         for n, line in look_up(self._connection, _stored_template, 3, self._addresses(wanted)):
             seq, _, row = line.partition(FIELD)
             yield wanted[n], Stored(int(seq), Row(row))
 
-    def _number(self, places: Iterable[Place]) -> dict[TableId, int]:
-        return _numbers_of(self._connection, self._numbers, (place[0] for place in places))
+    def _number(self, places: Iterable[RowKey]) -> dict[TableId, int]:
+        return _numbers_of(self._connection, self._numbers, (key[0] for key in places))
 
-    def _addresses(self, places: Sequence[Place]) -> list[Any]:
+    def _addresses(self, places: Sequence[RowKey]) -> list[Any]:
         number = self._number(places)
         return [value for table, owner, key in places for value in (number[table], owner, key)]
 
     def write(self) -> None:
         """Bring the file's rows to what they have become here."""
         kept: list[Any] = []
-        gone: list[Place] = []
+        gone: list[RowKey] = []
         number = self._number(self._touched)
         # In the order of the table, so that rows on the same page are written one after the other.
-        for place in sorted(self._touched):
-            stored = self._rows.get(place)
+        for key in sorted(self._touched):
+            stored = self._rows.get(key)
             if stored is None:
-                gone.append(place)
+                gone.append(key)
             else:
-                table, owner, key = place
-                kept += (number[table], owner, key, stored.seq, stored.row.json)
+                table, owner, name = key
+                kept += (number[table], owner, name, stored.seq, stored.row.json)
         write_rows(self._connection, _upsert_template, 5, kept)
         write_rows(self._connection, _delete_template, 3, self._addresses(gone))
 

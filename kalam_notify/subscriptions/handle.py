@@ -20,7 +20,7 @@ from kalam_notify.model import LiveQueryId
 from kalam_notify.protocol.close import Close
 from kalam_notify.protocol.heads import change_head
 from kalam_notify.protocol.options import Options
-from kalam_notify.subscriptions.roster import SHUT
+from kalam_notify.subscriptions.roster import NO_FD
 
 if TYPE_CHECKING:
     from kalam_notify.subscriptions.plans import Plan
@@ -56,13 +56,13 @@ class Sink(Protocol):
     deflates: bool
     # The connection's subscriptions by the client's own ids.
     subscriptions: "dict[str, SubscriptionHandle]"
-    # The descriptor that whole frames may be written to directly; SHUT while bytes wait for the
-    # socket, under TLS, and when all is over. Whoever changes it calls `door_moved` on the
+    # The descriptor that whole frames may be written to directly; NO_FD while bytes wait for the
+    # socket, under TLS, and when all is over. Whoever changes it calls `direct_fd_moved` on the
     # handles.
-    door: int
+    direct_fd: int
 
     def complete(self, frames: bytes, sent: int) -> None:
-        """Take what the door did not: all but the first `sent` bytes; -1: the socket is broken."""
+        """Take what a direct write did not: all but the first `sent` bytes; -1: it is broken."""
 
     def offer(self, frames: bytes) -> bool:
         """Take whole frames without waiting; False: the buffer is full, nothing was taken.
@@ -111,13 +111,13 @@ class SubscriptionHandle:
     __slots__ = (
         "asked",
         "cursor",
-        "has_company",
         "head",
         "is_queued",
         "live_query_id",
         "options",
         "place",
         "plan",
+        "shares_connection",
         "sink",
         "snapshot",
         "sql",
@@ -147,8 +147,8 @@ class SubscriptionHandle:
         # Its index in plan.live, -1 while not LIVE.
         self.place = -1
         # Whether other subscriptions share its connection: then its frames are written together
-        # with theirs, not through the door.
-        self.has_company = False
+        # with theirs, not through the direct_fd.
+        self.shares_connection = False
         self.snapshot: Snapshot | None = None
         # How many first pages the feeder had begun to read when it came: a later one suits it.
         self.asked = 0
@@ -161,14 +161,14 @@ class SubscriptionHandle:
         return self.live_query_id.subscription_id
 
     @property
-    def door(self) -> int:
+    def direct_fd(self) -> int:
         """Where whole frames for it may be written directly (see roster.py)."""
-        return SHUT if self.has_company else self.sink.door
+        return NO_FD if self.shares_connection else self.sink.direct_fd
 
-    def door_moved(self) -> None:
-        """The sink has opened or shut its door, or company has come or gone."""
+    def direct_fd_moved(self) -> None:
+        """The sink has opened or shut its direct_fd, or company has come or gone."""
         if self.place >= 0:
-            self.plan.move_door(self)
+            self.plan.move_direct_fd(self)
 
     @property
     def is_closed(self) -> bool:

@@ -26,7 +26,7 @@ from kalam_notify.model import (
 )
 from kalam_notify.protocol.options import Options
 from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
-from kalam_notify.subscriptions.plans import Census, FilterNode, Plan, TablePlans
+from kalam_notify.subscriptions.plans import Counts, FilterNode, Plan, TablePlans
 
 K = TypeVar("K")
 
@@ -67,7 +67,7 @@ class ConnectionsManager:
         self._shared_count = 0
         self._user_count = 0
         # How many are LIVE, kept by the plans as handles join and leave.
-        self.census = Census()
+        self.counts = Counts()
         # Filter evaluations of indexes that are gone.
         self._past_evaluations = 0
         self._broken: list[tuple[FilterNode, Exception]] = []
@@ -231,7 +231,7 @@ class ConnectionsManager:
     @property
     def lagging_count(self) -> int:
         """Subscriptions that are not at the head: loading, catching up or too slow."""
-        return self._shared_count + self._user_count - self.census.live
+        return self._shared_count + self._user_count - self.counts.live
 
     def statistics(self) -> dict[str, int]:
         """Counts for /health and metrics."""
@@ -250,7 +250,7 @@ class ConnectionsManager:
         key = (query.table.id, owner)
         plans = self._plans.get(key)
         if plans is None:
-            plans = self._plans[key] = TablePlans(query.table, owner, self.census)
+            plans = self._plans[key] = TablePlans(query.table, owner, self.counts)
             plans.index.on_broken = self._note_broken
         return plans.acquire(query)
 
@@ -265,7 +265,7 @@ class ConnectionsManager:
     def _add(self, handle: SubscriptionHandle) -> None:
         live_query_id, table = handle.live_query_id, handle.plan.table
         handle.sink.subscriptions[handle.id] = handle
-        _note_company(handle.sink)
+        _note_sharing(handle.sink)
         if table.is_shared:
             self.shared_table_subscriptions.setdefault(table.id, {})[live_query_id] = handle
             self._shared_count += 1
@@ -283,7 +283,7 @@ class ConnectionsManager:
         live_query_id, table = handle.live_query_id, handle.plan.table
         handle.ended()
         del handle.sink.subscriptions[handle.id]
-        _note_company(handle.sink)
+        _note_sharing(handle.sink)
         if table.is_shared:
             _discard(self.shared_table_subscriptions, table.id, live_query_id)
             self._shared_count -= 1
@@ -296,15 +296,15 @@ class ConnectionsManager:
         self._release(handle.plan)
 
 
-def _note_company(sink: Sink) -> None:
+def _note_sharing(sink: Sink) -> None:
     """Only the first and second subscription of a connection change anything for the others."""
     count = len(sink.subscriptions)
     if count <= 2:
         for handle in sink.subscriptions.values():
-            handle.has_company = count > 1
-            handle.door_moved()
+            handle.shares_connection = count > 1
+            handle.direct_fd_moved()
     else:
-        next(reversed(sink.subscriptions.values())).has_company = True
+        next(reversed(sink.subscriptions.values())).shares_connection = True
 
 
 def _discard(

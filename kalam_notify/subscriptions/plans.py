@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 
 from kalam_notify.filters import Filter, FilterIndex, Projection, Query
 from kalam_notify.model import Change, Owner, TableDef
+from kalam_notify.subscriptions.deltas import Delta, delta
 from kalam_notify.subscriptions.handle import SubscriptionHandle
 from kalam_notify.subscriptions.roster import Roster
-from kalam_notify.subscriptions.sights import Sight, sight
 
 
-class Census:
+class Counts:
     """How many subscriptions are live, and how many places of rosters are holes, over all plans."""
 
     __slots__ = ("holes", "live")
@@ -28,7 +28,7 @@ class Census:
 class Plan(Roster):
     """What a change has to go through for the subscriptions that share it, and which are live."""
 
-    __slots__ = ("_census", "node", "owner", "projection", "subscribers", "table")
+    __slots__ = ("_counts", "node", "owner", "projection", "subscribers", "table")
 
     def __init__(
         self,
@@ -36,10 +36,10 @@ class Plan(Roster):
         owner: Owner,
         node: "FilterNode",
         projection: Projection,
-        census: Census,
+        counts: Counts,
     ) -> None:
         super().__init__()
-        self._census = census
+        self._counts = counts
         self.table = table
         self.owner = owner
         self.node = node
@@ -53,24 +53,24 @@ class Plan(Roster):
 
     def join(self, handle: SubscriptionHandle) -> None:
         super().join(handle)
-        self._census.live += 1
+        self._counts.live += 1
 
     def leave(self, handle: SubscriptionHandle) -> None:
         before = self._holes
         super().leave(handle)
-        self._census.live -= 1
-        self._census.holes += self._holes - before
+        self._counts.live -= 1
+        self._counts.holes += self._holes - before
 
     def _close_holes(self) -> None:
-        self._census.holes -= self._holes
+        self._counts.holes -= self._holes
         super()._close_holes()
 
-    def sight(self, change: Change) -> Sight | None:
+    def delta(self, change: Change) -> Delta | None:
         """How one change of this plan's table and owner is seen through its filter."""
         matches = self.filter.matches
         old_matches = change.old is not None and matches(change.old.values)
         new_matches = change.row is not None and matches(change.row.values)
-        return sight(change, old_matches, new_matches)
+        return delta(change, old_matches, new_matches)
 
 
 class FilterNode:
@@ -93,10 +93,10 @@ class FilterNode:
 class TablePlans:
     """The plans of one SHARED table, or of one owner's rows of a USER table."""
 
-    __slots__ = ("_census", "_nodes", "index", "owner", "table")
+    __slots__ = ("_counts", "_nodes", "index", "owner", "table")
 
-    def __init__(self, table: TableDef, owner: Owner, census: Census) -> None:
-        self._census = census
+    def __init__(self, table: TableDef, owner: Owner, counts: Counts) -> None:
+        self._counts = counts
         self.table = table
         self.owner = owner
         self.index: FilterIndex[FilterNode] = FilterIndex()
@@ -117,7 +117,7 @@ class TablePlans:
             self.index.add(node.filter, node)
         plan = node.plan_for(query.projection)
         if plan is None:
-            plan = Plan(self.table, self.owner, node, query.projection, self._census)
+            plan = Plan(self.table, self.owner, node, query.projection, self._counts)
             node.plans.append(plan)
         plan.subscribers += 1
         return plan
@@ -138,32 +138,32 @@ class TablePlans:
         node = self._nodes.get(query.filter.key)
         return None if node is None else node.plan_for(query.projection)
 
-    def route(self, change: Change) -> Sequence[tuple[FilterNode, Sight]]:
+    def route(self, change: Change) -> Sequence[tuple[FilterNode, Delta]]:
         """The filters that see this change, and as what; each filter once."""
         if change.old is None:
             if change.row is None:
                 return ()
-            seen = sight(change, False, True)
+            seen = delta(change, False, True)
             assert seen is not None
             return [(node, seen) for node in self.index.matching(change.row.values)]
         before = self.index.matching(change.old.values)
         if change.row is None:
-            return [(node, Sight.DELETE) for node in before] if change.kind == "delete" else ()
+            return [(node, Delta.DELETE) for node in before] if change.kind == "delete" else ()
         return _both_images(change, before, self.index.matching(change.row.values))
 
 
 def _both_images(
     change: Change, before: list[FilterNode], after: list[FilterNode]
-) -> Sequence[tuple[FilterNode, Sight]]:
+) -> Sequence[tuple[FilterNode, Delta]]:
     routed = []
     left = {id(node): node for node in before}
     for node in after:
         was_in = left.pop(id(node), None) is not None
-        seen = sight(change, was_in, True)
+        seen = delta(change, was_in, True)
         if seen is not None:
             routed.append((node, seen))
     for node in left.values():
-        seen = sight(change, True, False)
+        seen = delta(change, True, False)
         if seen is not None:
             routed.append((node, seen))
     return routed

@@ -21,12 +21,12 @@ from kalam_notify.subscriptions.handle import SubscriptionHandle
 from kalam_notify.subscriptions.manager import Connection, ConnectionsManager
 from kalam_notify.subscriptions.plans import FilterNode
 
-__all__ = ["DeskLimits", "SubscriptionDesk"]
+__all__ = ["RequestLimits", "SubscriptionRequests"]
 
 _parse_policy = lru_cache(maxsize=1024)(parse_policy)
 
 
-class DeskLimits(Protocol):
+class RequestLimits(Protocol):
     """What the desk reads of the configuration; read anew at every request."""
 
     @property
@@ -49,7 +49,7 @@ class Starter(Protocol):
     def next_batch(self, handle: SubscriptionHandle, last_seq: int | None) -> None: ...
 
 
-class SubscriptionDesk:
+class SubscriptionRequests:
     """Serves the subscribe, next_batch and unsubscribe requests of all connections."""
 
     def __init__(self, catalog: Catalog, manager: ConnectionsManager, starter: Starter) -> None:
@@ -57,7 +57,7 @@ class SubscriptionDesk:
         self._manager = manager
         self._starter = starter
 
-    def configure(self, limits: DeskLimits, subscriptions_per_user: int) -> None:
+    def configure(self, limits: RequestLimits, subscriptions_per_user: int) -> None:
         """Take the limits of a (re)loaded configuration; a count of 0 is no limit."""
         self._limits = limits
         self._subscriptions_per_user = subscriptions_per_user

@@ -12,7 +12,7 @@ Workers are alike: each accepts, ingests, fans out, and talks to the others thro
 The supervisor serves nobody. It binds one listening socket for each worker, and every process
 inherits all of them, so none is ever closed while the server runs: the kernel spreads connections
 over the sockets, and whoever comes while a worker is dead is not refused.
-A dead worker's place is *vacant*; until its replacement is ready, the living ones accept from its
+A dead worker's slot is *vacant*; until its replacement is ready, the living ones accept from its
 socket besides their own, from what already waits in its backlog onwards.
 
 A worker is a fresh process (exec, no fork of a threaded one). What it is to run with comes over
@@ -22,7 +22,7 @@ tells a worker that its supervisor has died: it then stops as if it had been tol
     messages.py    what is said between supervisor and worker
     channel.py     how: frames on the socket pair
     pacing.py      when a dead worker is replaced: at once, and later and later if that does no good
-    seats.py       one worker's place, seen from the supervisor
+    listening.py       one worker's slot, seen from the supervisor
     supervisor.py  the whole crew
     child.py       the worker's side
     lifeline.py    how it ends with its supervisor even if its event loop is stuck

@@ -26,6 +26,7 @@ from kalam_notify.supervision.messages import (
     Gather,
     Gathered,
     Launch,
+    Listening,
     Measure,
     Measured,
     Ping,
@@ -34,7 +35,6 @@ from kalam_notify.supervision.messages import (
     Refused,
     Reload,
     Reloaded,
-    Seat,
     ToWorker,
 )
 from kalam_notify.worker import CrewView, Sockets, Worker
@@ -100,7 +100,7 @@ class Link:
     ) -> None:
         self._channel = channel
         self._number = launch.number
-        self._sockets = [_sockets(seat) for seat in launch.seats]
+        self._sockets = [_sockets(one) for one in launch.listening]
         self._config = config
         self._vacant: list[int] = []
         self._numbers = count()
@@ -109,7 +109,7 @@ class Link:
 
     @property
     def own_sockets(self) -> Sockets:
-        """The sockets of this worker's place, for it to close."""
+        """The sockets of this worker's slot, for it to close."""
         return _duplicate(self._sockets[self._number])
 
     # What the worker asks (worker.CrewView)
@@ -153,7 +153,7 @@ class Link:
 
     def _orphaned(self) -> None:
         _log.error("the supervisor has died: stopping")
-        # The address is free at once for whoever takes the supervisor's place.
+        # The address is free at once for whoever takes the supervisor's slot.
         self.worker.refuse_connections()
         for pair in self._sockets:
             for listener in pair:
@@ -162,9 +162,9 @@ class Link:
         self.worker.stop()
 
 
-def _sockets(seat: Seat) -> Sockets:
-    internal = None if seat.internal is None else _inherited(seat.internal)
-    return Sockets(_inherited(seat.public), internal)
+def _sockets(one: Listening) -> Sockets:
+    internal = None if one.internal is None else _inherited(one.internal)
+    return Sockets(_inherited(one.public), internal)
 
 
 def _inherited(descriptor: int) -> socket.socket:

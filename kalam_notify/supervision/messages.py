@@ -13,8 +13,8 @@ from kalam_notify.config import Config
 from kalam_notify.scrape import Scrape
 
 
-class Seat(msgspec.Struct, frozen=True):
-    """A worker's place: the descriptors of its listening sockets, the same in every process."""
+class Listening(msgspec.Struct, frozen=True):
+    """A worker's slot: the descriptors of its listening sockets, the same in every process."""
 
     public: int
     internal: int | None
@@ -32,11 +32,11 @@ class Launch(_Configured, frozen=True, tag=True):
     """To a new worker: who it is (from 0), everybody's sockets, and what to run with."""
 
     number: int
-    seats: list[Seat]
+    listening: list[Listening]
 
     @classmethod
-    def of(cls, config: Config, number: int, seats: list[Seat]) -> Self:
-        return cls(pickle.dumps(config), number, seats)
+    def of(cls, config: Config, number: int, listening: list[Listening]) -> Self:
+        return cls(pickle.dumps(config), number, listening)
 
 
 class Reload(_Configured, frozen=True, tag=True):
@@ -48,7 +48,7 @@ class Reload(_Configured, frozen=True, tag=True):
 
 
 class Crew(msgspec.Struct, frozen=True, tag=True):
-    """To a worker, whenever it changes: which places (numbers) have no worker that is ready."""
+    """To a worker, whenever it changes: which slots (numbers) have no worker that is ready."""
 
     vacant: list[int]
 

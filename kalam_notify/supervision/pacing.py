@@ -13,7 +13,7 @@ MAX_DELAY = 5.0
 
 
 class Pacing:
-    """The delays between the lives of one worker's place."""
+    """The delays between the lives of one worker's slot."""
 
     def __init__(self) -> None:
         self._short_lives = 0

@@ -1,4 +1,4 @@
-"""The supervisor: one task for each worker's place, which starts, hears, buries and replaces.
+"""The supervisor: one task for each worker's slot, which starts, hears, buries and replaces.
 
     start --Ready--> in service --ends--> vacant --at once, or after a while--> start
                          `--does not answer--> killed
@@ -28,16 +28,16 @@ from kalam_notify.supervision.messages import (
     Gather,
     Gathered,
     Launch,
+    Listening,
     Measured,
     Pong,
     Ready,
     Refused,
     Reload,
     Reloaded,
-    Seat,
     ToWorker,
 )
-from kalam_notify.supervision.seats import Place, WorkerRefused
+from kalam_notify.supervision.slots import Slot, WorkerRefused
 
 _log = logging.getLogger("kalam_notify.supervisor")
 
@@ -55,7 +55,7 @@ MEASURE_SECONDS = 1.0
 
 
 class Supervisor:
-    """Keeps one worker in each of the places that `seats` gives listening sockets for.
+    """Keeps one worker in each of the slots that `listening` gives listening sockets for.
 
     `load_config` reads the configuration for a reload; `announce` is called once, when every
     worker accepts connections.
@@ -65,7 +65,7 @@ class Supervisor:
         self,
         config: Config,
         load_config: Callable[[], Config],
-        seats: Sequence[Seat],
+        listening: Sequence[Listening],
         announce: Callable[[], None],
     ) -> None:
         # What new workers are to run with, and what the present ones were offered last: the same
@@ -73,9 +73,9 @@ class Supervisor:
         self._config = config
         self._offered = config
         self._load_config = load_config
-        self._seats = list(seats)
+        self._listening = list(listening)
         self._announce = announce
-        self._places = [Place(number) for number in range(len(seats))]
+        self._slots = [Slot(number) for number in range(len(listening))]
         self._is_announced = False
         self._stopping = asyncio.Event()
         self._failure: OperatorFault | None = None
@@ -99,9 +99,9 @@ class Supervisor:
             _log.error("the configuration was not reloaded: %s", fault)
             return
         self._offered = new
-        for place in self._places:
-            if place.is_ready:
-                place.send(Reload.of(new))
+        for slot in self._slots:
+            if slot.is_ready:
+                slot.send(Reload.of(new))
 
     async def run(self) -> int:
         """Serve until stopped; the exit code. Raises what kept the workers from starting."""
@@ -109,8 +109,8 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                for place in self._places:
-                    tasks.create_task(self._keep(place), name=f"worker {place.number + 1}")
+                for slot in self._slots:
+                    tasks.create_task(self._keep(slot), name=f"worker {slot.number + 1}")
                 await self._watch()
                 self._signal_all(signal.SIGTERM)
                 patience = self._config.server.drain_seconds + STOP_SECONDS
@@ -123,8 +123,8 @@ class Supervisor:
         return self._exit_code
 
     def _signal_all(self, number: int) -> None:
-        for place in self._places:
-            place.signal(number)
+        for slot in self._slots:
+            slot.signal(number)
 
     def _kill_all(self) -> None:
         _log.error("workers that have not ended by now are killed")
@@ -139,25 +139,25 @@ class Supervisor:
         """
         while not self._stopping.is_set():
             await self._stopped_within(PING_SECONDS)
-            for place in self._places:
-                if not place.is_ready:
+            for slot in self._slots:
+                if not slot.is_ready:
                     continue
-                if place.unanswered >= MOST_UNANSWERED:
-                    name = place.number + 1
-                    _log.error("worker %d (pid %s) is frozen: it is killed", name, place.pid)
-                    place.signal(signal.SIGKILL)
-                place.ping()
+                if slot.unanswered >= MOST_UNANSWERED:
+                    name = slot.number + 1
+                    _log.error("worker %d (pid %s) is frozen: it is killed", name, slot.pid)
+                    slot.signal(signal.SIGKILL)
+                slot.ping()
 
-    # One place
+    # One slot
 
-    async def _keep(self, place: Place) -> None:
+    async def _keep(self, slot: Slot) -> None:
         while not self._stopping.is_set():
             born = self._loop.time()
-            await self._live(place)
+            await self._live(slot)
             if self._stopping.is_set():
                 return
-            delay = place.pacing.delay(self._loop.time() - born)
-            _log.info("worker %d is started again in %.2f s", place.number + 1, delay)
+            delay = slot.pacing.delay(self._loop.time() - born)
+            _log.info("worker %d is started again in %.2f s", slot.number + 1, delay)
             self._replaced += 1
             await self._stopped_within(delay)
 
@@ -166,22 +166,22 @@ class Supervisor:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
-    async def _live(self, place: Place) -> None:
+    async def _live(self, slot: Slot) -> None:
         """One life of a worker, from its start to its burial."""
-        place.config = self._config
-        channel = await place.start(Launch.of(place.config, place.number, self._seats))
-        pid = place.pid
+        slot.config = self._config
+        channel = await slot.start(Launch.of(slot.config, slot.number, self._listening))
+        pid = slot.pid
         if self._stopping.is_set():
-            place.signal(signal.SIGTERM)
-        await self._hear(place, channel)
-        self._departed = added([self._departed, lasting(place.known)])
-        code = await place.gone()
-        self._bury(place, pid, code)
+            slot.signal(signal.SIGTERM)
+        await self._hear(slot, channel)
+        self._departed = added([self._departed, lasting(slot.known)])
+        code = await slot.gone()
+        self._bury(slot, pid, code)
 
-    def _bury(self, place: Place, pid: int | None, code: int) -> None:
+    def _bury(self, slot: Slot, pid: int | None, code: int) -> None:
         is_expected = self._stopping.is_set() and code in (0, -signal.SIGTERM)
         if not is_expected:
-            _log.error("worker %d (pid %s) ended with code %d", place.number + 1, pid, code)
+            _log.error("worker %d (pid %s) ended with code %d", slot.number + 1, pid, code)
             # It may have committed, and died before it rang.
             server = self._config.server
             self._spawn(asyncio.to_thread(wake_followers, self._config.log.url, server.data_dir))
@@ -193,30 +193,30 @@ class Supervisor:
     def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         self._tasks.create_task(work)
 
-    async def _hear(self, place: Place, channel: Channel[FromWorker, ToWorker]) -> None:
+    async def _hear(self, slot: Slot, channel: Channel[FromWorker, ToWorker]) -> None:
         while (message := await channel.receive()) is not None:
             match message:
                 case Ready():
-                    self._in_service(place)
+                    self._in_service(slot)
                 case Refused(why):
-                    self._refused(place, why)
+                    self._refused(slot, why)
                 case Reloaded(taken):
                     self._answered(taken)
                 case Gather(request):
-                    self._spawn(self._gather(place, request))
+                    self._spawn(self._gather(slot, request))
                 case Measured():
-                    place.measured(message)
+                    slot.measured(message)
                 case Pong():
-                    place.unanswered = 0
+                    slot.unanswered = 0
 
-    def _in_service(self, place: Place) -> None:
-        place.is_ready = True
-        _log.info("worker %d (pid %s) accepts connections", place.number + 1, place.pid)
+    def _in_service(self, slot: Slot) -> None:
+        slot.is_ready = True
+        _log.info("worker %d (pid %s) accepts connections", slot.number + 1, slot.pid)
         self._tell_vacancies()
-        if place.config != self._offered:
+        if slot.config != self._offered:
             # It was being started when the others were told.
-            place.send(Reload.of(self._offered))
-        if not self._is_announced and all(place.is_ready for place in self._places):
+            slot.send(Reload.of(self._offered))
+        if not self._is_announced and all(slot.is_ready for slot in self._slots):
             self._is_announced = True
             self._announce()
 
@@ -227,9 +227,9 @@ class Supervisor:
             self._config = self._offered = reloaded(self._config, self._offered)
             set_level(self._config.logging.level)
 
-    def _refused(self, place: Place, why: str) -> None:
+    def _refused(self, slot: Slot, why: str) -> None:
         if self._is_announced:
-            _log.error("worker %d cannot start: %s", place.number + 1, why)
+            _log.error("worker %d cannot start: %s", slot.number + 1, why)
         elif self._failure is None:
             self._failure = WorkerRefused(why)
             self._stopping.set()
@@ -239,19 +239,19 @@ class Supervisor:
         if not self._is_announced and not self._stopping.is_set():
             vacant = []
         else:
-            vacant = [place.number for place in self._places if not place.is_ready]
-        for place in self._places:
-            if place.is_ready:
-                place.send(Crew(vacant))
+            vacant = [slot.number for slot in self._slots if not slot.is_ready]
+        for slot in self._slots:
+            if slot.is_ready:
+                slot.send(Crew(vacant))
 
     # Metrics
 
-    async def _gather(self, asker: Place, request: int) -> None:
+    async def _gather(self, asker: Slot, request: int) -> None:
         number = next(self._requests)
-        asked = [place.measure(number) for place in self._places if place.is_ready]
+        asked = [slot.measure(number) for slot in self._slots if slot.is_ready]
         if asked:
             await asyncio.wait(asked, timeout=MEASURE_SECONDS)
-        told = [place.known for place in self._places]
+        told = [slot.known for slot in self._slots]
         asker.send(Gathered(request, added([*told, self._departed, self._own()])))
 
     def _own(self) -> Scrape:

@@ -9,10 +9,10 @@ from helpers.sinks import FakeConnection
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kalam_notify.delivery.chunks import ChunkSender, Visit
+from kalam_notify.delivery.chunks import ChunkSender, Job
 from kalam_notify.delivery.frames import FrameSet
+from kalam_notify.delivery.ring import Refused, Ring, Run
 from kalam_notify.delivery.stats import FanoutStats
-from kalam_notify.delivery.uring import Refused, Ring, Run
 from kalam_notify.filters import bind
 from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
 from kalam_notify.protocol.heads import change_head
@@ -20,7 +20,7 @@ from kalam_notify.sql import Limits, parse
 from kalam_notify.subscriptions.handle import Sink
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.plans import Plan
-from kalam_notify.subscriptions.roster import SHUT
+from kalam_notify.subscriptions.roster import NO_FD
 
 ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 ALICE = Identity(UserId("alice"), Role.USER)
@@ -28,7 +28,7 @@ FULL = b"z" * (8 << 20)
 
 
 class DoorConnection(FakeConnection):
-    """A connection whose frames go to a socket pair: `offer` is only for when the door is shut."""
+    """A connection whose frames go to a socket pair; `offer` is for when it has no direct_fd."""
 
     def __init__(self, state: str, *, deflates: bool) -> None:
         super().__init__(ALICE)
@@ -42,7 +42,7 @@ class DoorConnection(FakeConnection):
             self.earlier = FULL[: os.write(self.ours.fileno(), FULL)]
         elif state == "broken":
             self.theirs.close()
-        self.door = SHUT if state == "shut" else self.ours.fileno()
+        self.direct_fd = NO_FD if state == "shut" else self.ours.fileno()
 
     def complete(self, frames: bytes, sent: int) -> None:
         self.completed.append((frames, sent))
@@ -85,7 +85,7 @@ def send_to(
         plans[handle.plan] = frames[kind]
     held: dict[Sink, None] = {}
     sender = ChunkSender(stats, ring, is_storing=lambda: is_storing)
-    sender.send([Visit(plan, 0, plan.begin_walk(), of, 0) for plan, of in plans.items()], held)
+    sender.send([Job(plan, 0, plan.begin_walk(), of, 0) for plan, of in plans.items()], held)
     for plan in plans:
         plan.end_walk()
     assert not held
@@ -102,10 +102,10 @@ class CountingRing(Ring):
     sends = 0
 
     def send(
-        self, doors: Sequence[int], data: bytes, runs: Sequence[Run], step: int | None = None
+        self, fds: Sequence[int], data: bytes, runs: Sequence[Run], step: int | None = None
     ) -> Refused:
-        self.sends += len(doors)
-        return super().send(doors, data, runs, step)
+        self.sends += len(fds)
+        return super().send(fds, data, runs, step)
 
 
 def test_a_shut_door_keeps_nobody_else_from_the_ring() -> None:

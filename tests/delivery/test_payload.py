@@ -14,7 +14,7 @@ from kalam_notify.filters import Projection
 from kalam_notify.model import Change, Row, TableDef, TableId
 from kalam_notify.protocol.frames import frame_header
 from kalam_notify.protocol.heads import change_head
-from kalam_notify.subscriptions.sights import Sight, sight
+from kalam_notify.subscriptions.deltas import Delta, delta
 
 TABLE = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 KEYLESS = TableDef(TableId("app.events"), "shared", "public")
@@ -31,7 +31,7 @@ def changed(
     return Change(seq, TABLE.id, "", kind, new, old, old_seq)
 
 
-def told(*seen: tuple[Change, Sight], columns: tuple[str, ...] | None = None) -> list[Any]:
+def told(*seen: tuple[Change, Delta], columns: tuple[str, ...] | None = None) -> list[Any]:
     builder = BodyBuilder(RowEncoder(TABLE, Projection(columns)))
     for change, how in seen:
         builder.add(change, how)
@@ -41,14 +41,14 @@ def told(*seen: tuple[Change, Sight], columns: tuple[str, ...] | None = None) ->
 def test_an_update_names_the_key_and_what_changed() -> None:
     new, old = row(id=1, a=2, b="x", d=1), row(id=1, a=1, b="x", c=True)
     change = changed(9, new, old, 5)
-    assert told((change, Sight.UPDATE)) == [
+    assert told((change, Delta.UPDATE)) == [
         {
             "change_type": "update",
             "rows": [{"id": 1, "a": 2, "b": "x", "d": 1, "_seq": "9"}],
             "old_values": [{"id": 1, "a": 1, "c": True, "_seq": "5"}],
         }
     ]
-    assert told((change, Sight.UPDATE), columns=("b", "c"))[0]["old_values"] == [
+    assert told((change, Delta.UPDATE), columns=("b", "c"))[0]["old_values"] == [
         {"id": 1, "c": True, "_seq": "5"}
     ]
 
@@ -68,21 +68,21 @@ def test_an_update_names_the_key_and_what_changed() -> None:
 def test_old_values_tell_json_values_apart_not_python_values(
     old: object, new: object, differs: bool
 ) -> None:
-    (message,) = told((changed(2, row(id=1, v=new), row(id=1, v=old), 1), Sight.UPDATE))
+    (message,) = told((changed(2, row(id=1, v=new), row(id=1, v=old), 1), Delta.UPDATE))
     assert ("v" in message["old_values"][0]) is differs
 
 
 def test_runs_of_the_same_sight_share_a_message() -> None:
-    inserts = [(changed(n, row(id=n)), Sight.INSERT) for n in (1, 2)]
-    enter = (changed(3, row(id=3), row(id=3, a=1), 1), Sight.ENTER)
-    leave = (changed(4, row(id=1), row(id=1), 2), Sight.LEAVE)
-    more = (changed(5, row(id=5)), Sight.INSERT)
+    inserts = [(changed(n, row(id=n)), Delta.INSERT) for n in (1, 2)]
+    enter = (changed(3, row(id=3), row(id=3, a=1), 1), Delta.ENTER)
+    leave = (changed(4, row(id=1), row(id=1), 2), Delta.LEAVE)
+    more = (changed(5, row(id=5)), Delta.INSERT)
     kinds = [(m["change_type"], m.get("transition")) for m in told(*inserts, enter, leave, more)]
     assert kinds == [("insert", None), ("insert", "enter"), ("delete", "leave"), ("insert", None)]
 
 
 def test_a_row_that_leaves_is_told_as_it_was_with_the_seq_that_took_it() -> None:
-    (message,) = told((changed(4, row(id=1, a=9), row(id=1, a=1), 2), Sight.LEAVE))
+    (message,) = told((changed(4, row(id=1, a=9), row(id=1, a=1), 2), Delta.LEAVE))
     assert message["old_values"] == [{"id": 1, "a": 1, "_seq": "4"}]
 
 
@@ -90,7 +90,7 @@ def test_a_row_that_leaves_is_told_as_it_was_with_the_seq_that_took_it() -> None
 def test_messages_are_split_at_the_bound_and_lose_nothing(sizes: list[int]) -> None:
     builder = BodyBuilder(RowEncoder(TABLE, Projection(None)))
     for seq, size in enumerate(sizes, 1):
-        builder.add(changed(seq, row(id=seq, pad="x" * size)), Sight.INSERT)
+        builder.add(changed(seq, row(id=seq, pad="x" * size)), Delta.INSERT)
     head = change_head("é" * 128, False)
     bodies = builder.bodies()
     assert all(len(head) + len(body) <= MAX_MESSAGE_BYTES for body in bodies)
@@ -117,22 +117,22 @@ def test_every_head_gets_every_body_in_whole_frames(heads: list[str], bodies: li
 @pytest.mark.parametrize(
     ("kind", "known_old", "old_matches", "new_matches", "expected"),
     [
-        ("insert", False, False, True, Sight.INSERT),
+        ("insert", False, False, True, Delta.INSERT),
         ("insert", False, False, False, None),
-        ("update", True, True, True, Sight.UPDATE),
-        ("update", True, False, True, Sight.ENTER),
-        ("update", True, True, False, Sight.LEAVE),
+        ("update", True, True, True, Delta.UPDATE),
+        ("update", True, False, True, Delta.ENTER),
+        ("update", True, True, False, Delta.LEAVE),
         ("update", True, False, False, None),
-        ("update", False, False, True, Sight.UPDATE),
+        ("update", False, False, True, Delta.UPDATE),
         ("update", False, False, False, None),
-        ("delete", True, True, False, Sight.DELETE),
+        ("delete", True, True, False, Delta.DELETE),
         ("delete", True, False, False, None),
         ("delete", False, False, False, None),
     ],
 )
 def test_how_a_change_is_seen(
-    kind: Any, known_old: bool, old_matches: bool, new_matches: bool, expected: Sight | None
+    kind: Any, known_old: bool, old_matches: bool, new_matches: bool, expected: Delta | None
 ) -> None:
     old = row(id=1) if known_old else None
     change = Change(2, KEYLESS.id, "", kind, None if kind == "delete" else row(id=1), old)
-    assert sight(change, old_matches, new_matches) is expected
+    assert delta(change, old_matches, new_matches) is expected

@@ -7,7 +7,7 @@ from kalam_notify.model import ANONYMOUS, ConnectionId, Identity
 from kalam_notify.protocol.close import Close
 from kalam_notify.protocol.frames import text_frame
 from kalam_notify.subscriptions.handle import SubscriptionHandle
-from kalam_notify.subscriptions.roster import SHUT
+from kalam_notify.subscriptions.roster import NO_FD
 
 
 class FakeConnection:
@@ -17,8 +17,8 @@ class FakeConnection:
         self.connection_id = ConnectionId(0)
         self.identity = identity
         self.deflates = False
-        # No door: everything is offered.
-        self.door = SHUT
+        # No direct_fd: everything is offered.
+        self.direct_fd = NO_FD
         self.subscriptions: dict[str, SubscriptionHandle] = {}
         self.limit = limit
         self.written = b""
@@ -38,7 +38,7 @@ class FakeConnection:
         return True
 
     def complete(self, frames: bytes, sent: int) -> None:
-        raise AssertionError("there is no door to complete for")
+        raise AssertionError("there is no direct_fd to complete for")
 
     def hold(self, frames: bytes) -> bool:
         return self.offer(frames)

@@ -17,7 +17,7 @@ from kalam_notify.model import Identity, Kind, PostedChange, Row, TableDef
 from kalam_notify.model.catalog import Catalog
 from kalam_notify.protocol.messages import NextBatch, SubscriptionRequest
 from kalam_notify.subscriptions.manager import ConnectionsManager
-from kalam_notify.subscriptions.requests import SubscriptionDesk
+from kalam_notify.subscriptions.requests import SubscriptionRequests
 
 
 class World:
@@ -41,8 +41,8 @@ class World:
         self.service.on_moved = self.feeder.position_moved
         self.service.on_fallen = self.feeder.wake_all
         self.service.on_broken = self.feeder.disable
-        self.desk = SubscriptionDesk(Catalog(tables), self.manager, self.feeder)
-        self.desk.configure(settings, 0)
+        self.requests = SubscriptionRequests(Catalog(tables), self.manager, self.feeder)
+        self.requests.configure(settings, 0)
 
     def connect(self, identity: Identity, limit: int = 1 << 20) -> FakeConnection:
         connection = FakeConnection(identity, limit)
@@ -52,10 +52,10 @@ class World:
     def subscribe(
         self, connection: FakeConnection, name: str, sql: str, options: dict[str, Any] | None
     ) -> None:
-        self.desk.subscribe(connection, SubscriptionRequest(name, sql, options))
+        self.requests.subscribe(connection, SubscriptionRequest(name, sql, options))
 
     def next_batch(self, connection: FakeConnection, name: str) -> None:
-        self.desk.next_batch(connection, NextBatch(name))
+        self.requests.next_batch(connection, NextBatch(name))
 
     def drain(self, connection: FakeConnection) -> None:
         """The connection's socket takes everything and has room again."""

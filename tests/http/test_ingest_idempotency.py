@@ -147,8 +147,8 @@ async def test_what_was_posted_is_what_the_log_tells(ingest: Ingest) -> None:
         insert({"id": 1, "price": None}, change_type="update"),
         {"table": "app.orders", "change_type": "delete", "row_data": {"id": 1}},
     )
-    stretch = await ingest.log.read(0, limit=10, max_bytes=10_000)
-    told = [(change.kind, change.row, change.old) for change in stretch.changes]
+    span = await ingest.log.read(0, limit=10, max_bytes=10_000)
+    told = [(change.kind, change.row, change.old) for change in span.changes]
     assert [kind for kind, _, _ in told] == ["insert", "update", "delete"]
     assert told[0][1] is not None
     assert (

@@ -69,8 +69,8 @@ async def fill(directory: str) -> None:
 
 
 async def held(log: SqliteLog) -> int:
-    stretch = await log.read(0, limit=1_000_000, max_bytes=1_000_000_000)
-    return len(stretch.changes)
+    span = await log.read(0, limit=1_000_000, max_bytes=1_000_000_000)
+    return len(span.changes)
 
 
 if __name__ == "__main__":

@@ -93,14 +93,14 @@ def event(
 
 
 async def everything(log: EventLog, after: int = 0) -> list[Change]:
-    """All changes after a position, read in small stretches."""
+    """All changes after a position, read in small spans."""
     changes: list[Change] = []
     while True:
-        stretch = await log.read(after, limit=7, max_bytes=PLENTY)
-        if not stretch.changes:
+        span = await log.read(after, limit=7, max_bytes=PLENTY)
+        if not span.changes:
             return changes
-        changes += stretch.changes
-        after = stretch.upto
+        changes += span.changes
+        after = span.upto
 
 
 async def page_of(

@@ -37,8 +37,8 @@ async def test_a_batch_gets_consecutive_seqs_from_one_on(log: EventLog) -> None:
 async def test_an_empty_log_has_named_edges(log: EventLog) -> None:
     assert (log.first_seq, log.last_seq, log.horizon()) == (1, 0, 0)
     assert log.recent(0) == ()
-    stretch = await log.read(0, limit=1, max_bytes=1)
-    assert (list(stretch.changes), stretch.upto) == ([], 0)
+    span = await log.read(0, limit=1, max_bytes=1)
+    assert (list(span.changes), span.upto) == ([], 0)
 
 
 async def test_an_empty_batch_is_accepted_and_takes_no_seq(log: EventLog) -> None:
@@ -184,8 +184,8 @@ async def test_recent_tells_what_read_tells(log: EventLog) -> None:
 
 async def test_a_limited_read_says_how_far_it_came(log: EventLog) -> None:
     await log.append([put(n) for n in range(10)])
-    stretch = await log.read(2, limit=3, max_bytes=PLENTY)
-    assert (seqs(stretch.changes), stretch.upto) == ([3, 4, 5], 5)
+    span = await log.read(2, limit=3, max_bytes=PLENTY)
+    assert (seqs(span.changes), span.upto) == ([3, 4, 5], 5)
 
 
 async def test_a_read_is_bounded_by_bytes_but_gives_one(log: EventLog) -> None:
@@ -196,12 +196,12 @@ async def test_a_read_is_bounded_by_bytes_but_gives_one(log: EventLog) -> None:
 
 async def test_a_read_of_one_table_passes_over_the_others(log: EventLog) -> None:
     await log.append([put(1), event(), put(2), event(), event()])
-    stretch = await log.read(0, limit=10, max_bytes=PLENTY, table=ORDERS.id)
-    assert (seqs(stretch.changes), stretch.upto) == ([1, 3], 5)
-    stretch = await log.read(0, limit=2, max_bytes=PLENTY, table=EVENTS.id, owner="")
-    assert (seqs(stretch.changes), stretch.upto) == ([2, 4], 4)
-    stretch = await log.read(3, limit=2, max_bytes=PLENTY, table=NOTES.id)
-    assert (seqs(stretch.changes), stretch.upto) == ([], 5)
+    span = await log.read(0, limit=10, max_bytes=PLENTY, table=ORDERS.id)
+    assert (seqs(span.changes), span.upto) == ([1, 3], 5)
+    span = await log.read(0, limit=2, max_bytes=PLENTY, table=EVENTS.id, owner="")
+    assert (seqs(span.changes), span.upto) == ([2, 4], 4)
+    span = await log.read(3, limit=2, max_bytes=PLENTY, table=NOTES.id)
+    assert (seqs(span.changes), span.upto) == ([], 5)
 
 
 async def test_a_read_of_one_owner_never_shows_another(log: EventLog) -> None:
@@ -220,15 +220,15 @@ async def test_a_read_of_one_owner_never_shows_another(log: EventLog) -> None:
 
 async def test_a_read_beyond_the_end_is_empty(log: EventLog) -> None:
     await log.append([put(1)])
-    stretch = await log.read(9, limit=1, max_bytes=1)
-    assert (list(stretch.changes), stretch.upto) == ([], 9)
+    span = await log.read(9, limit=1, max_bytes=1)
+    assert (list(span.changes), span.upto) == ([], 9)
 
 
 async def test_many_and_large_changes_are_read_completely(log: EventLog) -> None:
     batch = [event(n=n, pad="x" * (n % 7) * 300) for n in range(1000)]
     await log.append(batch)
-    stretch = await log.read(0, limit=PLENTY, max_bytes=PLENTY)
-    assert [change.row for change in stretch.changes] == [change.row for change in batch]
+    span = await log.read(0, limit=PLENTY, max_bytes=PLENTY)
+    assert [change.row for change in span.changes] == [change.row for change in batch]
 
 
 async def test_waiters_resume_when_the_log_grows(log: EventLog) -> None:
@@ -346,5 +346,5 @@ async def test_closing_finishes_the_appends_in_hand(
 
 async def test_tables_of_users_without_a_key_are_read_by_owner(log: EventLog) -> None:
     await log.append([event(table=VISITS, owner="al"), event(table=VISITS, owner="bo")])
-    stretch = await log.read(0, limit=9, max_bytes=PLENTY, table=VISITS.id, owner="bo")
-    assert seqs(stretch.changes) == [2]
+    span = await log.read(0, limit=9, max_bytes=PLENTY, table=VISITS.id, owner="bo")
+    assert seqs(span.changes) == [2]

@@ -106,8 +106,8 @@ async def test_a_table_is_trimmed_by_its_own_age(kept: Kept, clock: Clock) -> No
         assert (log.horizon(ORDERS.id), log.horizon(EVENTS.id), log.horizon()) == (0, 4, 4)
         assert await refusal(log, 3, EVENTS) == 4
         assert await refusal(log, 3) == 4
-        stretch = await log.read(0, limit=9, max_bytes=PLENTY, table=ORDERS.id)
-        assert (seqs(stretch.changes), stretch.upto) == ([1, 3, 5], 5)
+        span = await log.read(0, limit=9, max_bytes=PLENTY, table=ORDERS.id)
+        assert (seqs(span.changes), span.upto) == ([1, 3, 5], 5)
         assert seqs(await everything(log, 4)) == [5]
         clock.advance(HOUR)
         assert await log.trim() == 3

@@ -66,9 +66,9 @@ def test_bytes_and_what_entered_survive_dropping_and_reset() -> None:
 def test_a_stretch_keeps_to_its_limits_and_gives_at_least_one() -> None:
     window = Window()
     window.extend(changes(1, 2, 3, 4, 5))
-    assert seqs(window.stretch(1, 2, 10_000)) == [2, 3]
-    assert seqs(window.stretch(0, 10, 1)) == [1]
-    assert seqs(window.stretch(0, 10, 400)) == [1, 2]
-    assert seqs(window.stretch(0, 10, 401)) == [1, 2, 3]
-    assert seqs(window.stretch(4, 10, 10_000)) == [5]
-    assert seqs(window.stretch(5, 10, 10_000)) == []
+    assert seqs(window.span(1, 2, 10_000)) == [2, 3]
+    assert seqs(window.span(0, 10, 1)) == [1]
+    assert seqs(window.span(0, 10, 400)) == [1, 2]
+    assert seqs(window.span(0, 10, 401)) == [1, 2, 3]
+    assert seqs(window.span(4, 10, 10_000)) == [5]
+    assert seqs(window.span(5, 10, 10_000)) == []

@@ -10,7 +10,7 @@ from log_kit import EVENTS, FOREVER, ORDERS, PLENTY, TABLES, Clock, event, page_
 from kalam_notify.errors import Compacted
 from kalam_notify.log import EventLog, Retention, SqliteLog
 from kalam_notify.log.doorbell import Doorbell, ring_all
-from kalam_notify.log.turns import Turns
+from kalam_notify.log.write_lock import WriteLock
 from kalam_notify.model import TableDef
 from kalam_notify.singleflight import FreshCall
 
@@ -170,26 +170,26 @@ async def test_a_look_under_way_does_not_serve_those_who_come_later() -> None:
         begun.append(asyncio.get_running_loop().create_future())
         return await begun[-1]
 
-    async def turns() -> None:
+    async def write_lock() -> None:
         for _ in range(5):
             await asyncio.sleep(0)
 
     looks = FreshCall(look)
     early = asyncio.gather(looks(), looks())
-    await turns()
+    await write_lock()
     late = asyncio.gather(looks(), looks(), looks())
-    await turns()
+    await write_lock()
     assert len(begun) == 1
     begun[0].set_result(1)
     assert list(await early) == [1, 1]
-    await turns()
+    await write_lock()
     assert len(begun) == 2
     begun[1].set_result(2)
     assert list(await late) == [2, 2, 2]
 
 
 async def test_a_turn_is_waited_for_and_passed_on(tmp_path: Path) -> None:
-    mine, theirs, taken = Turns(tmp_path), Turns(tmp_path), asyncio.Event()
+    mine, theirs, taken = WriteLock(tmp_path), WriteLock(tmp_path), asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def take() -> None:
@@ -207,7 +207,7 @@ async def test_a_turn_is_waited_for_and_passed_on(tmp_path: Path) -> None:
 
 
 def test_without_a_directory_to_lock_there_is_a_turn_all_the_same(tmp_path: Path) -> None:
-    turns = Turns(tmp_path / "absent")
-    with turns.turn():
+    write_lock = WriteLock(tmp_path / "absent")
+    with write_lock.turn():
         pass
-    turns.close()
+    write_lock.close()

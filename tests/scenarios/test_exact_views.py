@@ -81,7 +81,7 @@ class Subscriber:
         """Lose the connection; what had arrived is kept, what had not is lost with it."""
         assert self.connection is not None
         self.listen()
-        self.world.desk.disconnect(self.connection)
+        self.world.requests.disconnect(self.connection)
         self.connection = None
         if self.stale_claims:
             # What it held belongs to other claims: no resume can mend that.
@@ -125,7 +125,7 @@ class Subscriber:
             self.stale_claims = True
         self.tenant = tenant
         self.connection.identity = self.identity
-        self.world.desk.identity_changed(self.connection)
+        self.world.requests.identity_changed(self.connection)
 
     def expected(self, rows: dict[tuple[str, str, Any], Values]) -> dict[Any, Values]:
         owner = self.user if self.table is OWNED else ""

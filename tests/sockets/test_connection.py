@@ -125,7 +125,7 @@ def test_frames_held_for_the_next_flush_are_no_sign_of_a_slow_reader(talk: Conve
 def test_a_wheel_visit_between_hold_and_flush_closes_nobody(talk: Conversation) -> None:
     talk.wait(10)
     talk.connection.hold(FRAME)
-    talk.connection.visit(talk.clock())
+    talk.connection.on_deadline(talk.clock())
     assert talk.close_code is None
 
 

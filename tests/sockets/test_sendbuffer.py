@@ -162,7 +162,7 @@ async def test_held_pieces_are_no_reason_to_wait_where_every_byte_takes_the_tran
 async def test_held_pieces_go_before_what_is_offered_to_an_open_door() -> None:
     async with connected() as (buffer, peer):
         assert buffer.hold(b"held,")
-        assert buffer.door >= 0
+        assert buffer.direct_fd >= 0
         assert buffer.offer(b"offered")
         assert await read(peer, 12) == b"held,offered"
 

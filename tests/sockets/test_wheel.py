@@ -21,7 +21,7 @@ class Item:
         self.deadlines = deadlines
         self.visits: list[float] = []
 
-    def visit(self, now: float) -> float | None:
+    def on_deadline(self, now: float) -> float | None:
         self.visits.append(now)
         return self.deadlines.pop(0) if self.deadlines else None
 

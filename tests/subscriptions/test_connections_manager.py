@@ -224,7 +224,7 @@ class Manager(RuleBasedStateMachine):
             assert plan.subscribers == len(sharing)
             assert {id(h) for h in plan.live} == {id(h) for h in sharing if h.place >= 0}
             assert all(h is not None and plan.live[h.place] is h for h in plan.live)
-            assert plan.doors == [h.door for h in plan.live if h]
+            assert plan.fds == [h.direct_fd for h in plan.live if h]
             assert plan.heads == [h.head for h in plan.live if h]
             assert plan.live_count == len(plan.live)
 
@@ -257,8 +257,8 @@ def test_what_is_held_for_somebody_left_alone_is_written_before_what_comes_direc
     connection = HoldingConnection(person("alice"))
     manager.connect(connection)
     stays, goes = (subscribe(manager, connection, name) for name in ("stays", "goes"))
-    assert stays.has_company
+    assert stays.shares_connection
     connection.hold(b"held for stays")
     manager.close(goes)
-    assert not stays.has_company
+    assert not stays.shares_connection
     assert connection.written == b"held for stays"

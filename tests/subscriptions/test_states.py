@@ -18,14 +18,14 @@ from kalam_notify.protocol.rate import MessageRate, Verdict
 from kalam_notify.sql import Limits, parse
 from kalam_notify.subscriptions import handle as handles
 from kalam_notify.subscriptions.handle import SubscriptionHandle, SubscriptionState
-from kalam_notify.subscriptions.plans import Census, TablePlans
+from kalam_notify.subscriptions.plans import Counts, TablePlans
 
 TABLE = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 
 
 def fresh_handle() -> SubscriptionHandle:
     query = bind(parse("SELECT * FROM app.orders", Limits(100, 10)), TABLE, ANONYMOUS)
-    plan = TablePlans(TABLE, SHARED, Census()).acquire(query)
+    plan = TablePlans(TABLE, SHARED, Counts()).acquire(query)
     live_query_id = LiveQueryId(UserId(""), ConnectionId(1), "s")
     return SubscriptionHandle(live_query_id, FakeConnection(), plan, "", None)
 

@@ -1,4 +1,4 @@
-"""The fan-out's circuit: every batch goes once around the live subscriptions of its plans.
+"""The fan-out's scan: every batch goes once around the live subscriptions of its plans.
 
 A walk over thousands of sockets takes milliseconds, and the next change should not wait for its
 end. So batches that are prepared while others are under way join them where they are, and go around
@@ -16,26 +16,26 @@ for it, and a change waits for a whole round at most. Databases share scans of a
 way (circular or cooperative scans: Zukowski et al., VLDB 2007), and disks their seeks (SCAN).
 
 Every subscription gets the batches in order. Invariant: at any place of a roster, what is left of
-an earlier lap is also left of every later one, for laps of one plan move together, and a later one
-has begun with its whole round before it.
+an earlier pass is also left of every later one, for passes of one plan move together, and a later
+one has begun with its whole round before it.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from kalam_notify.delivery.batch import Batch
-from kalam_notify.delivery.chunks import Visit
+from kalam_notify.delivery.chunks import Job
 from kalam_notify.delivery.frames import FrameSet
 from kalam_notify.subscriptions.plans import Plan
 
-Send = Callable[[Sequence[Visit]], None]
-"""Makes the visits of one chunk, all at once."""
+Send = Callable[[Sequence[Job]], None]
+"""Makes the jobs of one chunk, all at once."""
 
 # Bodies are copied for every length of a head; an idle server keeps none of them.
 _MOST_JOINED = 16
 
 
-class _Lap:
+class _Pass:
     """One batch's way around one plan's roster."""
 
     __slots__ = ("batch", "end", "frames", "left")
@@ -49,94 +49,94 @@ class _Lap:
         self.left = places
 
 
-class _Track:
-    """A plan's roster with the laps that are under way on it, the earliest first."""
+class _PlanScan:
+    """A plan's roster with the passes that are under way on it, the earliest first."""
 
-    __slots__ = ("laps", "place", "plan")
+    __slots__ = ("passes", "place", "plan")
 
-    def __init__(self, plan: Plan, lap: _Lap) -> None:
+    def __init__(self, plan: Plan, one: _Pass) -> None:
         self.plan = plan
         self.place = 0
-        self.laps = [lap]
+        self.passes = [one]
 
-    def stretch(self, most: int) -> tuple[Sequence[_Lap], int]:
-        """The laps that go over the next places together, and how many places those are."""
-        place, here = self.place, [lap for lap in self.laps if self.place < lap.end]
+    def span(self, most: int) -> tuple[Sequence[_Pass], int]:
+        """The passes that go over the next places together, and how many places those are."""
+        place, here = self.place, [one for one in self.passes if self.place < one.end]
         if not here:
-            self.place, place, here = 0, 0, self.laps.copy()
-        # A lap ends where the roster ended when it began, and once around where it began.
-        for lap in here:
-            most = min(most, lap.end - place, lap.left)
+            self.place, place, here = 0, 0, self.passes.copy()
+        # A one ends where the roster ended when it began, and once around where it began.
+        for one in here:
+            most = min(most, one.end - place, one.left)
         return here, most
 
-    def advance(self, laps: Sequence[_Lap], places: int, over: list[tuple[Plan, Batch]]) -> None:
-        """These laps go over so many places; those that have come around by that go into `over`."""
+    def advance(self, passes: Sequence[_Pass], places: int, over: list[tuple[Plan, Batch]]) -> None:
+        """These passes go over so many places; those that end with that go into `over`."""
         self.place += places
-        for lap in laps:
-            lap.left -= places
-            if not lap.left:
-                self.laps.remove(lap)
-                over.append((self.plan, lap.batch))
+        for one in passes:
+            one.left -= places
+            if not one.left:
+                self.passes.remove(one)
+                over.append((self.plan, one.batch))
 
 
-class Circuit:
+class SharedScan:
     """Plans that have something under way, served in turn, a chunk each."""
 
     def __init__(self) -> None:
-        self._tracks: dict[Plan, _Track] = {}
-        self._queue: deque[_Track] = deque()
-        # What laps have in common where they go together; plans that see the same share it.
+        self._scans: dict[Plan, _PlanScan] = {}
+        self._queue: deque[_PlanScan] = deque()
+        # What passes have in common where they go together; plans that see the same share it.
         self._joined: dict[tuple[FrameSet, ...], FrameSet] = {}
 
     def __bool__(self) -> bool:
         """Whether anything is under way."""
         return bool(self._queue)
 
-    def set_out(self, batch: Batch, frames: FrameSet, plan: Plan) -> None:
+    def join(self, batch: Batch, frames: FrameSet, plan: Plan) -> None:
         """Send a batch's frames around a plan, from where its walk has come to."""
-        batch.laps += 1
-        lap = _Lap(batch, frames, plan.begin_walk())
-        track = self._tracks.get(plan)
-        if track is None:
-            track = self._tracks[plan] = _Track(plan, lap)
-            self._queue.append(track)
+        batch.passes += 1
+        one = _Pass(batch, frames, plan.begin_walk())
+        plan_scan = self._scans.get(plan)
+        if plan_scan is None:
+            plan_scan = self._scans[plan] = _PlanScan(plan, one)
+            self._queue.append(plan_scan)
         else:
-            track.laps.append(lap)
+            plan_scan.passes.append(one)
 
     def serve(self, chunk: int, served: int, send: Send) -> int:
         """Serve up to `chunk` places, of which `served` have been already; the new count."""
-        queue, visits = self._queue, list[Visit]()
+        queue, jobs = self._queue, list[Job]()
         over: list[tuple[Plan, Batch]] = []
         while queue:
-            track, room = queue[0], chunk - served
-            laps, places = track.stretch(chunk)
+            plan_scan, room = queue[0], chunk - served
+            passes, places = plan_scan.span(chunk)
             if places > room:
-                # Cut to what is left, unless that is too little to be worth a visit.
+                # Cut to what is left, unless that is too little to be worth a job.
                 if room < chunk // 4:
                     break
                 places = room
             served += places
-            plan, start = track.plan, track.place
-            frames = laps[0].frames if len(laps) == 1 else self._together(laps)
-            visits.append(Visit(plan, start, start + places, frames, laps[0].batch.after))
-            track.advance(laps, places, over)
-            if track.laps:
+            plan, start = plan_scan.plan, plan_scan.place
+            frames = passes[0].frames if len(passes) == 1 else self._together(passes)
+            jobs.append(Job(plan, start, start + places, frames, passes[0].batch.after))
+            plan_scan.advance(passes, places, over)
+            if plan_scan.passes:
                 queue.rotate(-1)
             else:
                 queue.popleft()
-                del self._tracks[plan]
-        if visits:
-            send(visits)
+                del self._scans[plan]
+        if jobs:
+            send(jobs)
         for plan, batch in over:
             # Only now may places change.
             plan.end_walk()
-            batch.laps -= 1
+            batch.passes -= 1
         if not queue:
             self._joined.clear()
         return served
 
-    def _together(self, laps: Sequence[_Lap]) -> FrameSet:
-        key = tuple([lap.frames for lap in laps])
+    def _together(self, passes: Sequence[_Pass]) -> FrameSet:
+        key = tuple([one.frames for one in passes])
         frames = self._joined.get(key)
         if frames is None:
             if len(self._joined) >= _MOST_JOINED:

@@ -18,7 +18,7 @@ from enum import Enum
 from kalam_notify.model import Change
 
 
-class Sight(Enum):
+class Delta(Enum):
     """What a subscriber is told; the value is (change_type, transition)."""
 
     INSERT = ("insert", None)
@@ -34,15 +34,15 @@ class Sight(Enum):
         self.transition = transition
 
 
-def sight(change: Change, old_matches: bool, new_matches: bool) -> Sight | None:
+def delta(change: Change, old_matches: bool, new_matches: bool) -> Delta | None:
     """How the change is seen, given the filter's answers; None: not at all.
 
     `old_matches` is False where there is no old image, `new_matches` where there is no new one.
     """
     if change.kind == "insert":
-        return Sight.INSERT if new_matches else None
+        return Delta.INSERT if new_matches else None
     if change.kind == "delete":
-        return Sight.DELETE if old_matches else None
+        return Delta.DELETE if old_matches else None
     if new_matches:
-        return Sight.UPDATE if old_matches or change.old is None else Sight.ENTER
-    return Sight.LEAVE if old_matches else None
+        return Delta.UPDATE if old_matches or change.old is None else Delta.ENTER
+    return Delta.LEAVE if old_matches else None

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kalam_notify.delivery import uring
-from kalam_notify.delivery.uring import Alike, Ring, Run, open_ring
+from kalam_notify.delivery import ring as ring_module
+from kalam_notify.delivery.ring import Alike, Ring, Run, open_ring
 
 FULL = b"z" * (8 << 20)
 
@@ -58,7 +58,7 @@ def test_bytes_arrive_whole_and_in_order_wherever_the_queue_wraps(
     batches: list[tuple[int, bool, int | None]],
 ) -> None:
     ring = ring_or_skip(8)
-    with pairs(8) as (doors, readers):
+    with pairs(8) as (fds, readers):
         expected = [b""] * 8
         for number, (count, alike, step) in enumerate(batches):
             parts = [
@@ -68,10 +68,10 @@ def test_bytes_arrive_whole_and_in_order_wherever_the_queue_wraps(
             if alike:
                 parts = [parts[0]] * count
                 runs: list[Run] = [Alike(count, len(parts[0]))]
-                assert ring.send(doors[:count], parts[0], runs, step) == []
+                assert ring.send(fds[:count], parts[0], runs, step) == []
             else:
                 sizes = [len(part) for part in parts]
-                assert ring.send(doors[:count], b"".join(parts), [sizes], step) == []
+                assert ring.send(fds[:count], b"".join(parts), [sizes], step) == []
             for place, part in enumerate(parts):
                 expected[place] += part
         assert [drain(reader) for reader in readers] == expected
@@ -81,21 +81,21 @@ def test_bytes_arrive_whole_and_in_order_wherever_the_queue_wraps(
 @pytest.mark.parametrize("step", [None, 2])
 def test_what_is_refused_is_told_with_what_was_taken_of_it(step: int | None) -> None:
     ring = ring_or_skip(8)
-    with pairs(6) as (doors, readers):
-        taken = os.write(doors[1], FULL)
+    with pairs(6) as (fds, readers):
+        taken = os.write(fds[1], FULL)
         readers[3].close()
-        refused = dict(ring.send([*doors[:5], 1 << 20], b"hello", [Alike(6, 5)], step))
+        refused = dict(ring.send([*fds[:5], 1 << 20], b"hello", [Alike(6, 5)], step))
         # 1: its buffer is full. 3: nobody reads there. The last: no such descriptor.
         assert refused == {1: 0, 3: -1, 5: -1}
         assert [drain(readers[n]) for n in (0, 2, 4)] == [b"hello"] * 3
         assert drain(readers[1]) == FULL[:taken]
         # Taken in part.
-        refused = dict(ring.send(doors[:3], FULL, [Alike(3, len(FULL))], step))
+        refused = dict(ring.send(fds[:3], FULL, [Alike(3, len(FULL))], step))
         assert set(refused) == {0, 1, 2}
         assert all(0 < sent < len(FULL) for sent in refused.values())
         assert [len(drain(readers[n])) for n in range(3)] == [refused[n] for n in range(3)]
         # And the ring goes on.
-        assert ring.send(doors[:3], b"again", [Alike(3, 5)]) == []
+        assert ring.send(fds[:3], b"again", [Alike(3, 5)]) == []
     ring.close()
 
 
@@ -115,13 +115,13 @@ def test_what_the_kernel_has_not_looked_at_is_not_waited_for(
         return enter(number, ring_fd, many - 1, 0, 0, None, 0)
 
     monkeypatch.setattr(ring, "_enter_call", short)
-    with pairs(6) as (doors, readers):
-        refused = ring.send(doors, b"hello", [Alike(6, 5)], step)
+    with pairs(6) as (fds, readers):
+        refused = ring.send(fds, b"hello", [Alike(6, 5)], step)
         first_left = (step or 6) * (short_call + 1) - 1
         assert refused == [(n, 0) for n in range(first_left, 6)]
         assert [drain(r) for r in readers] == [b"hello"] * first_left + [b""] * (6 - first_left)
         monkeypatch.undo()
-        assert ring.send(doors, b"abcdef", [[1, 1], [1, 1, 1, 1]], step) == []
+        assert ring.send(fds, b"abcdef", [[1, 1], [1, 1, 1, 1]], step) == []
         assert [drain(reader) for reader in readers] == [b"a", b"b", b"c", b"d", b"e", b"f"]
     ring.close()
 
@@ -145,7 +145,7 @@ def test_a_ring_is_opened_where_it_may_be_and_said_so(
 ) -> None:
     ring_or_skip(8).close()
     caplog.set_level(logging.INFO, "kalam_notify.delivery")
-    monkeypatch.setattr(uring, "_is_filtered", lambda: False)
+    monkeypatch.setattr(ring_module, "_is_filtered", lambda: False)
     ring = open_ring(None, 8)
     assert ring is not None
     ring.close()
@@ -155,7 +155,7 @@ def test_a_ring_is_opened_where_it_may_be_and_said_so(
 
 FILTERED = """
 import ctypes, logging, struct, sys
-from kalam_notify.delivery.uring import open_ring
+from kalam_notify.delivery.ring import open_ring
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 action = int(sys.argv[1])
 # BPF: the number of the system call; one of them gets the action, all others are allowed.
@@ -195,6 +195,6 @@ def test_under_a_seccomp_filter_nobody_dies_of_asking(
 def test_a_kernel_that_says_no_is_no_fault(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(uring, "_SETUP", 1_000_000)  # no such system call
+    monkeypatch.setattr(ring_module, "_SETUP", 1_000_000)  # no such system call
     assert open_ring(True, 8) is None
     assert "socket by socket" in caplog.text

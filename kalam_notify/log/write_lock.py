@@ -1,4 +1,4 @@
-"""Taking turns at writing, among the processes that share a log's file.
+"""Taking write_lock at writing, among the processes that share a log's file.
 
 SQLite's own wait for its write lock is a poll with ever longer sleeps, up to a tenth of a second:
 a process that commits without pause has the lock again before a sleeper looks, and the sleeper's
@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-class Turns:
-    """The turns at writing in one directory, as one thread takes them."""
+class WriteLock:
+    """The write_lock at writing in one directory, as one thread takes them."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

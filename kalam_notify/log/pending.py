@@ -18,10 +18,10 @@ class _Posted(NamedTuple):
     since: float
 
 
-class Tickets:
+class PendingAppends:
     """A number for each batch and each trim under way; by it the outcome finds who waits.
 
-    A ticket whose holder has gone away (cancelled) counts until its outcome comes: what was posted
+    A number whose holder has gone away (cancelled) counts until its outcome comes: what was posted
     is not taken back.
     """
 
@@ -35,7 +35,7 @@ class Tickets:
         self._last_append_seconds = 0.0
 
     def for_batch(self, size: int) -> tuple[int, asyncio.Future[Appended]]:
-        """A ticket for a batch of `size` bytes; the future raises LogUnavailable if refused."""
+        """A number for a batch of `size` bytes; the future raises LogUnavailable if refused."""
         number = next(self._numbers)
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self._posted[number] = _Posted(future, size, time.monotonic())
@@ -43,7 +43,7 @@ class Tickets:
         return number, future
 
     def for_trim(self) -> tuple[int, asyncio.Future[int]]:
-        """A ticket for a trim; the future gives the entries removed."""
+        """A number for a trim; the future gives the entries removed."""
         number = next(self._numbers)
         future = self._trims[number] = asyncio.get_running_loop().create_future()
         return number, future
@@ -52,7 +52,7 @@ class Tickets:
         """Answer everybody whose batch was in this transaction, in order."""
         group = outcome.group
         now = time.monotonic()
-        for place, number in enumerate(outcome.tickets):
+        for place, number in enumerate(outcome.numbers):
             posted = self._posted.pop(number)
             self.waiting_bytes -= posted.size
             if group is not None:
@@ -75,7 +75,7 @@ class Tickets:
 
     def finish_trim(self, trimmed: Trimmed) -> None:
         """Answer who waits for this trim."""
-        future = self._trims.pop(trimmed.ticket)
+        future = self._trims.pop(trimmed.number)
         if not future.done():
             future.set_result(trimmed.removed)
 

@@ -1,4 +1,4 @@
-"""The circuit: whatever joins, leaves and sets out while it turns, everybody gets all, in order."""
+"""The scan: whatever joins, leaves and sets out while it turns, everybody gets all, in order."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kalam_notify.delivery.batch import Batch
-from kalam_notify.delivery.chunks import ChunkSender, Visit
-from kalam_notify.delivery.circuit import Circuit
+from kalam_notify.delivery.chunks import ChunkSender, Job
 from kalam_notify.delivery.frames import FrameSet
+from kalam_notify.delivery.scan import SharedScan
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.filters import bind
 from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
@@ -25,19 +25,19 @@ CHUNK = 4
 
 
 class Track:
-    """A circuit, the plans of two queries, and everything that was ever sent around them."""
+    """A scan, the plans of two queries, and everything that was ever sent around them."""
 
     def __init__(self) -> None:
         self.manager = ConnectionsManager()
-        self.circuit = Circuit()
+        self.scan = SharedScan()
         self.sender = ChunkSender(FanoutStats())
-        self.set_out: dict[Plan, list[Batch]] = {}
+        self.sent: dict[Plan, list[Batch]] = {}
         self.live: list[SubscriptionHandle] = []
         self.number = 0
         # Where each one's stream begins: how many batches its plan had seen.
         self.begin: dict[SubscriptionHandle, int] = {}
         # Visits by place, since the last batch set out from rest.
-        self.visits: Counter[tuple[Plan, int]] = Counter()
+        self.jobs: Counter[tuple[Plan, int]] = Counter()
         self.fallen: list[tuple[SubscriptionHandle, int]] = []
 
     def join(self, column: int) -> None:
@@ -48,7 +48,7 @@ class Track:
         handle.loaded(self.number)
         handle.level()
         self.live.append(handle)
-        self.begin[handle] = len(self.set_out.setdefault(handle.plan, []))
+        self.begin[handle] = len(self.sent.setdefault(handle.plan, []))
 
     def leave(self, index: int) -> None:
         if self.live:
@@ -65,24 +65,24 @@ class Track:
         """One more batch, to every plan that has anybody live."""
         batch = Batch(self.number, self.number + 1, 1, 1)
         self.number += 1
-        for plan in list(self.set_out):
+        for plan in list(self.sent):
             if plan.live_count:
                 frames = FrameSet([b'"n":%d}' % self.number], 1)
-                self.circuit.set_out(batch, frames, plan)
-                self.set_out[plan].append(batch)
+                self.scan.join(batch, frames, plan)
+                self.sent[plan].append(batch)
 
     def serve(self) -> int:
         held: dict[Sink, None] = {}
 
-        def send(visits: Sequence[Visit]) -> None:
+        def send(jobs: Sequence[Job]) -> None:
             before = []
-            for plan, start, end, _, after in visits:
-                self.visits.update((plan, place) for place in range(start, end))
+            for plan, start, end, _, after in jobs:
+                self.jobs.update((plan, place) for place in range(start, end))
                 before += [(handle, after) for handle in plan.live[start:end] if handle]
-            self.sender.send(visits, held)
+            self.sender.send(jobs, held)
             self.fallen += [(handle, after) for handle, after in before if handle.place < 0]
 
-        served = self.circuit.serve(CHUNK, 0, send)
+        served = self.scan.serve(CHUNK, 0, send)
         assert not held
         return served
 
@@ -90,7 +90,7 @@ class Track:
         """It was handed its plan's batches since it joined, up to `upto` (None: a run of them)."""
         assert isinstance(handle.sink, FakeConnection)
         got = [message["n"] for message in handle.sink.heard()]
-        due = [batch.upto for batch in self.set_out[handle.plan][self.begin[handle] :]]
+        due = [batch.upto for batch in self.sent[handle.plan][self.begin[handle] :]]
         if upto is not None:
             due = [number for number in due if number <= upto]
         assert got == (due if upto is not None else due[: len(got)])
@@ -113,71 +113,71 @@ STEPS = st.lists(
 def test_everybody_gets_every_batch_once_and_in_order(
     crowd: int, steps: Sequence[tuple[str, int]]
 ) -> None:
-    track = Track()
+    plan_scan = Track()
     for number in range(crowd):
-        track.join(number % 3 % 2)
+        plan_scan.join(number % 3 % 2)
     for step, value in steps:
         match step:
             case "join":
-                track.join(value)
+                plan_scan.join(value)
             case "leave":
-                track.leave(value)
+                plan_scan.leave(value)
             case "fill":
-                track.fill(value)
+                plan_scan.fill(value)
             case "post":
-                track.post()
+                plan_scan.post()
             case _:
-                assert track.serve() <= CHUNK
-    while track.circuit:
-        assert 0 < track.serve() <= CHUNK
-    fallen = dict(track.fallen)
-    for handle in track.begin:
+                assert plan_scan.serve() <= CHUNK
+    while plan_scan.scan:
+        assert 0 < plan_scan.serve() <= CHUNK
+    fallen = dict(plan_scan.fallen)
+    for handle in plan_scan.begin:
         if handle in fallen:
             # What it was handed ends exactly where it is to be fed from.
-            track.check(handle, fallen[handle])
+            plan_scan.check(handle, fallen[handle])
             assert handle.is_closed or handle.cursor == fallen[handle]
         else:
-            track.check(handle, track.number if handle in track.live else None)
-    assert all(batch.laps == 0 for batches in track.set_out.values() for batch in batches)
-    assert track.manager.census.holes == 0
-    assert not track.circuit._joined, "an idle circuit keeps frames"
+            plan_scan.check(handle, plan_scan.number if handle in plan_scan.live else None)
+    assert all(batch.passes == 0 for batches in plan_scan.sent.values() for batch in batches)
+    assert plan_scan.manager.counts.holes == 0
+    assert not plan_scan.scan._joined, "an idle scan keeps frames"
 
 
 def test_who_is_ahead_of_the_walk_gets_both_batches_in_one_visit() -> None:
-    track = Track()
+    plan_scan = Track()
     for _ in range(4 * CHUNK):
-        track.join(0)
-    track.post()
-    track.serve()
-    track.serve()
-    track.post()
-    while track.circuit:
-        track.serve()
-    (plan,) = track.set_out
+        plan_scan.join(0)
+    plan_scan.post()
+    plan_scan.serve()
+    plan_scan.serve()
+    plan_scan.post()
+    while plan_scan.scan:
+        plan_scan.serve()
+    (plan,) = plan_scan.sent
     # Half of the places were behind the walk when the second batch came: they are visited again.
-    visits = [track.visits[plan, place] for place in range(4 * CHUNK)]
-    assert visits == [2] * (2 * CHUNK) + [1] * (2 * CHUNK)
-    for handle in track.live:
-        track.check(handle, track.number)
+    jobs = [plan_scan.jobs[plan, place] for place in range(4 * CHUNK)]
+    assert jobs == [2] * (2 * CHUNK) + [1] * (2 * CHUNK)
+    for handle in plan_scan.live:
+        plan_scan.check(handle, plan_scan.number)
 
 
 def test_a_walk_that_never_rests_passes_everybody_at_every_round() -> None:
-    track = Track()
+    plan_scan = Track()
     for _ in range(3 * CHUNK):
-        track.join(0)
+        plan_scan.join(0)
     for _ in range(30):
-        track.post()
-        track.serve()
-    (plan,) = track.set_out
-    assert [track.visits[plan, place] for place in range(3 * CHUNK)] == [10] * (3 * CHUNK)
+        plan_scan.post()
+        plan_scan.serve()
+    (plan,) = plan_scan.sent
+    assert [plan_scan.jobs[plan, place] for place in range(3 * CHUNK)] == [10] * (3 * CHUNK)
 
 
 def test_plans_take_turns_however_long_one_of_them_is() -> None:
-    track = Track()
+    plan_scan = Track()
     for _ in range(3 * CHUNK):
-        track.join(0)
-    track.join(1)
-    track.post()
-    served = track.serve() + track.serve()
+        plan_scan.join(0)
+    plan_scan.join(1)
+    plan_scan.post()
+    served = plan_scan.serve() + plan_scan.serve()
     assert served == 2 * CHUNK
-    track.check(track.live[-1], track.number)
+    plan_scan.check(plan_scan.live[-1], plan_scan.number)

@@ -8,7 +8,7 @@ from log_kit import ORDERS, page_of, put, seqs
 
 from kalam_notify.log import EventLog
 from kalam_notify.model import Row
-from kalam_notify.store.judging import Candidate, LoopJudge
+from kalam_notify.store.filtering import Candidate, LoopFilter
 
 
 def candidates(count: int) -> list[Candidate]:
@@ -30,40 +30,40 @@ class Ticking:
         return self.looks / 10_000
 
 
-async def count_turns(turns: list[int]) -> None:
+async def count_turns(write_lock: list[int]) -> None:
     while True:
-        turns[0] += 1
+        write_lock[0] += 1
         await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("count", [0, 1, 64, 65, 1000])
 async def test_those_that_match_are_kept_in_order(count: int) -> None:
-    judge = LoopJudge()
-    kept = await asyncio.to_thread(judge, candidates(count), odd)
+    row_filter = LoopFilter()
+    kept = await asyncio.to_thread(row_filter, candidates(count), odd)
     assert [seq for seq, _ in kept] == list(range(1, count, 2))
 
 
 async def test_the_loop_has_a_turn_after_every_slice_of_any_scan() -> None:
-    clock, turns = Ticking(), [0]
-    judge = LoopJudge(clock)
-    others = asyncio.create_task(count_turns(turns))
-    scans = [asyncio.to_thread(judge, candidates(1000), odd) for _ in range(3)]
+    clock, write_lock = Ticking(), [0]
+    row_filter = LoopFilter(clock)
+    others = asyncio.create_task(count_turns(write_lock))
+    scans = [asyncio.to_thread(row_filter, candidates(1000), odd) for _ in range(3)]
     kept = await asyncio.gather(*scans)
     others.cancel()
     assert [len(found) for found in kept] == [500, 500, 500]
     # A slice is over when the clock has moved a quarter of a millisecond: after three rows.
-    assert turns[0] >= 3 * 1000 / 3
+    assert write_lock[0] >= 3 * 1000 / 3
 
 
 async def test_what_a_filter_raises_comes_back_to_the_reader() -> None:
     def broken(values: dict[str, Any]) -> bool:
         raise ZeroDivisionError(values)
 
-    judge = LoopJudge()
+    row_filter = LoopFilter()
     for count in (1, 1000):
         with pytest.raises(ZeroDivisionError):
-            await asyncio.to_thread(judge, candidates(count), broken)
-    assert len(await asyncio.to_thread(judge, candidates(1000), odd)) == 500
+            await asyncio.to_thread(row_filter, candidates(count), broken)
+    assert len(await asyncio.to_thread(row_filter, candidates(1000), odd)) == 500
 
 
 async def test_closing_waits_for_a_page_that_is_being_read(log: EventLog) -> None:

@@ -61,7 +61,7 @@ class Alike(NamedTuple):
 
 
 Run = Alike | list[int]
-"""A stretch of the data, and what is sent of it: the same bytes to several, or, as sizes, to each
+"""A span of the data, and what is sent of it: the same bytes to several, or, as sizes, to each
 its own part, one after the other."""
 
 Refused = list[tuple[int, int]]
@@ -146,7 +146,7 @@ class Ring:
         vars(self).clear()
 
     def send(
-        self, doors: Sequence[int], data: bytes, runs: Sequence[Run], step: int | None = None
+        self, fds: Sequence[int], data: bytes, runs: Sequence[Run], step: int | None = None
     ) -> Refused:
         """Send to each of these descriptors, at most `entries`, what `runs` say of `data`.
 
@@ -164,15 +164,15 @@ class Ring:
                 addresses.extend(itertools.accumulate(run[:-1], initial=at))
                 sizes.extend(run)
                 at += sum(run)
-        self._address[: len(doors)] = addresses
-        return self._submit(doors, sizes, step or len(doors))
+        self._address[: len(fds)] = addresses
+        return self._submit(fds, sizes, step or len(fds))
 
     def _address_of(self, data: bytes) -> int:
         return int(self._ctypes.cast(self._ctypes.c_char_p(data), self._ctypes.c_void_p).value or 0)
 
-    def _submit(self, doors: Sequence[int], sizes: "array[int]", step: int) -> Refused:
-        count = len(doors)
-        self._fd[:count], self._length[:count] = array("i", doors), sizes
+    def _submit(self, fds: Sequence[int], sizes: "array[int]", step: int) -> Refused:
+        count = len(fds)
+        self._fd[:count], self._length[:count] = array("i", fds), sizes
         tail, mask = self._tail[0], self._requests - 1
         begin = tail & mask
         fit = min(count, self._requests - begin)

@@ -1,4 +1,4 @@
-"""One worker's place, as the supervisor sees it: its sockets stay, its process comes and goes."""
+"""One worker's slot, as the supervisor sees it: its sockets stay, its process comes and goes."""
 
 import asyncio
 import os
@@ -13,10 +13,10 @@ from kalam_notify.supervision.channel import Channel, supervisor_end
 from kalam_notify.supervision.messages import (
     FromWorker,
     Launch,
+    Listening,
     Measure,
     Measured,
     Ping,
-    Seat,
     ToWorker,
 )
 from kalam_notify.supervision.pacing import Pacing
@@ -28,8 +28,8 @@ class WorkerRefused(OperatorFault):
     """A worker could not start for an operator's fault, which it has told."""
 
 
-class Place:
-    """A worker's place. At most one process at a time, numbered like its sockets."""
+class Slot:
+    """A worker's slot. At most one process at a time, numbered like its sockets."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -54,7 +54,7 @@ class Place:
         """A new process, and the way to talk to it."""
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = await _run(self.number, theirs, launch.seats)
+            self._process = await _run(self.number, theirs, launch.listening)
         self._channel = await supervisor_end(ours)
         self.unanswered = 0
         self._channel.send(launch)
@@ -102,10 +102,10 @@ class Place:
 
 
 async def _run(
-    number: int, channel: socket.socket, seats: Sequence[Seat]
+    number: int, channel: socket.socket, listening: Sequence[Listening]
 ) -> asyncio.subprocess.Process:
     """Start a worker process. Signals from the terminal are the supervisor's to pass on."""
-    listeners = [fd for seat in seats for fd in (seat.public, seat.internal) if fd is not None]
+    listeners = [fd for one in listening for fd in (one.public, one.internal) if fd is not None]
     # The search path of this process, so that the same code is found, without what `-m` adds.
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return await asyncio.create_subprocess_exec(

@@ -25,7 +25,7 @@ def mark_path(log: Path) -> Path:
     return log.with_suffix(".mark")
 
 
-def read_mark(log: Path) -> int:
+def read_high_water(log: Path) -> int:
     """The mark; 0 where there is none, or none that can be read (the log says so)."""
     path = mark_path(log)
     try:
@@ -41,7 +41,7 @@ def read_mark(log: Path) -> int:
     return int(text)
 
 
-class Mark:
+class HighWaterMark:
     """The writing side. A mark that cannot be written costs no change: what it says is a promise
     about a loss that may never come.
     """

@@ -24,12 +24,12 @@ _SLICE_SECONDS = 0.00025
 _FEW_ROWS = 64
 _FEW_BYTES = 32 * 1024
 
-Judge = Callable[[Sequence[Candidate], Matches], list[Candidate]]
+RowFilter = Callable[[Sequence[Candidate], Matches], list[Candidate]]
 """The candidates that match. Called in a thread other than the loop's."""
 
 
-class LoopJudge:
-    """A Judge for all threads that serve one event loop, made on that loop."""
+class LoopFilter:
+    """A RowFilter for all threads that serve one event loop, made on that loop."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._loop = asyncio.get_running_loop()
@@ -37,7 +37,7 @@ class LoopJudge:
         self._slice = asyncio.Lock()
 
     def __call__(self, candidates: Sequence[Candidate], matches: Matches) -> list[Candidate]:
-        """Wait for the loop to judge the candidates. Raises what `matches` raises."""
+        """Wait for the loop to row_filter the candidates. Raises what `matches` raises."""
         if _are_few(candidates):
             return [found for found in candidates if matches(found[1].values)]
         judged = self._keep_matching(candidates, matches)
