@@ -298,8 +298,8 @@ class Worker:
             "log": self.log.statistics(),
         }
 
-    def _explain(self, sql: str, identity: Identity) -> Mapping[str, Any]:
-        return self.requests.explain(sql, identity)
+    def _explain(self, sql: str, identity: Identity, params: object) -> Mapping[str, Any]:
+        return self.requests.explain(sql, identity, params)
 
     # Reload and drain
 

@@ -170,7 +170,9 @@ class Feeder:
         self, handle: SubscriptionHandle, control: dict[str, object], resumed: bool | None
     ) -> None:
         schema = handle.plan.projection.schema(handle.plan.table)
-        handle.sink.send(messages.subscription_ack(handle.id, control, schema, resumed))
+        handle.sink.send(
+            messages.subscription_ack(handle.id, control, schema, resumed, handle.notices)
+        )
 
     def _batch_head(self, handle: SubscriptionHandle) -> Head:
         return batch_head(handle.id, handle.sink.deflates)

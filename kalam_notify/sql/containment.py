@@ -44,7 +44,7 @@ def _depth(value: Any) -> int:
 
 @lru_cache(maxsize=256)
 def _parsed(text: str) -> Any:
-    return orjson.loads(text)
+    return orjson.loads(text.encode())
 
 
 class Json(str):

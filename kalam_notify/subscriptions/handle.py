@@ -13,6 +13,7 @@ Invariant: it leaves LIVE for CATCHING_UP only when the fan-out visits it, with 
     same turn of the event loop. So nothing falls between, and nothing comes twice.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -114,7 +115,9 @@ class SubscriptionHandle:
         "head",
         "is_queued",
         "live_query_id",
+        "notices",
         "options",
+        "params",
         "place",
         "plan",
         "shares_connection",
@@ -131,12 +134,16 @@ class SubscriptionHandle:
         plan: "Plan",
         sql: str,
         options: Options | None,
+        params: Sequence[Any] = (),
     ) -> None:
         self.live_query_id = live_query_id
         self.sink = sink
         self.plan = plan
         # What was asked, to be bound anew when the identity or the table changes.
         self.sql = sql
+        self.params = params
+        # What its acknowledgement says to whoever wrote the query.
+        self.notices: Sequence[str] = ()
         # How it was asked to begin; None: live changes only.
         self.options = options
         self.state = SubscriptionState.LOADING

@@ -5,7 +5,7 @@ the handle -> let the feeder begin it. All of it in one turn of the event loop, 
 a connection take effect in the order they came.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -68,22 +68,23 @@ class SubscriptionRequests:
         options = parse_options(
             request.options, batch_size=limits.batch_size, max_batch_size=limits.max_batch_size
         )
-        select = self._parse(request.sql)
-        query = self._bind(select, connection.identity)
-        self._start(connection, request.id, select.source.text, query, options)
+        select, params = self._parse(request.sql), _params(request.params)
+        query = self._bind(select, connection.identity, params)
+        self._start(connection, request.id, select.source.text, params, query, options)
 
-    def query(self, sql: str, identity: Identity) -> Query:
+    def query(self, sql: str, identity: Identity, params: Sequence[Any] = ()) -> Query:
         """What this identity may see of what `sql` asks for; raises SubscriptionRefused."""
-        return self._bind(self._parse(sql), identity)
+        return self._bind(self._parse(sql), identity, params)
 
-    def explain(self, sql: str, identity: Identity) -> dict[str, Any]:
+    def explain(self, sql: str, identity: Identity, params: object = None) -> dict[str, Any]:
         """How a query would be served: its index, residual and company.
 
         `sql` is a SELECT, with or without EXPLAIN before it. Raises SubscriptionRefused.
         """
         limits = Limits(self._limits.max_sql_bytes, self._limits.max_sql_terms)
         starts = sql.lstrip()[:7].upper() == "EXPLAIN"
-        query = self._bind((parse_explain if starts else parse)(sql, limits), identity)
+        select = (parse_explain if starts else parse)(sql, limits)
+        query = self._bind(select, identity, _params(params))
         owner = SHARED if query.table.is_shared else identity.user_id
         plans = self._manager.plans(query.table.id, owner)
         index = FilterIndex[FilterNode]() if plans is None else plans.index
@@ -101,13 +102,13 @@ class SubscriptionRequests:
     def _parse(self, sql: str) -> Select:
         return parse(sql, Limits(self._limits.max_sql_bytes, self._limits.max_sql_terms))
 
-    def _bind(self, select: Select, identity: Identity) -> Query:
+    def _bind(self, select: Select, identity: Identity, params: Sequence[Any]) -> Query:
         table = self._admitted(select.table, identity)
         policy = None
         if table.policy is not None:
             limits = Limits(self._limits.max_sql_bytes, self._limits.max_sql_terms)
             policy = _parse_policy(table.policy, limits)
-        return bind(select, table, identity, policy)
+        return bind(select, table, identity, policy, params)
 
     def _admitted(self, table_id: TableId, identity: Identity) -> TableDef:
         table = self._catalog.get(table_id)
@@ -122,6 +123,7 @@ class SubscriptionRequests:
         connection: Connection,
         name: str,
         sql: str,
+        params: Sequence[Any],
         query: Query,
         options: Options | None,
     ) -> None:
@@ -133,6 +135,7 @@ class SubscriptionRequests:
             query,
             options,
             sql=sql,
+            params=params,
             max_per_connection=self._limits.max_subscriptions_per_connection,
             max_per_user=self._subscriptions_per_user,
         )
@@ -173,7 +176,7 @@ class SubscriptionRequests:
     def _renew(self, connection: Connection, handle: SubscriptionHandle) -> None:
         plan, options = handle.plan, handle.options
         try:
-            query = self.query(handle.sql, connection.identity)
+            query = self.query(handle.sql, connection.identity, handle.params)
             if (
                 query.table == plan.table
                 and query.filter.key == plan.filter.key
@@ -182,7 +185,7 @@ class SubscriptionRequests:
                 return
             if options is not None:
                 options = Options(batch_size=options.batch_size, from_seq=UNREACHABLE)
-            self._start(connection, handle.id, handle.sql, query, options)
+            self._start(connection, handle.id, handle.sql, handle.params, query, options)
         except SubscriptionRefused as refusal:
             connection.flush()
             self._manager.close(handle)
@@ -191,3 +194,12 @@ class SubscriptionRequests:
     def disconnect(self, connection: Connection) -> None:
         """End all subscriptions of a connection. Safe to repeat."""
         self._manager.disconnect(connection.connection_id)
+
+
+def _params(given: object) -> Sequence[Any]:
+    """The values of a request's parameters; None is none."""
+    if given is None:
+        return ()
+    if not isinstance(given, list):
+        raise SubscriptionRefused("INVALID_SQL", "params is a list: the value of $1, of $2, ...")
+    return tuple(given)
