@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
 
@@ -229,6 +230,31 @@ _ALWAYS_RIGHT: dict[str, tuple[type, ...]] = {
 }
 
 
+def _usual_instant(text: str) -> bool:
+    """ISO 8601 as nearly all write it: told by the standard library, in C."""
+    if text[4:8:3] != "--" or (len(text) > 10 and (text[10] not in "T " or text[13:14] != ":")):
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+# Kind -> a quick look at a text: TRUE of nearly all that are in order, and of no other.
+_USUAL: dict[str, Callable[[str], object]] = {
+    **dict.fromkeys(("Timestamp", "Date", "DateTime"), _usual_instant),
+    "Uuid": re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch,
+    "Time": re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d)?", re.ASCII).fullmatch,
+}
+
+_MAX_WEIGHT = 20_000
+"""Names and classes kept of the shapes of a table's rows."""
+
+_Look = tuple[str, Callable[[str], object] | None, ColumnType]
+"""A column whose value has to be looked at, with a quick look at a text where there is one."""
+
+
 class RowCheck:
     """Whether a row's columns are declared, and its values of their types. Made once for a table.
 
@@ -238,31 +264,54 @@ class RowCheck:
 
     def __init__(self, columns: Mapping[str, ColumnType]) -> None:
         self._columns = columns
-        self._known: dict[tuple[Any, ...], tuple[tuple[str, ColumnType], ...]] = {}
+        self._known: dict[tuple[Any, ...], tuple[_Look, ...]] = {}
+        self._weight = 0
+        # The shape of the row before: nearly always that of the next.
+        self._last: tuple[Any, ...] = ()
+        self._looks: tuple[_Look, ...] = ()
 
     def __call__(self, row: Mapping[str, Any]) -> tuple[str, str] | None:
         """(column, what is wrong with it) of the first fault; None when the row is in order."""
         shape = (*row, *map(type, row.values()))
-        doubtful = self._known.get(shape)
-        if doubtful is None:
-            doubtful = self._learn(row, shape)
-        for name, column in doubtful:
+        if shape == self._last:
+            looks = self._looks
+        else:
+            known = self._known.get(shape)
+            if known is None:
+                strange = next((name for name in row if name not in self._columns), None)
+                if strange is not None:
+                    return strange, "the table declares no such column"
+                known = self._learn(row, shape)
+            self._last, self._looks = shape, known
+            looks = known
+        for name, quick, column in looks:
             value = row[name]
+            if quick is not None and quick(value):
+                continue
             if not _CHECKS[column.kind](column, value):
                 return name, str(column.fault(value))
         return None
 
-    def _learn(
-        self, row: Mapping[str, Any], shape: tuple[Any, ...]
-    ) -> tuple[tuple[str, ColumnType], ...]:
-        doubtful = []
-        for name, value in row.items():
-            column = self._columns.get(name)
-            if column is not None and value is not None:
-                if value.__class__ not in _ALWAYS_RIGHT.get(column.kind, ()):
-                    doubtful.append((name, column))
-        # Producers choose the shapes: bounded, and one that is refused is not worth its place.
-        if len(self._known) >= 1000:
+    def _learn(self, row: Mapping[str, Any], shape: tuple[Any, ...]) -> tuple[_Look, ...]:
+        looks = tuple(
+            (name, _quick_look(self._columns[name], value), self._columns[name])
+            for name, value in row.items()
+            if value is not None
+            and value.__class__ not in _ALWAYS_RIGHT.get(self._columns[name].kind, ())
+        )
+        # Producers choose the shapes, so there is a bound on what they take.
+        self._weight += len(shape)
+        if self._weight > _MAX_WEIGHT:
             self._known.clear()
-        found = self._known[shape] = tuple(doubtful)
-        return found
+            self._weight = len(shape)
+        self._known[shape] = looks
+        return looks
+
+
+def _quick_look(column: ColumnType, value: Any) -> Callable[[str], object] | None:
+    if value.__class__ is not str:
+        return None
+    if column.kind != "Decimal":
+        return _USUAL.get(column.kind)
+    digits = 12 if column.precision is None else column.precision - (column.scale or 0)
+    return re.compile(rf"-?\d{{1,{digits}}}(?:\.\d+)?" if digits else "0", re.ASCII).fullmatch

