@@ -8,7 +8,7 @@ the same read as equal ones, however they are spelled: '1.50' and 1.5, '2024-05-
 import re
 import sys
 from collections.abc import Callable
-from datetime import date
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
@@ -30,6 +30,7 @@ _INSTANT = re.compile(
     ),
     re.VERBOSE | re.ASCII,
 )
+_OTHER_ISO = re.compile(r"[0-9W-]{8,10}(?:[T ][0-9:.,Z+-]{2,30})?")
 _DECIMAL = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)([eE][+-]?\d{1,6})?\s*", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _LOOSE_UUID = re.compile(r"\{[0-9a-f]{4}(?:-?[0-9a-f]{4}){7}\}|[0-9a-f]{4}(?:-?[0-9a-f]{4}){7}")
@@ -69,7 +70,9 @@ def parse_instant(text: str) -> Instant | None:
     A text without a zone is UTC, a date alone its midnight; digits beyond the nanosecond are cut.
     """
     day, match = _day(text)
-    if day is None or match is None:
+    if match is None:
+        return _other_iso(text)
+    if day is None:
         return None
     if match["hour"] is None:
         return day
@@ -77,10 +80,26 @@ def parse_instant(text: str) -> Instant | None:
     return None if clock is None else Instant(day.nanoseconds + clock)
 
 
+def _other_iso(text: str) -> Instant | None:
+    """What else ISO 8601 allows: 20240501, 2024-W18-3, 2024-05-01T12."""
+    try:
+        when = datetime.fromisoformat(text) if _OTHER_ISO.fullmatch(text) else None
+    except ValueError:
+        return None
+    if when is None:
+        return None
+    offset = when.utcoffset() or timedelta()
+    since = when.replace(tzinfo=None) - datetime.min - offset + timedelta(days=1)
+    return Instant((since // timedelta(microseconds=1)) * 1000)
+
+
 def parse_date(text: str) -> Instant | None:
     """Midnight of the day that a date or timestamp names, as it is written: no zone moves it."""
     day, match = _day(text)
-    if match is not None and match["hour"] is not None and _clock(match) is None:
+    if match is None:
+        other = _other_iso(text)
+        return None if other is None else other.midnight
+    if match["hour"] is not None and _clock(match) is None:
         return None
     return day
 
@@ -92,7 +111,7 @@ def _day(text: str) -> tuple[Instant | None, re.Match[str] | None]:
     try:
         days = date(int(match["year"]), int(match["month"]), int(match["day"])).toordinal()
     except ValueError:
-        return None, None
+        return None, match
     return Instant(days * _DAY), match
 
 
@@ -120,7 +139,7 @@ def _zone(text: str | None) -> int | None:
         return 0
     digits = text[1:].replace(":", "").ljust(6, "0")
     hours, minutes, seconds = int(digits[:2]), int(digits[2:4]), int(digits[4:])
-    if hours > 15 or minutes > 59 or seconds > 59:
+    if hours > 23 or minutes > 59 or seconds > 59:
         return None
     offset = ((hours * 60 + minutes) * 60 + seconds) * _SECOND
     return offset if text[0] == "+" else -offset

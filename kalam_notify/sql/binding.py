@@ -117,8 +117,6 @@ class Binder:
         self._params = params
         self._done: dict[int, Typed] = {}
         self._columns: dict[str, Typed] = {}
-        # Calls and constants that came from the identity: their unlikeness is nobody's slip.
-        self._personal: set[int] = set()
         self._written: Condition
         # The call that is being bound: what is refused stands there.
         self._at: Call | None = None
@@ -131,6 +129,7 @@ class Binder:
         for call in written.calls:
             self._at = call
             self._done[id(call)] = self._call(call)
+        self._at = written.where if isinstance(written.where, Call) else None
         return as_condition(self._condition(written.where))
 
     def check_names(self, names: Sequence[Name], source: Any) -> None:
@@ -189,8 +188,8 @@ class Binder:
     def _refuse(self, message: str, node: Expression | None = None) -> NoReturn:
         """Refuse the call that is being bound, or an operand of it."""
         written = self._written
-        place = 0 if self._at is None else written.place(self._at, node)
-        written.source.refuse(message, place)
+        at = getattr(node, "at", 0) if self._at is None else written.place(self._at, node)
+        written.source.refuse(message, at)
 
     # --- calls
 
@@ -213,13 +212,17 @@ class Binder:
         kind = _KIND_OF_CALL.get(op, "any")
         if kind == "text" or op == "length":
             self._want(call, args[:1] if op == "substr" else args, "text")
-        return Typed(normal(op, self._expressions(args)), kind)
+        is_sure = kind != "any" and any(self._typed(arg).sure for arg in args)
+        sure = f"{op.upper()} is {'text' if kind == 'text' else 'a number'}" if is_sure else None
+        return Typed(normal(op, self._expressions(args)), kind, sure)
 
     def _condition(self, node: Expression) -> Expression:
         found = self._typed(node)
         if found.kind != "bool" and found.sure and found.kind not in _ANYTHING:
             cure = f"compare it with {_SAYS.get(found.family, 'a value')}"
             self._refuse(f"{found.sure}: it is not a condition; {cure}", node)
+        if isinstance(node, Parameter) and found.kind not in ("bool", "null"):
+            self._refuse(f"parameter {node.number} is not a condition", node)
         return found.expression
 
     def _as_it_is(self, node: Expression) -> Expression:
@@ -247,7 +250,6 @@ class Binder:
             # What is absent, an array, an object or no number at all is NULL.
             is_odd = isinstance(value, float) and not math.isfinite(value)
             found = constant(None if is_odd else value)
-        self._personal.add(id(call))
         return self._typed(found)
 
     def _cast(self, call: Call) -> Typed:
@@ -477,9 +479,8 @@ class Binder:
         """Refuse a comparison that can never be TRUE, unless nothing is sure of it or a claim is."""
         if call.op == "distinct" or call.op == "case":
             return
-        for node, _ in (one, other):
-            if node is not None and id(node) in self._personal and self._is_claim(node):
-                return
+        if self._is_personal(one[0], other[1]) or self._is_personal(other[0], one[1]):
+            return
         sides = [one, other] if other[1].sure else [other, one]
         (node, odd), (_, sure) = sides
         if not sure.sure:
@@ -490,8 +491,11 @@ class Binder:
             node,
         )
 
-    def _is_claim(self, node: Expression) -> bool:
-        return isinstance(node, Call) and node.op in ("claim", "current_user")
+    def _is_personal(self, node: Expression | None, other: Typed) -> bool:
+        """Whether a side is a claim, of whatever kind, or a user's id that might have fitted."""
+        if not isinstance(node, Call):
+            return False
+        return node.op == "claim" or (node.op == "current_user" and other.kind in _READING_OF)
 
 
 _BINDS: dict[str, Callable[[Binder, Call], Typed]] = {
