@@ -259,6 +259,8 @@ class Binder:
         inner = operand.expression
         if len(call.args) == 1 and operand.kind == kind and op in READINGS:
             return Typed(inner, kind, sure)
+        if op == "timestamp" and operand.family == "instant":
+            return Typed(inner, kind, sure)
         if op == "text" and operand.kind in ("instant", "date", "clock"):
             # A column's own text; a value that was made is written anew.
             inner = self._as_it_is(call.args[0])
