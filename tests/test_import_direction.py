@@ -71,7 +71,7 @@ def test_imports_go_from_right_to_left_only() -> None:
 
 
 def test_the_rooms_without_io_import_none() -> None:
-    """protocol, sql, filters and subscriptions are tested by calling functions: no sockets, no loop."""
+    """They are tested by calling functions: no sockets, no loop."""
     forbidden = {"asyncio", "socket", "uvloop", "uvicorn", "starlette", "sqlite3"}
     for room in ("protocol", "sql", "filters", "subscriptions", "model"):
         for path in (PACKAGE / room).rglob("*.py"):

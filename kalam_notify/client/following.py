@@ -35,8 +35,8 @@ class Reaction(NamedTuple):
 class Following:
     """The state of one subscription across connections.
 
-    `params` are the values of `$1`, `$2`, ... in `sql`. `options` are those of the protocol (None: live changes only); `from` among them is where the
-    cursor begins.
+    `params` are the values of `$1`, `$2`, ... in `sql`. `options` are those of the protocol (None:
+    live changes only); `from` among them is where the cursor begins.
     """
 
     def __init__(

@@ -5,8 +5,8 @@ residual that has to be asked once a term was met (None: the terms say it all).
 
 Of the operands of an AND the one expected to hold for the fewest rows is taken, by a fixed rule:
 equality, IN, long prefixes, closed ranges, short prefixes, half-open ranges, booleans. Among
-several equalities (and INs) the index decides by how many filters each of them leads to. An OR can be found
-when each of its operands can.
+several equalities (and INs) the index decides by how many filters each of them leads to. An OR can
+be found when each of its operands can.
 """
 
 from collections.abc import Iterable

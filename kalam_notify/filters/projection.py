@@ -34,9 +34,9 @@ class Projection:
     def schema(self, table: TableDef) -> list[dict[str, Any]]:
         """`[{"name", "data_type", "index", "flags"?}]`, in the order of the payload's columns.
 
-        `data_type` is the declared type as KalamDB's clients read it, "Json" where none is declared; `flags` is ["pk"] for the
-        columns of the primary key. Under `*` these are the declared columns, or the primary key
-        alone where the table declares none.
+        `data_type` is the declared type as KalamDB's clients read it, "Json" where none is
+        declared; `flags` is ["pk"] for the columns of the primary key. Under `*` these are the
+        declared columns, or the primary key alone where the table declares none.
         """
         names = self.names(table.primary_key)
         if names is None:

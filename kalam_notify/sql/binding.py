@@ -1,4 +1,4 @@
-"""An expression as written becomes one subscriber's: names, parameters, identity and types resolved.
+"""An expression as written becomes one subscriber's: names, values and types resolved.
 
 Every part gets a kind (what its value can be, NULL aside), out of the columns' declared types, the
 casts and the constants. A column of a declared type is read as that type: Decimal columns through
@@ -478,7 +478,7 @@ class Binder:
         one: tuple[Expression | None, Typed],
         other: tuple[Expression | None, Typed],
     ) -> None:
-        """Refuse a comparison that can never be TRUE, unless nothing is sure of it or a claim is."""
+        """Refuse a comparison that can never be TRUE, where that is sure and no claim's doing."""
         if call.op == "distinct" or call.op == "case":
             return
         if self._is_personal(one[0], other[1]) or self._is_personal(other[0], one[1]):

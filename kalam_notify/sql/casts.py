@@ -117,7 +117,7 @@ def as_text(a: Any) -> str | None:
     if kind is float:
         return _double_text(a)
     if kind is Decimal:
-        return format(a.copy_abs() if not a else a, "f")
+        return format(a if a else a.copy_abs(), "f")
     if kind is Instant or kind is Clock:
         return str(a)
     return json.dumps(a, ensure_ascii=False, separators=(",", ":"))

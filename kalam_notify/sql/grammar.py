@@ -53,7 +53,7 @@ class Grammar(Operands):
             power = powers.get(kind, 0)
             if power <= least:
                 return left
-            if power == AND or power == OR:
+            if power in (AND, OR):
                 left = self.connective(kind, power, left)
             elif power >= OTHER and power != CAST:
                 at = self.at

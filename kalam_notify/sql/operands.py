@@ -118,7 +118,7 @@ class Operands(Reader):
             self.refuse("a list in parentheses stands after IN only")
         if kind == "end":
             self.refuse("( is not closed", opening)
-        self.unexpected("an operator or ) (there is no operator before this)")
+        return self.unexpected("an operator or ) (there is no operator before this)")
 
     def members(self, opening: str, closing: str) -> tuple[Expression, ...]:
         """Values between brackets; a list of constants alone is one term."""

@@ -119,9 +119,8 @@ class ConnectionsManager:
     ) -> Subscribed:
         """Index a new subscription; one of the same id is closed and replaced at one stroke.
 
-        `sql` and `params` are kept with the handle. A maximum of 0 is no limit. Raises SubscriptionRefused
-        (SUBSCRIPTION_LIMIT_EXCEEDED) and
-        leaves everything as it was.
+        `sql` and `params` are kept with the handle. A maximum of 0 is no limit. Raises
+        SubscriptionRefused (SUBSCRIPTION_LIMIT_EXCEEDED) and leaves everything as it was.
         """
         old = connection.subscriptions.get(subscription_id)
         user_id = connection.identity.user_id

@@ -42,7 +42,7 @@ def test_typed_conditions_answer_as_postgres_does(
 
 
 # What docs/sql.md says of PostgreSQL where we differ on purpose: its answer or error, and ours.
-DEVIATIONS: list[tuple[str, bool | None | str, bool | None]] = [
+DEVIATIONS: list[tuple[str, bool | str | None, bool | None]] = [
     ("10::numeric / 3 = 3.3333333333333333", True, False),
     ("9007199254740993 = 9007199254740992::double precision", True, False),
     ("0.1::numeric = 0.1::double precision", True, True),
@@ -57,7 +57,7 @@ DEVIATIONS: list[tuple[str, bool | None | str, bool | None]] = [
 
 @pytest.mark.parametrize(("expression", "theirs", "mine"), DEVIATIONS)
 def test_postgres_differs_where_the_docs_say_so(
-    oracle: Oracle, expression: str, theirs: bool | None | str, mine: bool | None
+    oracle: Oracle, expression: str, theirs: bool | str | None, mine: bool | None
 ) -> None:
     from sql_helpers import truth
 
