@@ -177,7 +177,9 @@ class Worker:
         self.service.on_moved = self.feeder.position_moved
         self.service.on_fallen = self.feeder.wake_all
         self.service.on_broken = self.feeder.disable
-        self.requests = SubscriptionRequests(self.catalog, self.manager, self.feeder)
+        self.requests = SubscriptionRequests(
+            self.catalog, self.manager, self.feeder, self.log.newest_columns
+        )
         self.requests.configure(config.websocket, config.limits.subscriptions_per_user)
         self.shared = Shared(
             config,

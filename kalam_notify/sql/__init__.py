@@ -9,5 +9,6 @@ A text is parsed once whoever sends it. docs/sql.md is the language for its user
 """
 
 from kalam_notify.sql.parsing import Limits, Policy, Select, parse, parse_explain, parse_policy
+from kalam_notify.sql.words import nearest
 
-__all__ = ["Limits", "Policy", "Select", "parse", "parse_explain", "parse_policy"]
+__all__ = ["Limits", "Policy", "Select", "nearest", "parse", "parse_explain", "parse_policy"]

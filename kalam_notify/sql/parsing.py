@@ -70,6 +70,12 @@ class Select(msgspec.Struct, frozen=True, eq=False):
     # The highest N of its $N.
     parameters: int
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Every column that it names, each once."""
+        names = (*self.listed, *(self.condition.names if self.condition else ()))
+        return tuple(dict.fromkeys(name.name for name in names))
+
 
 _parsed: LatestCache[tuple[str, "Limits"], "Select"] = LatestCache(512 * 1024)
 

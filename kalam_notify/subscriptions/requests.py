@@ -19,6 +19,7 @@ from kalam_notify.protocol.options import UNREACHABLE, Options, parse_options, p
 from kalam_notify.sql import Limits, Select, parse, parse_explain, parse_policy
 from kalam_notify.subscriptions.handle import SubscriptionHandle
 from kalam_notify.subscriptions.manager import Connection, ConnectionsManager
+from kalam_notify.subscriptions.notices import ColumnsOf, Notices
 from kalam_notify.subscriptions.plans import FilterNode
 
 __all__ = ["RequestLimits", "SubscriptionRequests"]
@@ -52,10 +53,17 @@ class Starter(Protocol):
 class SubscriptionRequests:
     """Serves the subscribe, next_batch and unsubscribe requests of all connections."""
 
-    def __init__(self, catalog: Catalog, manager: ConnectionsManager, starter: Starter) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        manager: ConnectionsManager,
+        starter: Starter,
+        columns_of: ColumnsOf = lambda table, owner: None,
+    ) -> None:
         self._catalog = catalog
         self._manager = manager
         self._starter = starter
+        self._notices = Notices(columns_of)
 
     def configure(self, limits: RequestLimits, subscriptions_per_user: int) -> None:
         """Take the limits of a (re)loaded configuration; a count of 0 is no limit."""
@@ -70,7 +78,14 @@ class SubscriptionRequests:
         )
         select, params = self._parse(request.sql), _params(request.params)
         query = self._bind(select, connection.identity, params)
-        self._start(connection, request.id, select.source.text, params, query, options)
+        handle = self._start(connection, request.id, select.source.text, params, query, options)
+        handle.notices = self._notices.of(
+            select,
+            query.table,
+            connection.identity,
+            is_declared=self._catalog.is_declared(query.table.id),
+        )
+        self._starter.begin(handle)
 
     def query(self, sql: str, identity: Identity, params: Sequence[Any] = ()) -> Query:
         """What this identity may see of what `sql` asks for; raises SubscriptionRefused."""
@@ -126,7 +141,7 @@ class SubscriptionRequests:
         params: Sequence[Any],
         query: Query,
         options: Options | None,
-    ) -> None:
+    ) -> SubscriptionHandle:
         # What an old subscription of this name still holds back goes out before the new ack.
         connection.flush()
         handle, _ = self._manager.subscribe(
@@ -139,7 +154,7 @@ class SubscriptionRequests:
             max_per_connection=self._limits.max_subscriptions_per_connection,
             max_per_user=self._subscriptions_per_user,
         )
-        self._starter.begin(handle)
+        return handle
 
     def next_batch(self, connection: Connection, request: NextBatch) -> None:
         """Send the next page of a snapshot; raises SubscriptionRefused."""
@@ -185,7 +200,8 @@ class SubscriptionRequests:
                 return
             if options is not None:
                 options = Options(batch_size=options.batch_size, from_seq=UNREACHABLE)
-            self._start(connection, handle.id, handle.sql, handle.params, query, options)
+            renewed = self._start(connection, handle.id, handle.sql, handle.params, query, options)
+            self._starter.begin(renewed)
         except SubscriptionRefused as refusal:
             connection.flush()
             self._manager.close(handle)
