@@ -7,7 +7,8 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     model/          ids, identities, tables, rows, changes: values only
     errors.py       the faults, by whose they are: the client's, the operator's, the log's edges
     protocol/       the WebSocket dialect: messages, session, close codes, frames, compression
-    sql/            SELECT ... WHERE ... as compiled filters, their normal form and their index
+    sql/            the language: SELECT ... WHERE ... to a tree, its types and its normal form
+    filters/        conditions at work: bound to a subscriber, compiled, found in an index
     store/          the state derived from the changes: entries, rows, keys, retention, pages
     log/            the order of changes: its interface, SQLite and memory behind it
     auth/           tokens and API keys to identities

@@ -24,6 +24,7 @@ from kalam_notify.http.rules import (
     keys_differ,
 )
 from kalam_notify.model import TableDef, parse_table_id
+from kalam_notify.model.types import RowCheck
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _KINDS = ("insert", "update", "delete")
@@ -158,7 +159,9 @@ class _Examination:
         table_id = parse_table_id(name) if isinstance(name, str) else None
         if table_id is None:
             raise self._refusal(
-                "table is namespace.name, letters, digits and _ on each side", "table"
+                "table is namespace.name; a part that is not of letters, digits and _ stands in "
+                "double quotes",
+                "table",
             )
         table = self._rules.catalog.get(table_id)
         if table is None:
@@ -194,6 +197,9 @@ class _Examination:
             self._column(column, f"{field}.{column}", table)
         self._depth(row, field)
         self._numbers(row, field)
+        fault = RowCheck(table.columns)(row) if table.columns is not None else None
+        if fault is not None:
+            raise self._refusal(fault[1], f"{field}.{fault[0]}")
         limit = self._rules.limits.max_row_bytes
         if len(orjson.dumps(row)) > limit:
             message = f"a row takes at most max_row_bytes ({limit}) as JSON"
@@ -252,9 +258,9 @@ class _Examination:
                 raise self._refusal(
                     f"the primary key column {column} is missing", f"{field}.{column}"
                 )
-            if type(row[column]) is not int and type(row[column]) is not str:
+            if type(row[column]) not in (int, str, bool):
                 raise self._refusal(
-                    "a primary key value is a string or an integer", f"{field}.{column}"
+                    "a primary key value is a string, an integer or a boolean", f"{field}.{column}"
                 )
 
     def _agreement(

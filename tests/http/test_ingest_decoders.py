@@ -215,7 +215,7 @@ BAD_CHANGES: list[tuple[str, object, str, str | None]] = [
     ("old_data a text", insert(old_data="x"), C, "old_data"),
     ("the key missing", insert({"a": 1}), C, "row_data.id"),
     ("the key null", insert({"id": None}), C, "row_data.id"),
-    ("the key true", insert({"id": True}), C, "row_data.id"),
+    ("the key a list", insert({"id": [True]}), C, "row_data.id"),
     ("the key a float", insert({"id": 1.0}), C, "row_data.id"),
     ("the key an object", insert({"id": {}}), C, "row_data.id"),
     ("half a key", insert({"order_id": 1}, table="app.lines"), C, "row_data.line"),
