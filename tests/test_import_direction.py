@@ -12,7 +12,7 @@ ORDER = [
     {"version", "errors"},
     {"model"},
     {"config"},
-    {"protocol", "sql", "singleflight", "store", "auth", "logs"},
+    {"protocol", "sql", "singleflight", "store", "auth", "logs", "loops"},
     {"log"},
     {"subscriptions"},
     {"delivery"},

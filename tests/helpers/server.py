@@ -10,7 +10,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -70,10 +70,20 @@ class Answer(msgspec.Struct):
 
 
 class Server:
-    """One server process on a data directory of its own; may be killed and started again."""
+    """One server process on a data directory of its own; may be killed and started again.
 
-    def __init__(self, directory: Path, settings: Mapping[str, Any] | None = None) -> None:
+    `python` goes between the interpreter and its `-m kalam_notify`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        python: Sequence[str] = (),
+    ) -> None:
         self.directory = directory
+        self.python = python
         self.settings = merged(BASE, settings or {})
         # A copy, for the section may be that of BASE: no two servers share a data directory.
         self.settings["server"] = {
@@ -88,7 +98,7 @@ class Server:
         """Run the process and wait until it says where it listens."""
         self.config_file.write_text(yaml.safe_dump(self.settings))
         listen = ["--listen", self.url.partition("//")[2]] if self.url else []
-        command = [sys.executable, "-m", "kalam_notify", "serve", "--config"]
+        command = [sys.executable, *self.python, "-m", "kalam_notify", "serve", "--config"]
         with (self.directory / "stderr.txt").open("a") as stderr:
             self.process = subprocess.Popen(
                 [*command, str(self.config_file), *listen, *flags],
