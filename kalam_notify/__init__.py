@@ -22,6 +22,7 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     config/         settings from file, environment and flags
     logs.py         log lines for people and machines, without secrets
     loops.py        which event loop to run, asked before there is one
+    memory.py       memory that lies idle, given back to the system
     garbage.py      garbage collection in pieces that nobody feels
     worker.py       one process: every room built, started in order, stopped in reverse
     supervision/    several workers on one address, and who keeps them

@@ -12,7 +12,7 @@ ORDER = [
     {"version", "errors"},
     {"model"},
     {"config"},
-    {"protocol", "sql", "singleflight", "store", "auth", "logs", "loops"},
+    {"protocol", "sql", "singleflight", "store", "auth", "logs", "loops", "memory"},
     {"log"},
     {"subscriptions"},
     {"delivery"},
