@@ -32,9 +32,9 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     version.py      which release this is
 
 Imports go one way, and a test holds it: errors, version <- model <- config <- protocol, sql,
-singleflight, store, auth, logs <- log <- subscriptions <- delivery <- catchup <- http, metrics
-<- sockets, scrape, garbage <- worker <- supervision <- app <- cli. The client knows errors, model
-and protocol at most.
+singleflight, store, auth, logs, loops, memory <- log <- subscriptions <- delivery <- catchup
+<- http, metrics <- sockets, scrape, garbage <- worker <- supervision <- app <- cli. The client
+knows errors, model and protocol at most.
 protocol, sql and subscriptions do no I/O: they are tested by calling functions.
 """
 

@@ -37,5 +37,5 @@ async def collect_in_small_steps() -> None:
             left = rounds_to_full
         gc.collect()
         gc.freeze()
-        if keeper is not None:
-            keeper.look()
+        if keeper is not None and keeper.is_due():
+            await asyncio.to_thread(keeper.give_back)

@@ -40,17 +40,21 @@ class Keeper:
         self._given_back = 0
         self._idle_before = 0
 
-    def look(self) -> bool:
-        """Once a period: give back what has lain idle since the last look; whether it did."""
+    def is_due(self) -> bool:
+        """Asked once a period: whether enough has lain idle since the last time."""
         free = self._heap.free_bytes()
         self._given_back = min(self._given_back, free)
         idle, before = free - self._given_back, self._idle_before
         self._idle_before = idle
-        if min(idle, before) < max(LEAST_BYTES, self._resident() // PART):
-            return False
+        return min(idle, before) >= max(LEAST_BYTES, self._resident() // PART)
+
+    def give_back(self) -> None:
+        """Give it back. Takes some tenth of a second for 250 MB: best in a thread.
+
+        Others may go on meanwhile, but for those who ask for more than small pieces of memory.
+        """
+        self._given_back, self._idle_before = self._heap.free_bytes(), 0
         self._heap.trim()
-        self._given_back, self._idle_before = free, 0
-        return True
 
 
 def open_keeper() -> Keeper | None:
