@@ -13,6 +13,7 @@ from loadtest.harness import plot, report
 from loadtest.harness.faults import DeliveryFault, LoadTestFault
 from loadtest.harness.options import RESULTS, Options
 from loadtest.harness.question import Question
+from loadtest.harness.server import MOST_TABLES
 from loadtest.harness.stage import Bench
 from loadtest.questions import QUESTIONS
 
@@ -24,6 +25,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("question", choices=[*QUESTIONS, "all"])
     p.add_argument("--small", action="store_true", help="a few seconds: correctness only")
     p.add_argument("--subscribers", type=_positive, metavar="N")
+    p.add_argument(
+        "--subscriptions", type=_subscriptions, default=5, metavar="K",
+        help="on each connection: one that gets rows, the others on silent tables (default 5)",
+    )  # fmt: skip
+    p.add_argument("--active", action="store_true", help="all K get rows, each of its own table")
     p.add_argument("--seconds", type=float, metavar="S", help="of measuring, per case")
     p.add_argument("--repeat", type=_positive, default=1, metavar="R", help="runs; medians")
     p.add_argument("--url", help="a server already running, http://HOST:PORT")
@@ -34,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--scratch", type=Path, help="directory (and so disk) for the server's data")
     p.add_argument("--results", type=Path, default=RESULTS, help="where JSON and plots go")
     p.add_argument("--python-client", action="store_true", help="although there is a compiler")
+    p.add_argument("--source", type=Path, help="a checkout whose files `paths` counts")
+    p.add_argument("--verbose", action="store_true", help="`paths` names files and functions")
     p.add_argument("--quiet", action="store_true", help="no progress display")
     return p
 
@@ -41,6 +49,12 @@ def parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
     if int(text) < 1:
         raise ValueError(text)
+    return int(text)
+
+
+def _subscriptions(text: str) -> int:
+    if not 1 <= int(text) <= MOST_TABLES:
+        raise argparse.ArgumentTypeError(f"1 to {MOST_TABLES}")
     return int(text)
 
 

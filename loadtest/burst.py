@@ -23,7 +23,7 @@ async def run(bench: Bench) -> Sequence[Measurement]:
     batches = 4 if bench.options.small else max(PRODUCERS, 10_000 // subscribers)
     async with bench.stage() as stage:
         server = await stage.server()
-        client = await stage.subscribers(server, ClientPlan(subscribers, [ALL]))
+        client = await stage.subscribers(server, ClientPlan(subscribers, [ALL], shape="spread"))
         producer = await stage.producer(server, RowMaker(), connections=PRODUCERS)
         side = ServerSide(producer, client, server.meter())
         bare = await floor_side(stage, subscribers, RowMaker(), BATCH)

@@ -35,7 +35,7 @@ async def measure(bench: Bench, subscribers: int, *, own: bool) -> Measurement:
     async with bench.stage() as stage:
         server = await stage.server()
         sql = mixed(20) if own else [ALL]
-        plan = ClientPlan(subscribers, sql, unique_ids=own, contiguous=True)
+        plan = ClientPlan(subscribers, sql, unique_ids=own, contiguous=True, shape="spread")
         client = await stage.subscribers(server, plan)
         producer = await stage.producer(server, RowMaker())
         side = ServerSide(producer, client, server.meter())

@@ -58,7 +58,7 @@ def curve(delays: Delays) -> list[tuple[float, int]]:
 
 async def run(bench: Bench) -> Sequence[Measurement]:
     subscribers = bench.options.many(1000, 20)
-    plan = ClientPlan(subscribers, [ALL])
+    plan = ClientPlan(subscribers, [ALL], shape="spread")
     async with bench.stage() as stage:
         server = await stage.server()
         client = await stage.subscribers(server, plan)

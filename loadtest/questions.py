@@ -8,6 +8,8 @@ from loadtest import (
     ingest,
     latency,
     memory,
+    paths,
+    several,
     slow,
     snapshot,
     storm,
@@ -19,6 +21,7 @@ QUESTIONS: dict[str, Question] = {
     module.QUESTION.name: module.QUESTION
     for module in (
         fanout,
+        several,
         burst,
         filters,
         memory,
@@ -29,5 +32,6 @@ QUESTIONS: dict[str, Question] = {
         snapshot,
         compression,
         workers,
+        paths,
     )
 }

@@ -33,6 +33,8 @@ _SLICE: Final = 256
 # Items, where each is looked at by itself.
 _ITEMS: Final = 32
 
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
 _one = msgspec.json.Decoder(RawChange)
 _syntax = msgspec.json.Decoder(msgspec.Raw)
 _many = msgspec.json.Decoder(list[RawChange])
@@ -49,6 +51,7 @@ def decode_batch(body: bytes, form: Form, rules: Rules) -> Batch:
     such a batch may be stored.
     """
     _check_unicode(body)
+    body = body.removeprefix(_BYTE_ORDER_MARK)
     if form is Form.LINES:
         return _decode_lines(body, rules)
     first = _FIRST.search(body)

@@ -19,7 +19,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from kalam_notify.errors import ChangeRefused, ClientFault, LogFault, LogUnavailable
+from kalam_notify.errors import (
+    ChangeRefused,
+    ClientFault,
+    KeysUnavailable,
+    LogFault,
+    LogUnavailable,
+)
 from kalam_notify.http.answers import error_answer, fault_answer, json_answer
 from kalam_notify.http.body import outlives_refusal, read_body
 from kalam_notify.http.decoders import Batch, decode_batch
@@ -104,7 +110,7 @@ class ChangesEndpoint:
             response = await self._answer(scope, receive)
         except ClientDisconnect:
             return  # in the middle of its body: nothing was stored, nobody is there to be told
-        except ClientFault as fault:
+        except (ClientFault, KeysUnavailable) as fault:
             response = fault_answer(fault)
         except Exception:
             logger.exception("a post to /v1/changes failed")

@@ -21,7 +21,8 @@ from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
 from kalam_notify.auth import KeyNotYetKnown
-from kalam_notify.errors import AuthenticationFailed, SubscriptionRefused
+from kalam_notify.delivery.outbox import Outbox
+from kalam_notify.errors import AuthenticationFailed, KeysUnavailable, SubscriptionRefused
 from kalam_notify.model import ConnectionId, Identity
 from kalam_notify.protocol import close, messages
 from kalam_notify.protocol.close import Close
@@ -40,7 +41,6 @@ from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.halves import UNAUTHENTICATED_BYTES
 from kalam_notify.sockets.inbound import Binary, Heard, Inbound, Piece, Text
 from kalam_notify.sockets.reading import ReadingGate, Reason
-from kalam_notify.sockets.sendbuffer import SendBuffer
 from kalam_notify.subscriptions.handle import SubscriptionHandle
 
 CLOSE_TIMEOUT = 10.0
@@ -62,7 +62,7 @@ _PING = b"\x89\x00"
 _log = logging.getLogger("kalam_notify.sockets")
 
 
-class WebSocketConnection(SendBuffer, asyncio.Protocol):
+class WebSocketConnection(asyncio.Protocol):
     """A client's connection after the upgrade."""
 
     __slots__ = (
@@ -75,13 +75,13 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         "_inbound",
         "_is_half",
         "_last_seen",
-        "_progress_at",
-        "_progress_mark",
         "_protocol",
         "_session",
         "_shared",
+        "_transport",
         "connection_id",
         "deflates",
+        "outbox",
         "subscriptions",
         "wheel_tick",
     )
@@ -106,15 +106,36 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         self._last_seen = shared.clock()
         # By when the present stage must be over: authentication, later the closing handshake.
         self._deadline = self._last_seen + shared.websocket.auth_timeout
-        # How much the socket had taken when last looked at, and when that last grew.
-        self._progress_mark = 0
-        self._progress_at = 0.0
 
     # What the manager and the fan-out see
 
     @property
     def identity(self) -> Identity:
         return self._session.identity
+
+    @property
+    def direct_fd(self) -> int:
+        return self.outbox.direct_fd
+
+    @property
+    def has_room(self) -> bool:
+        return self.outbox.has_room
+
+    @property
+    def waiting(self) -> int:
+        return self.outbox.waiting
+
+    def offer(self, frames: bytes) -> bool:
+        return self.outbox.offer(frames)
+
+    def hold(self, frames: bytes) -> bool:
+        return self.outbox.hold(frames)
+
+    def take_held(self) -> tuple[int, bytes]:
+        return self.outbox.take_held()
+
+    def complete(self, frames: bytes, sent: int) -> None:
+        self.outbox.complete(frames, sent)
 
     def send(self, payload: bytes) -> None:
         """Send one message whatever the buffer holds; a client that does not read is not heard.
@@ -126,13 +147,13 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
 
     def send_frames(self, frames: bytes) -> None:
         """Like `send`, for what is framed already."""
-        self.defer(frames)
+        self.outbox.defer(frames)
         if not self._corked:
             self.flush()
 
     def flush(self) -> None:
-        super().flush()
-        if self.direct_fd < 0 and self.queued > self._limit:
+        self.outbox.flush()
+        if self.outbox.is_over_limit:
             self._gate.hold(Reason.SEND_BUFFER)
 
     def end(self, reason: Close) -> None:
@@ -150,17 +171,19 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
 
     # asyncio.Protocol
 
-    def open(self, transport: asyncio.Transport, token: str | None, rest: bytes) -> None:
-        """Begin, right after the 101: `token` from the Authorization header, `rest` behind it."""
-        self.attach(transport, self._shared.websocket.send_buffer_bytes)
+    def open(self, transport: asyncio.Transport, identity: Identity | None, rest: bytes) -> None:
+        """Begin, right after the 101: whose token came with it, and the bytes behind it."""
+        self._transport = transport
+        self.outbox = Outbox(self, transport, self._shared.websocket.send_buffer_bytes)
         self._gate = ReadingGate(transport)
+        self.outbox.start(self._last_seen)
         self._bound_messages()
         self._shared.open_sockets.add(self)
         self._shared.manager.connect(self)
         self._shared.wheel.set(self, self._next_deadline(self._last_seen))
-        if token is not None:
+        if identity is not None:
             self._corked = True
-            self._act((Verify(token),))
+            self._verified(identity)
             self._uncork()
         if rest:
             self.data_received(rest)
@@ -177,7 +200,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.shut()
+        self.outbox.close()
         self._gate.shut()
         self._inbound.drop()
         self._leave()
@@ -199,20 +222,19 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         """Close the socket without another word."""
         self._transport.abort()
 
-    def _direct_fd_moved(self) -> None:
+    def direct_fd_moved(self) -> None:
         for handle in self.subscriptions.values():
             handle.direct_fd_moved()
 
     def pause_writing(self) -> None:
-        self.blocked()
         shared = self._shared
-        self._progress_mark = self.taken
-        self._progress_at = now = shared.clock()
+        now = shared.clock()
+        self.outbox.blocked(now)
         if self._protocol.state is WireState.OPEN:
             shared.wheel.set(self, self._next_deadline(now))
 
     def resume_writing(self) -> None:
-        self.drained()
+        self.outbox.drained()
         # Silence while bytes waited was not the client's choice.
         self._last_seen = self._shared.clock()
         self._go_on(Reason.SEND_BUFFER)
@@ -353,8 +375,14 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
             self._shared.spawn(self._verify_later(token))
         except AuthenticationFailed as refusal:
             self._act(self._session.refused(refusal.message))
+        except KeysUnavailable:
+            self.end(close.KEYS_UNAVAILABLE)
         else:
             self._verified(identity)
+
+    def token_revoked(self) -> None:
+        """The token that this connection was let in with holds no longer."""
+        self._act(self._session.revoked())
 
     def _verified(self, identity: Identity) -> None:
         self._act(self._session.verified(identity))
@@ -364,24 +392,28 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
             shared.wheel.set(self, self._next_deadline(shared.clock()))
 
     async def _verify_later(self, token: str) -> None:
-        """Fetch the signing keys anew, then judge the token for good and hear what waited."""
+        """Have the signing keys fetched anew, then take the verdict and hear what waited."""
+        verdict: Identity | AuthenticationFailed | KeysUnavailable
         try:
-            await self._shared.verifier.refresh()
-            self._judge_again(token)
+            try:
+                verdict = await self._shared.verifier.authenticate(token)
+            except (AuthenticationFailed, KeysUnavailable) as failure:
+                verdict = failure
+            self._take_verdict(verdict)
         except Exception:
             # This task is the server's: a fault of one connection must not end it.
             _log.exception("connection %d failed", self.connection_id)
             self.end(close.INTERNAL_FAULT)
 
-    def _judge_again(self, token: str) -> None:
+    def _take_verdict(self, verdict: Identity | AuthenticationFailed | KeysUnavailable) -> None:
         if self._session.state is not State.CLOSED:
             self._corked = True
-            try:
-                identity = self._shared.verifier.verify(token)
-            except AuthenticationFailed as refusal:
-                self._act(self._session.refused(refusal.message))
+            if isinstance(verdict, AuthenticationFailed):
+                self._act(self._session.refused(verdict.message))
+            elif isinstance(verdict, KeysUnavailable):
+                self.end(close.KEYS_UNAVAILABLE)
             else:
-                self._verified(identity)
+                self._verified(verdict)
             self._uncork()
         self._go_on(Reason.KEY)
 
@@ -397,35 +429,31 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         settings, session = self._shared.websocket, self._session
         if session.state is State.UNAUTHENTICATED and now >= self._deadline:
             if not self._gate.holds(Reason.KEY):
+                self._shared.verifier.failures["timeout"] += 1
                 self._act(session.auth_deadline())
                 self._part()
         elif session.state is State.AUTHENTICATED and now >= self._expiry(now):
             self._act(session.expired())
-        elif self.queued:
-            self._check_progress(now)
+        elif self.outbox.queued:
+            if self.outbox.stalled_for(now) >= settings.slow_reader_timeout:
+                self.end(close.SLOW_READER)
         elif not self._gate.is_open:
             self._last_seen = now  # it may be talking, and nobody listens
         elif now >= self._last_seen + settings.idle_timeout:
             self.end(close.HEARTBEAT_TIMEOUT)
         elif now >= self._last_seen + settings.ping_interval:
-            self._transport.write(_PING)
+            self.outbox.push(_PING)
         return self._next_deadline(now)
-
-    def _check_progress(self, now: float) -> None:
-        """A socket that takes bytes, however slowly, is alive; one that takes none is closed."""
-        taken = self.taken
-        if taken != self._progress_mark:
-            self._progress_mark, self._progress_at = taken, now
-        elif now >= self._progress_at + self._shared.websocket.slow_reader_timeout:
-            self.end(close.SLOW_READER)
 
     def _next_deadline(self, now: float) -> float:
         settings, session = self._shared.websocket, self._session
         if self._protocol.state is not WireState.OPEN:
             return self._deadline
-        if self.queued:
-            soon = self._progress_at + settings.slow_reader_timeout
-            soon = min(max(soon, now), now + settings.slow_reader_timeout / 4)
+        outbox = self.outbox
+        if outbox.queued:
+            # Looked at several times within the timeout, for only a look tells of progress.
+            patience = settings.slow_reader_timeout
+            soon = now + min(max(patience - outbox.stalled_for(now), 0.0), patience / 4)
         else:
             ping_due = self._last_seen + settings.ping_interval
             while ping_due <= now:
@@ -488,14 +516,14 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
     def _write_wire(self, written: list[bytes]) -> None:
         said = b"".join(written)
         if said:
-            self._transport.write(said)
+            self.outbox.push(said)
         if not written[-1]:
             # The wire has nothing more to say.
             if self._transport.can_write_eof():
                 self._transport.write_eof()
             else:
                 self._transport.close()
-        elif self.queued > self._limit:
+        elif self.outbox.is_over_limit:
             self._gate.hold(Reason.SEND_BUFFER)
 
 

@@ -20,13 +20,24 @@ class Verifier(Protocol):
     """What checks the tokens of connections."""
 
     def verify(self, token: str) -> Identity:
-        """Raises AuthenticationFailed; KeyNotYetKnown where `refresh` could help."""
+        """Raises AuthenticationFailed (KeyNotYetKnown: `authenticate` fetches), KeysUnavailable."""
 
-    async def refresh(self) -> None: ...
+    async def authenticate(self, token: str) -> Identity:
+        """`verify` that fetches keys where that could help; never KeyNotYetKnown."""
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Authentications that failed, by reason."""
 
 
 class OpenSocket(Protocol):
     """A connection whose socket has not been closed yet."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    def token_revoked(self) -> None:
+        """End the conversation: its token holds no longer."""
 
     def abort(self) -> None:
         """Close the socket without another word."""

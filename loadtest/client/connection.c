@@ -36,7 +36,10 @@ void connection_open(struct client *client, size_t index)
 {
     struct connection *c = &client->connections[index];
     int one = 1, size = client->settings.receive_buffer;
+    size_t per = client->settings.subscriptions;
 
+    for (size_t i = 0; i < per; i++)
+        client->subscriptions[index * per + i].live = 0;
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (c->fd < 0) {
         fault(&client->tally, "socket: %s", strerror(errno));

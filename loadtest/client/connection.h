@@ -17,6 +17,7 @@ struct settings {
     struct sockaddr_in address;
     const char *host, *path;
     size_t connections, subscriptions; /* per connection */
+    size_t receivers; /* of these: the first so many are to get rows, the others none */
     int unique_ids, contiguous, deflate;
     int receive_buffer;  /* SO_RCVBUF in bytes; 0: the system's own */
     const char *options; /* JSON of `options`; "null": live only */

@@ -27,8 +27,12 @@ static struct subscription *subject(struct client *client, size_t index, const s
     return &client->subscriptions[index * per + (size_t)place];
 }
 
-static void now_live(struct client *client, size_t index)
+/* Once for each: after a live-only ack, which says so, an empty ready batch may follow. */
+static void now_live(struct client *client, size_t index, struct subscription *sub)
 {
+    if (sub->live)
+        return;
+    sub->live = 1;
     client->connections[index].live++;
     client->tally.acks++;
     connection_subscribe(client, index);
@@ -55,7 +59,7 @@ static void take_control(struct client *client, size_t index, const struct messa
         sub->position = m->position;
     client->tally.not_resumed += m->resumed == 0 ? 1 : 0;
     if (m->kind == ACK ? live_only : !m->has_more)
-        now_live(client, index);
+        now_live(client, index, sub);
     else if (m->kind == BATCH)
         next_page(client, index, m->id);
 }
@@ -77,6 +81,10 @@ static void take_message(struct client *client, size_t index, const char *text, 
         return;
     }
     if (m.kind == CHANGE) {
+        if ((size_t)(sub - client->subscriptions) % client->settings.subscriptions
+            >= client->settings.receivers)
+            fault(&client->tally, "connection %zu: a silent subscription was told: %.*s", index,
+                  shown, text);
         message_rows(text, length, at, client->settings.contiguous, sub, &client->tally);
         return;
     }

@@ -4,7 +4,8 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from loadtest.harness.options import Options
 from loadtest.harness.producer import Producer
 from loadtest.harness.progress import Progress
 from loadtest.harness.rows import RowMaker, change_payload
-from loadtest.harness.server import RAISED, TABLE, Server, scratch_directory
+from loadtest.harness.server import ACTIVE, RAISED, SILENT, TABLE, Server, scratch_directory
 
 BUSY = 0.9  # of one core: above it the measuring side held the measured one up
 
@@ -31,6 +32,7 @@ class Stage:
         self._stack = stack
         self._cores = bench.cores
         self._client_pids: list[int] = []
+        self._tables: Sequence[str] = (TABLE,)
 
     async def server(self, *, workers: int = 1, pinned: bool = True, **websocket: Any) -> Server:
         """The server pointed at, or a fresh one with these websocket settings."""
@@ -53,8 +55,10 @@ class Stage:
         self, target: Server | Floor, plan: ClientPlan, *, pinned: bool = True
     ) -> Client:
         """Subscribers on the way to the server (with tokens) or to the floor (without)."""
-        if isinstance(target, Server) and not plan.tokens:
-            plan = _with_token(plan, target.token_for("subscriber"))
+        if isinstance(target, Server):
+            plan = self._shaped(plan)
+            if not plan.tokens:
+                plan = replace(plan, tokens=(target.token_for("subscriber"),))
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         cores = self._cores.client if pinned else self._cores.all
         client = await Client.start(
@@ -63,6 +67,18 @@ class Stage:
         self._stack.push_async_callback(client.process.close)
         self._client_pids.append(client.process.pid)
         return client
+
+    def _shaped(self, plan: ClientPlan) -> ClientPlan:
+        """With as many subscriptions on each connection as the user wants."""
+        options = self._bench.options
+        if plan.shape == "fixed" or not plan.subscriptions:
+            return plan
+        if options.active and plan.shape == "spread":
+            self._tables = ACTIVE[: options.subscriptions]
+            return replace(plan, tables=self._tables)
+        if options.active:
+            self._bench.note("--active does not apply to all clients here: theirs are silent")
+        return replace(plan, beside=[f"SELECT * FROM {t}" for t in SILENT[: options.beside]])
 
     async def subscribers(
         self, target: Server | Floor, plan: ClientPlan, *, pinned: bool = True
@@ -88,9 +104,14 @@ class Stage:
     async def producer(
         self, server: Server, rows: RowMaker, *, table: str = TABLE, connections: int = 1
     ) -> Producer:
-        producer = await Producer.open(server.base, server.producer_token, table, rows, connections)
-        self._stack.callback(producer.close)
+        tables = self._tables if table == TABLE else (table,)
+        producer = Producer(server.base, server.producer_token, tables, rows, connections)
+        self.closes(producer)
         return producer
+
+    def closes(self, producer: Producer) -> None:
+        """End this producer, too, with the case."""
+        self._stack.callback(producer.close)
 
     @contextlib.contextmanager
     def watching_client(self, what: str) -> Iterator[None]:
@@ -161,7 +182,3 @@ class Bench:
     async def stage(self) -> AsyncIterator[Stage]:
         async with contextlib.AsyncExitStack() as stack:
             yield Stage(self, stack)
-
-
-def _with_token(plan: ClientPlan, token: str) -> ClientPlan:
-    return ClientPlan(**{**plan.__dict__, "tokens": (token,)})

@@ -7,6 +7,7 @@ from fake_server import control, row
 
 from kalam_notify.client import Backoff, Cursor, View
 from kalam_notify.client.address import BadAddress, http_url, websocket_url
+from kalam_notify.client.credentials import BadCredential, clean
 from kalam_notify.client.cursor import seq_of
 from kalam_notify.client.events import Acknowledged, Changed, Event, Loaded
 from kalam_notify.client.following import Following, Phase
@@ -275,6 +276,8 @@ class TestAddress:
             ("ws://h:1/", "http://h:1/p", "ws://h:1/v1/ws"),
             ("https://h", "https://h/p", "wss://h/v1/ws"),
             ("wss://[::1]:2900/v1/ws", "https://[::1]:2900/p", "wss://[::1]:2900/v1/ws"),
+            ("localhost:2900", "http://localhost:2900/p", "ws://localhost:2900/v1/ws"),
+            (" [::1]:2900\n", "http://[::1]:2900/p", "ws://[::1]:2900/v1/ws"),
             ("http://h/notify/", "http://h/notify/p", "ws://h/notify/v1/ws"),
         ],
     )
@@ -282,7 +285,23 @@ class TestAddress:
         assert http_url(base, "/p") == http
         assert websocket_url(base) == websocket
 
-    @pytest.mark.parametrize("base", ["", "localhost:2900", "ftp://h", "http://", "http://h:x"])
+    @pytest.mark.parametrize(
+        "base",
+        ["", "nonsense", "ftp://h", "http://", "http://h:x", "h:x", ":1", "http://u:hunter2@h:x"],
+    )
     def test_other_addresses_are_refused(self, base: str) -> None:
-        with pytest.raises(BadAddress):
+        with pytest.raises(BadAddress) as refused:
             websocket_url(base)
+        assert "hunter2" not in str(refused.value)
+
+
+class TestCredentials:
+    @pytest.mark.parametrize("spoiled", ["{}", "{}\n", " {}\r\n", "\ufeff{}", "\t{}\u00a0"])
+    def test_what_surrounds_a_credential_is_no_part_of_it(self, spoiled: str) -> None:
+        assert clean(spoiled.format("abc.def"), "token") == "abc.def"
+
+    @pytest.mark.parametrize("bad", ["", " ", "\n", "hunter2\nx", "hunter2 x", "hunter2é", "h\x00"])
+    def test_what_no_header_can_carry_is_refused_without_being_shown(self, bad: str) -> None:
+        with pytest.raises(BadCredential, match="the API key ") as refused:
+            clean(bad, "API key")
+        assert "hunter2" not in str(refused.value)

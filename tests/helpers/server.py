@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from typing import Any
 import msgspec
 import yaml
 
+from helpers.ports import reserve
 from kalam_notify.auth import sign
-from kalam_notify.config import load_config
+from kalam_notify.config import JwtSettings, load_config
 from kalam_notify.model import Role
 
 SECRET = "a-secret-that-only-the-tests-know-0123456789"
@@ -72,6 +74,9 @@ class Answer(msgspec.Struct):
 class Server:
     """One server process on a data directory of its own; may be killed and started again.
 
+    Starting and stopping is for one thread at a time; asking (`token`, `request`, `post`) is for
+    any thread at any moment, so that a test may kill and start it while others go on posting.
+
     `python` goes between the interpreter and its `-m kalam_notify`.
     """
 
@@ -93,11 +98,14 @@ class Server:
         self.config_file = directory / "config.yaml"
         self.process: subprocess.Popen[str] | None = None
         self.url = ""
+        self._port: socket.socket | None = None
+        self._signing: JwtSettings | None = None
 
     def start(self, *flags: str) -> "Server":
         """Run the process and wait until it says where it listens."""
-        self.config_file.write_text(yaml.safe_dump(self.settings))
-        listen = ["--listen", self.url.partition("//")[2]] if self.url else []
+        self.configure(yaml.safe_dump(self.settings))
+        self._signing = load_config(self.config_file).auth.jwt
+        listen = ["--listen", self._address()]
         command = [sys.executable, *self.python, "-m", "kalam_notify", "serve", "--config"]
         with (self.directory / "stderr.txt").open("a") as stderr:
             self.process = subprocess.Popen(
@@ -109,6 +117,23 @@ class Server:
             )
         self.url = _first_line(self.process, self.directory).removeprefix("listening on ")
         return self
+
+    def _address(self) -> str:
+        """Where to listen: a free port once chosen is kept from start to start."""
+        host, _, port = self.settings["server"]["listen"].rpartition(":")
+        if port == "0":
+            self._port = self._port or reserve(host.strip("[]"))
+            port = self._port.getsockname()[1]
+        return f"{host}:{port}"
+
+    def configure(self, text: str) -> None:
+        """Give it another configuration file, which it reads at its next start or SIGHUP.
+
+        At one stroke: who reads meanwhile finds the old file or the new one, never half of one.
+        """
+        written = self.config_file.with_suffix(".new")
+        written.write_text(text)
+        written.replace(self.config_file)
 
     @property
     def errors(self) -> str:
@@ -140,13 +165,16 @@ class Server:
             self.kill()
         if self.process is not None and self.process.stdout is not None:
             self.process.stdout.close()
+        if self._port is not None:
+            self._port.close()
 
     def token(self, user: str = "alice", role: str = "user", **claims: Any) -> str:
-        """A token that this server honours."""
+        """A token that this server honours, as it was last started."""
         parsed = Role.parse(role)
         assert parsed is not None
-        jwt = load_config(self.config_file).auth.jwt
-        return sign(jwt, user, role=parsed, ttl=claims.pop("ttl", 3600.0), claims=claims)
+        assert self._signing is not None, "it was never started"
+        ttl = claims.pop("ttl", 3600.0)
+        return sign(self._signing, user, role=parsed, ttl=ttl, claims=claims)
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
         """One HTTP request; header names with `_` for `-`."""
