@@ -12,7 +12,7 @@ ORDER = [
     {"version", "errors", "budget"},
     {"model"},
     {"config"},
-    {"protocol", "sql", "singleflight", "store", "auth", "logs"},
+    {"protocol", "sql", "singleflight", "store", "auth", "logs", "loops", "memory"},
     {"log"},
     {"filters"},
     {"subscriptions"},

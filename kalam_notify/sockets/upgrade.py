@@ -84,7 +84,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._expect_request()
+        if self.shared.descriptors.admits(transport.get_extra_info("socket").fileno()):
+            self._expect_request()
+        else:
+            self._refuse(_Refusal(503, "OVERLOADED", "the server has no descriptors left"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.shared.wheel.discard(self)
