@@ -34,8 +34,8 @@ RECONNECT: dict[int, Reconnect] = {
 
 NORMAL = Close(1000, "")
 SHUTTING_DOWN = Close(1001, "server shutting down")
-SUBPROTOCOL = Close(1002, "this subprotocol is not spoken here: offer none, or bearer and a token")
 BROKEN_COMPRESSION = Close(1002, "this does not inflate")
+SUBPROTOCOL = Close(1002, "this subprotocol is not spoken here: offer none, or bearer and a token")
 INVALID_UTF8 = Close(1007, "invalid UTF-8")
 AUTH_FAILED = Close(1008, "authentication failed")
 AUTH_TIMEOUT = Close(1008, "authentication timed out")
