@@ -3,6 +3,7 @@
 from loadtest import (
     burst,
     compression,
+    fairness,
     fanout,
     filters,
     ingest,
@@ -32,6 +33,7 @@ QUESTIONS: dict[str, Question] = {
         snapshot,
         compression,
         workers,
+        fairness,
         paths,
     )
 }

@@ -28,6 +28,7 @@ class Options:
     results: Path = RESULTS
     counts: tuple[int, ...] | None = None
     kinds: tuple[str, ...] | None = None
+    scenarios: tuple[str, ...] | None = None
     # The checkout whose kalam_notify `paths` looks at; None: this one.
     source: Path | None = None
     verbose: bool = False

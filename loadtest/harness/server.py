@@ -23,6 +23,8 @@ from loadtest.harness.options import Options
 TABLE = "load.rows"
 FLOOD = "load.flood"
 KEYED = "load.keyed"
+SMALL, BIG = "load.small", "load.big"
+"""Tables with a key, of few rows and of many."""
 POLICED = "load.policed"
 MOST_TABLES = 20
 ACTIVE = [TABLE, *(f"load.rows{n}" for n in range(1, MOST_TABLES))]
@@ -51,10 +53,12 @@ def configuration(data_dir: Path, secret: str, **websocket: Any) -> dict[str, An
         "tables": {
             "declared": {
                 **dict.fromkeys((*ACTIVE, *SILENT, FLOOD), shared),
-                KEYED: {**shared, "primary_key": "id"},
+                **{table: {**shared, "primary_key": "id"} for table in (KEYED, SMALL, BIG)},
                 POLICED: {**shared, "policy": "tenant = CLAIM('tenant')"},
             }
         },
+        # All clients come from one address.
+        "limits": {"connections_per_address": 0},
         "logging": {"level": "warning"},
         "metrics": {"open": True},
     }

@@ -7,20 +7,21 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from loadtest.client import Client, ClientPlan
 from loadtest.floor import Floor
 from loadtest.harness import native
 from loadtest.harness.cpu import Cores, CpuMeter
 from loadtest.harness.faults import LoadTestFault
-from loadtest.harness.lines import Event
+from loadtest.harness.lines import Event, LineProcess
 from loadtest.harness.options import Options
 from loadtest.harness.producer import Producer
 from loadtest.harness.progress import Progress
 from loadtest.harness.rows import RowMaker, change_payload
 from loadtest.harness.server import ACTIVE, RAISED, SILENT, TABLE, Server, scratch_directory
 
+T = TypeVar("T")
 BUSY = 0.9  # of one core: above it the measuring side held the measured one up
 
 
@@ -59,7 +60,7 @@ class Stage:
             plan = self._shaped(plan)
             if not plan.tokens:
                 plan = replace(plan, tokens=(target.token_for("subscriber"),))
-        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        directory = self.directory()
         cores = self._cores.client if pinned else self._cores.all
         client = await Client.start(
             plan, target.address, directory, cores, self._tell, python=self._bench.uses_python
@@ -92,7 +93,7 @@ class Stage:
 
     async def floor(self, rows: list[str], *, pinned: bool = True) -> Floor | None:
         """The bare send loop for a message with these rows; None (and a note): no compiler."""
-        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        directory = self.directory()
         cores = self._cores.server if pinned else self._cores.all
         floor = await Floor.start(change_payload(rows), directory, cores)
         if floor is None:
@@ -108,6 +109,20 @@ class Stage:
         producer = Producer(server.base, server.producer_token, tables, rows, connections)
         self.closes(producer)
         return producer
+
+    def directory(self) -> Path:
+        """A temporary directory that is gone after the case."""
+        return Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+
+    async def process(self, command: Sequence[str]) -> LineProcess:
+        """Another process on the client's side."""
+        process = await LineProcess.start(command, self._cores.client)
+        self._stack.push_async_callback(process.close)
+        return process
+
+    async def enter(self, context: contextlib.AbstractAsyncContextManager[T]) -> T:
+        """Enter what is left when the case is over."""
+        return await self._stack.enter_async_context(context)
 
     def closes(self, producer: Producer) -> None:
         """End this producer, too, with the case."""
