@@ -272,7 +272,9 @@ class Worker:
     def _why_not_ready(self) -> str | None:
         if self.shared.is_draining:
             return "draining"
-        return None if self._ready else "starting"
+        if not self._ready:
+            return "starting"
+        return self.service.fault
 
     async def _exposition(self) -> bytes:
         return (

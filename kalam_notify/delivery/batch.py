@@ -6,12 +6,12 @@ bytes. So a batch is collected along paths: a plan walks from `(change, delta)` 
 delta)`, plans that walk the same way stand on the same path, and messages are made once per path.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from kalam_notify.delivery.frames import FrameSet
 from kalam_notify.delivery.payload import BodyBuilder, RowEncoder
-from kalam_notify.model import Change
+from kalam_notify.model import Change, Owner, TableId
 from kalam_notify.subscriptions.deltas import Delta
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.plans import Plan, TablePlans
@@ -33,7 +33,7 @@ class Delivery(NamedTuple):
 class Batch:
     """A prepared batch: the log from `after` (exclusive) to `upto` (inclusive)."""
 
-    __slots__ = ("after", "passes", "shared", "size", "taken", "upto", "user")
+    __slots__ = ("after", "holding", "passes", "shared", "size", "taken", "upto", "user")
 
     def __init__(self, after: int, upto: int, taken: int, size: int) -> None:
         self.after = after
@@ -43,6 +43,8 @@ class Batch:
         self.size = size
         self.shared: list[Delivery] = []
         self.user: list[Delivery] = []
+        # Plans whose subscriptions hold it for a sibling's plan, which sees it too.
+        self.holding: frozenset[Plan] = frozenset()
         # Plans that it is under way to.
         self.passes = 0
 
@@ -65,9 +67,8 @@ def prepare(
     while end < len(changes):
         change = changes[end]
         end += 1
-        plans = manager.plans(change.table, change.owner)
-        if plans is not None:
-            collector.add(plans, change)
+        if manager.has_subscribers(change.table, change.owner):
+            collector.add(manager.table_plans(change.table, change.owner), change)
         size += change.size
         if size >= max_bytes or clock() > deadline:
             break
@@ -145,3 +146,20 @@ class _Collector:
         for path, alike in plans.items():
             delivery = Delivery(path.frames(), alike)
             (batch.shared if alike[0].table.is_shared else batch.user).append(delivery)
+        batch.holding = _holding(self._paths)
+
+
+def _holding(plans: Iterable[Plan]) -> frozenset[Plan]:
+    """Of the plans that a connection may have several of, all but the largest.
+
+    Those wait for the largest: then nobody who has only that one is held up.
+    """
+    alike: dict[tuple[TableId, Owner], list[Plan]] = {}
+    for plan in plans:
+        if plan.siblings:
+            alike.setdefault((plan.table.id, plan.owner), []).append(plan)
+    holding: list[Plan] = []
+    for several in alike.values():
+        if len(several) > 1:
+            holding += sorted(several, key=lambda plan: plan.live_count)[:-1]
+    return frozenset(holding)

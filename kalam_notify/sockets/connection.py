@@ -21,6 +21,7 @@ from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
 from kalam_notify.auth import KeyNotYetKnown
+from kalam_notify.delivery.outbox import Outbox
 from kalam_notify.errors import AuthenticationFailed, SubscriptionRefused
 from kalam_notify.model import ConnectionId, Identity
 from kalam_notify.protocol import close, messages
@@ -29,7 +30,6 @@ from kalam_notify.protocol.frames import text_frame
 from kalam_notify.protocol.messages import NextBatch, SubscriptionRequest, Unsubscribe
 from kalam_notify.protocol.session import Action, IdentityChanged, Reply, Session, State, Verify
 from kalam_notify.sockets.context import Shared
-from kalam_notify.sockets.sendbuffer import SendBuffer
 from kalam_notify.subscriptions.handle import SubscriptionHandle
 
 CLOSE_TIMEOUT = 10.0
@@ -39,7 +39,7 @@ _PING = b"\x89\x00"
 _log = logging.getLogger("kalam_notify.sockets")
 
 
-class WebSocketConnection(SendBuffer, asyncio.Protocol):
+class WebSocketConnection(asyncio.Protocol):
     """A client's connection after the upgrade."""
 
     __slots__ = (
@@ -52,13 +52,13 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         "_fragments",
         "_is_binary",
         "_last_seen",
-        "_progress_at",
-        "_progress_mark",
         "_protocol",
         "_session",
         "_shared",
+        "_transport",
         "connection_id",
         "deflates",
+        "outbox",
         "subscriptions",
         "wheel_tick",
     )
@@ -85,15 +85,36 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         self._last_seen = shared.clock()
         # By when the present stage must be over: authentication, later the closing handshake.
         self._deadline = self._last_seen + shared.websocket.auth_timeout
-        # How much the socket had taken when last looked at, and when that last grew.
-        self._progress_mark = 0
-        self._progress_at = 0.0
 
     # What the manager and the fan-out see
 
     @property
     def identity(self) -> Identity:
         return self._session.identity
+
+    @property
+    def direct_fd(self) -> int:
+        return self.outbox.direct_fd
+
+    @property
+    def has_room(self) -> bool:
+        return self.outbox.has_room
+
+    @property
+    def waiting(self) -> int:
+        return self.outbox.waiting
+
+    def offer(self, frames: bytes) -> bool:
+        return self.outbox.offer(frames)
+
+    def hold(self, frames: bytes) -> bool:
+        return self.outbox.hold(frames)
+
+    def take_held(self) -> tuple[int, bytes]:
+        return self.outbox.take_held()
+
+    def complete(self, frames: bytes, sent: int) -> None:
+        self.outbox.complete(frames, sent)
 
     def send(self, payload: bytes) -> None:
         """Send one message whatever the buffer holds; a client that does not read is not heard.
@@ -105,13 +126,13 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
 
     def send_frames(self, frames: bytes) -> None:
         """Like `send`, for what is framed already."""
-        self.defer(frames)
+        self.outbox.defer(frames)
         if not self._corked:
             self.flush()
 
     def flush(self) -> None:
-        super().flush()
-        if self.direct_fd < 0 and self.waiting > self._limit and not self._transport.is_closing():
+        self.outbox.flush()
+        if self.outbox.is_over_limit and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def end(self, reason: Close) -> None:
@@ -131,7 +152,10 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
 
     def open(self, transport: asyncio.Transport, token: str | None, rest: bytes) -> None:
         """Begin, right after the 101: `token` from the Authorization header, `rest` behind it."""
-        self.attach(transport, self._shared.websocket.send_buffer_bytes)
+        shared = self._shared
+        self._transport = transport
+        self.outbox = Outbox(self, transport, shared.websocket.send_buffer_bytes)
+        self.outbox.start(self._last_seen)
         self._shared.open_sockets.add(self)
         self._shared.manager.connect(self)
         self._shared.wheel.set(self, self._next_deadline(self._last_seen))
@@ -165,7 +189,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.shut()
+        self.outbox.close()
         self._leave()
         shared = self._shared
         shared.wheel.discard(self)
@@ -183,20 +207,19 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
         """Close the socket without another word."""
         self._transport.abort()
 
-    def _direct_fd_moved(self) -> None:
+    def direct_fd_moved(self) -> None:
         for handle in self.subscriptions.values():
             handle.direct_fd_moved()
 
     def pause_writing(self) -> None:
-        self.blocked()
         shared = self._shared
-        self._progress_mark = self.taken
-        self._progress_at = now = shared.clock()
+        now = shared.clock()
+        self.outbox.blocked(now)
         if self._protocol.state is WireState.OPEN:
             shared.wheel.set(self, self._next_deadline(now))
 
     def resume_writing(self) -> None:
-        self.drained()
+        self.outbox.drained()
         # Silence while bytes waited was not the client's choice.
         self._last_seen = self._shared.clock()
         if self._protocol.state is WireState.OPEN:
@@ -332,29 +355,24 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
                 self._act(session.auth_deadline())
         elif session.state is State.AUTHENTICATED and now >= self._expiry(now):
             self._act(session.expired())
-        elif self.queued:
-            self._check_progress(now)
+        elif self.outbox.queued:
+            if self.outbox.stalled_for(now) >= settings.slow_reader_timeout:
+                self.end(close.SLOW_READER)
         elif now >= self._last_seen + settings.idle_timeout:
             self.end(close.HEARTBEAT_TIMEOUT)
         elif now >= self._last_seen + settings.ping_interval:
-            self._transport.write(_PING)
+            self.outbox.push(_PING)
         return self._next_deadline(now)
-
-    def _check_progress(self, now: float) -> None:
-        """A socket that takes bytes, however slowly, is alive; one that takes none is closed."""
-        taken = self.taken
-        if taken != self._progress_mark:
-            self._progress_mark, self._progress_at = taken, now
-        elif now >= self._progress_at + self._shared.websocket.slow_reader_timeout:
-            self.end(close.SLOW_READER)
 
     def _next_deadline(self, now: float) -> float:
         settings, session = self._shared.websocket, self._session
         if self._protocol.state is not WireState.OPEN:
             return self._deadline
-        if self.queued:
-            soon = self._progress_at + settings.slow_reader_timeout
-            soon = min(max(soon, now), now + settings.slow_reader_timeout / 4)
+        outbox = self.outbox
+        if outbox.queued:
+            # Looked at several times within the timeout, for only a look tells of progress.
+            patience = settings.slow_reader_timeout
+            soon = now + min(max(patience - outbox.stalled_for(now), 0.0), patience / 4)
         else:
             ping_due = self._last_seen + settings.ping_interval
             while ping_due <= now:
@@ -396,7 +414,7 @@ class WebSocketConnection(SendBuffer, asyncio.Protocol):
             return  # the peer is gone, and connection_lost is on its way
         for data in self._protocol.data_to_send():
             if data:
-                self._transport.write(data)
+                self.outbox.push(data)
             elif self._transport.can_write_eof():
                 self._transport.write_eof()
             else:

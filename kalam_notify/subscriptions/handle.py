@@ -20,10 +20,13 @@ from kalam_notify.model import LiveQueryId
 from kalam_notify.protocol.close import Close
 from kalam_notify.protocol.heads import change_head
 from kalam_notify.protocol.options import Options
-from kalam_notify.subscriptions.roster import NO_FD
 
 if TYPE_CHECKING:
     from kalam_notify.subscriptions.plans import Plan
+
+
+NO_FD = -1
+"""Where a descriptor stands otherwise: nothing may be written directly."""
 
 
 class SubscriptionState(Enum):
@@ -56,10 +59,14 @@ class Sink(Protocol):
     deflates: bool
     # The connection's subscriptions by the client's own ids.
     subscriptions: "dict[str, SubscriptionHandle]"
-    # The descriptor that whole frames may be written to directly; NO_FD while bytes wait for the
-    # socket, under TLS, and when all is over. Whoever changes it calls `direct_fd_moved` on the
-    # handles.
-    direct_fd: int
+
+    @property
+    def direct_fd(self) -> int:
+        """The descriptor that whole frames may be written to without asking, or NO_FD.
+
+        NO_FD while bytes are held or wait for the socket, under TLS, and when all is over. Live
+        lists keep copies of it.
+        """
 
     def complete(self, frames: bytes, sent: int) -> None:
         """Take what a direct write did not: all but the first `sent` bytes; -1: it is broken."""
@@ -75,6 +82,12 @@ class Sink(Protocol):
 
     def flush(self) -> None:
         """Write what was held, in one system call where the socket takes it."""
+
+    def take_held(self) -> tuple[int, bytes]:
+        """What was held, for the caller to write to this descriptor at once, and `complete`.
+
+        (NO_FD, b"") where there is nothing, or where it went another way.
+        """
 
     def send(self, payload: bytes) -> None:
         """Send one message whatever the buffer holds: answers to what the client itself asked."""
@@ -111,14 +124,14 @@ class SubscriptionHandle:
     __slots__ = (
         "asked",
         "cursor",
+        "has_sibling",
         "head",
         "is_queued",
         "live_query_id",
         "options",
-        "place",
         "plan",
-        "shares_connection",
         "sink",
+        "slot",
         "snapshot",
         "sql",
         "state",
@@ -145,10 +158,10 @@ class SubscriptionHandle:
         # The start of each of its change messages.
         self.head = change_head(live_query_id.subscription_id, sink.deflates)
         # Its index in plan.live, -1 while not LIVE.
-        self.place = -1
-        # Whether other subscriptions share its connection: then its frames are written together
-        # with theirs, not through the direct_fd.
-        self.shares_connection = False
+        self.slot = -1
+        # Whether its connection has another subscription that the same changes may concern: what
+        # both are told of a change is then written at once.
+        self.has_sibling = False
         self.snapshot: Snapshot | None = None
         # How many first pages the feeder had begun to read when it came: a later one suits it.
         self.asked = 0
@@ -160,15 +173,10 @@ class SubscriptionHandle:
         """The client's own name for it."""
         return self.live_query_id.subscription_id
 
-    @property
-    def direct_fd(self) -> int:
-        """Where whole frames for it may be written directly (see roster.py)."""
-        return NO_FD if self.shares_connection else self.sink.direct_fd
-
     def direct_fd_moved(self) -> None:
-        """The sink has opened or shut its direct_fd, or company has come or gone."""
-        if self.place >= 0:
-            self.plan.move_direct_fd(self)
+        """The sink's descriptor is another one now."""
+        if self.slot >= 0:
+            self.plan.fds[self.slot] = self.sink.direct_fd
 
     @property
     def is_closed(self) -> bool:

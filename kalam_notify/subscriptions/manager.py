@@ -167,8 +167,6 @@ class ConnectionsManager:
         """Close one subscription, unless it is closed already."""
         if not handle.is_closed:
             self._remove(handle)
-            # Whoever is left alone writes directly from now on: not before what is held for it.
-            handle.sink.flush()
 
     def find(self, live_query_id: LiveQueryId) -> SubscriptionHandle | None:
         """The subscription of an id. O(1)."""
@@ -192,6 +190,10 @@ class ConnectionsManager:
     def plans(self, table: TableId, owner: Owner) -> TablePlans | None:
         """The plans that a change of this table and owner concerns; None: nobody's."""
         return self._plans.get((table, owner))
+
+    def table_plans(self, table: TableId, owner: Owner) -> TablePlans:
+        """The same where `has_subscribers` has said so; raises KeyError where nobody is."""
+        return self._plans[table, owner]
 
     def all_plans(self) -> Iterator[TablePlans]:
         return iter(self._plans.values())
@@ -265,7 +267,7 @@ class ConnectionsManager:
     def _add(self, handle: SubscriptionHandle) -> None:
         live_query_id, table = handle.live_query_id, handle.plan.table
         handle.sink.subscriptions[handle.id] = handle
-        _note_sharing(handle.sink)
+        _note_siblings(handle)
         if table.is_shared:
             self.shared_table_subscriptions.setdefault(table.id, {})[live_query_id] = handle
             self._shared_count += 1
@@ -283,7 +285,7 @@ class ConnectionsManager:
         live_query_id, table = handle.live_query_id, handle.plan.table
         handle.ended()
         del handle.sink.subscriptions[handle.id]
-        _note_sharing(handle.sink)
+        _note_siblings(handle)
         if table.is_shared:
             _discard(self.shared_table_subscriptions, table.id, live_query_id)
             self._shared_count -= 1
@@ -296,15 +298,26 @@ class ConnectionsManager:
         self._release(handle.plan)
 
 
-def _note_sharing(sink: Sink) -> None:
-    """Only the first and second subscription of a connection change anything for the others."""
-    count = len(sink.subscriptions)
-    if count <= 2:
-        for handle in sink.subscriptions.values():
-            handle.shares_connection = count > 1
-            handle.direct_fd_moved()
-    else:
-        next(reversed(sink.subscriptions.values())).shares_connection = True
+def _note_siblings(handle: SubscriptionHandle) -> None:
+    """A subscription has come to its connection, or gone: who has a sibling there now?"""
+    plan, subscriptions = handle.plan, handle.sink.subscriptions
+    if handle.is_closed and not handle.has_sibling:
+        return
+    alike = [
+        other
+        for other in subscriptions.values()
+        if other.plan.table.id == plan.table.id and other.plan.owner == plan.owner
+    ]
+    for other in alike:
+        _set_sibling(other, len(alike) > 1)
+    if handle.is_closed:
+        _set_sibling(handle, False)
+
+
+def _set_sibling(handle: SubscriptionHandle, has_sibling: bool) -> None:
+    if handle.has_sibling is not has_sibling:
+        handle.has_sibling = has_sibling
+        handle.plan.siblings += 1 if has_sibling else -1
 
 
 def _discard(

@@ -9,14 +9,14 @@ interned: made by the first subscription, dropped with the last.
 from collections.abc import Iterator, Sequence
 
 from kalam_notify.model import Change, Owner, TableDef
+from kalam_notify.protocol.heads import Head
 from kalam_notify.sql import Filter, FilterIndex, Projection, Query
 from kalam_notify.subscriptions.deltas import Delta, delta
-from kalam_notify.subscriptions.handle import SubscriptionHandle
-from kalam_notify.subscriptions.roster import Roster
+from kalam_notify.subscriptions.handle import NO_FD, SubscriptionHandle
 
 
 class Counts:
-    """How many subscriptions are live, and how many places of rosters are holes, over all plans."""
+    """Over all plans: how many subscriptions are live, how many slots of live lists are holes."""
 
     __slots__ = ("holes", "live")
 
@@ -25,10 +25,90 @@ class Counts:
         self.holes = 0
 
 
-class Plan(Roster):
+class LiveList:
+    """The live subscriptions of a plan, laid out for a scan over thousands of them.
+
+    What a delivery costs beside the kernel's send is not instructions but cache misses: after a few
+    thousand sends every object has left the cache, and each one touched has to be fetched again. So
+    what the fan-out needs of a subscription stands in flat lists, side by side:
+
+        fds    fd, fd, ...           where whole frames may be written without asking, or NO_FD
+        heads  head, head, ...       what each one's messages start with
+        live   handle, handle, ...   looked at only where there is no fd
+
+    While somebody scans, nobody changes slots: leaving makes a hole, joining goes to the end,
+    beyond where the scan stops. The holes are closed when the last scan is over.
+
+    Joining and leaving are O(1). Invariant: `live[handle.slot] is handle`.
+    """
+
+    __slots__ = ("_counts", "_holes", "_scans", "fds", "heads", "live")
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self.live: list[SubscriptionHandle | None] = []
+        self.fds: list[int] = []
+        self.heads: list[Head] = []
+        self._holes = 0
+        self._scans = 0
+
+    @property
+    def live_count(self) -> int:
+        return len(self.live) - self._holes
+
+    def join(self, handle: SubscriptionHandle) -> None:
+        """Put a handle at the end."""
+        self._append(handle)
+        self._counts.live += 1
+
+    def _append(self, handle: SubscriptionHandle) -> None:
+        handle.slot = len(self.live)
+        if not self.live:
+            # Made with one, lists have no spare slots; most plans have one subscription.
+            self.live, self.fds, self.heads = [handle], [handle.sink.direct_fd], [handle.head]
+            return
+        self.live.append(handle)
+        self.fds.append(handle.sink.direct_fd)
+        self.heads.append(handle.head)
+
+    def leave(self, handle: SubscriptionHandle) -> None:
+        """Take a handle out; the last one moves into its slot, unless somebody is scanning."""
+        slot, handle.slot = handle.slot, -1
+        self._counts.live -= 1
+        if self._scans:
+            self.live[slot] = None
+            self.fds[slot] = NO_FD
+            self._holes += 1
+            self._counts.holes += 1
+            return
+        last, fd, head = self.live.pop(), self.fds.pop(), self.heads.pop()
+        if last is not handle and last is not None:
+            self.live[slot], self.fds[slot], self.heads[slot] = last, fd, head
+            last.slot = slot
+
+    def begin_scan(self) -> int:
+        """Hold all slots until `end_scan`; how many there are to scan."""
+        self._scans += 1
+        return len(self.live)
+
+    def end_scan(self) -> None:
+        """Let slots change again."""
+        self._scans -= 1
+        if self._holes and not self._scans:
+            self._close_holes()
+
+    def _close_holes(self) -> None:
+        handles = [handle for handle in self.live if handle is not None]
+        self._counts.holes -= self._holes
+        self.live, self.fds, self.heads, self._holes = [], [], [], 0
+        for handle in handles:
+            self._append(handle)
+
+
+class Plan(LiveList):
     """What a change has to go through for the subscriptions that share it, and which are live."""
 
-    __slots__ = ("_counts", "node", "owner", "projection", "subscribers", "table")
+    __slots__ = ("node", "owner", "projection", "siblings", "subscribers", "table")
 
     def __init__(
         self,
@@ -38,32 +118,19 @@ class Plan(Roster):
         projection: Projection,
         counts: Counts,
     ) -> None:
-        super().__init__()
-        self._counts = counts
+        super().__init__(counts)
         self.table = table
         self.owner = owner
         self.node = node
         self.projection = projection
-        # Subscriptions that hold this plan, in whatever state.
+        # Subscriptions that hold this plan, in whatever state; and how many of these have a
+        # sibling: another subscription of their connection that the same changes may concern.
         self.subscribers = 0
+        self.siblings = 0
 
     @property
     def filter(self) -> Filter:
         return self.node.filter
-
-    def join(self, handle: SubscriptionHandle) -> None:
-        super().join(handle)
-        self._counts.live += 1
-
-    def leave(self, handle: SubscriptionHandle) -> None:
-        before = self._holes
-        super().leave(handle)
-        self._counts.live -= 1
-        self._counts.holes += self._holes - before
-
-    def _close_holes(self) -> None:
-        self._counts.holes -= self._holes
-        super()._close_holes()
 
     def delta(self, change: Change) -> Delta | None:
         """How one change of this plan's table and owner is seen through its filter."""

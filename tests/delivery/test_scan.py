@@ -75,14 +75,15 @@ class Track:
 
         def send(jobs: Sequence[Job]) -> None:
             before = []
-            for plan, start, end, _, after in jobs:
-                self.jobs.update((plan, place) for place in range(start, end))
+            for plan, start, end, _, after, _ in jobs:
+                self.jobs.update((plan, slot) for slot in range(start, end))
                 before += [(handle, after) for handle in plan.live[start:end] if handle]
             self.sender.send(jobs, held)
-            self.fallen += [(handle, after) for handle, after in before if handle.place < 0]
+            self.fallen += [(handle, after) for handle, after in before if handle.slot < 0]
 
         served = self.scan.serve(CHUNK, 0, send)
-        assert not held
+        # A sink without a socket writes what it holds at once.
+        self.sender.flush(held)
         return served
 
     def check(self, handle: SubscriptionHandle, upto: int | None) -> None:
