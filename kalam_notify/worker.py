@@ -188,6 +188,7 @@ class Worker:
             clock=clock,
             wheel=Wheel(clock, _tick(config)),
             spawn=tasks.create_task,
+            later=asyncio.get_running_loop().call_later,
         )
         self._measure(clock)
 

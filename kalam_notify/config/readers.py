@@ -6,13 +6,13 @@ may come as text, so that one reader serves all sources.
 """
 
 import json
-import os
 import re
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import msgspec
 
+from kalam_notify.config.cores import cores
 from kalam_notify.config.units import DURATION_CURE, SIZE_CURE, parse_duration, parse_size
 
 T = TypeVar("T")
@@ -153,7 +153,7 @@ def _read_text(value: object) -> str:
 
 def _read_workers(value: object) -> int:
     if value == "auto":
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores()
+        return cores()
     try:
         return integer(1, 1024).read(value)
     except BadValue:
@@ -170,11 +170,16 @@ def _read_auto_or_flag(value: object) -> bool | None:
         raise BadValue("give true, false or auto") from None
 
 
-def cores() -> int:
-    return os.cpu_count() or 1
+def _read_auto_or_limit(value: object) -> int | None:
+    """None stands for `auto`, 0 for no limit."""
+    try:
+        return None if value == "auto" else integer(0).read(value)
+    except BadValue:
+        raise BadValue("give a whole number, 0 or more (0: no limit), or auto") from None
 
 
 boolean = Reader(_read_boolean)
 text = Reader(_read_text)
 workers = Reader(_read_workers)
 auto_or_flag = Reader(_read_auto_or_flag)
+auto_or_limit = Reader(_read_auto_or_limit)

@@ -27,6 +27,9 @@ Limit = Annotated[int, r.integer(0)]
 Flag = Annotated[bool, r.boolean]
 OptionalText = Annotated[str | None, r.nullable(r.text)]
 
+LEAST_OF_ONE_ADDRESS = 100
+"""Connections that one address may have wherever the operator has not said."""
+
 ALGORITHMS = (
     *("HS256", "HS384", "HS512"),
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -156,7 +159,8 @@ class LimitSettings(msgspec.Struct, frozen=True):
     max_row_bytes: Size = 512 * KIB
     max_depth: Annotated[int, r.integer(1, 512)] = 64
     ingest_queue_bytes: Size = 64 * MIB
-    connections_per_address: Limit = 0
+    # None: `auto`, see Config.connections_per_address.
+    connections_per_address: Annotated[int | None, r.auto_or_limit] = None
     subscriptions_per_user: Limit = 0
 
 
@@ -180,3 +184,17 @@ class Config(msgspec.Struct, frozen=True):
     limits: LimitSettings = LimitSettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
+
+    def connections_per_address(self, *, is_local: bool) -> int:
+        """How many connections one address may have, 0 for no limit.
+
+        Where nothing is said that is a tenth of all, so that one address cannot take every place
+        and an office behind one address gets in. This machine has no limit then, nor has anybody
+        where proxies are declared, for they know better who comes from where.
+        """
+        limit = self.limits.connections_per_address
+        if limit is not None:
+            return limit
+        if is_local or self.server.trusted_proxies:
+            return 0
+        return max(self.websocket.max_connections // 10, LEAST_OF_ONE_ADDRESS)

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from kalam_notify.catchup.feeder import Feeder
 from kalam_notify.config import Config
 from kalam_notify.model import Identity
-from kalam_notify.sockets.addresses import TrustedProxies
+from kalam_notify.sockets.addresses import TrustedProxies, is_loopback
+from kalam_notify.sockets.halves import HalfReceived
 from kalam_notify.sockets.wheel import Wheel
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.requests import SubscriptionRequests
@@ -44,8 +45,11 @@ class Shared:
         clock: Callable[[], float],
         wheel: Wheel,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
+        later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         self.spawn = spawn
+        # Calls back after so many seconds, 0: in the next turn of the loop.
+        self.later = later
         self.verifier = verifier
         self.manager = manager
         self.requests = desk
@@ -55,8 +59,10 @@ class Shared:
         self.is_draining = False
         # Sockets that are open, those in their closing handshake included.
         self.open_sockets: set[OpenSocket] = set()
-        # Connections per client address; kept only while there is a limit.
+        # Connections per client address.
         self.by_address: Counter[str] = Counter()
+        # Bytes of messages that have not come whole, of all connections.
+        self.half_received = HalfReceived()
         # Closed connections by close code; 1006 where no close frame went either way.
         self.closes: Counter[int] = Counter()
         self._closed = asyncio.Event()
@@ -85,6 +91,17 @@ class Shared:
                 break
         for connection in list(self.open_sockets):
             connection.abort()
+
+    def is_full_for(self, address: str) -> bool:
+        """Whether this address has all the connections it may have."""
+        limit = self.config.connections_per_address(is_local=is_loopback(address))
+        return bool(limit) and self.by_address[address] >= limit
+
+    def leave_address(self, address: str) -> None:
+        """A connection from this address is closed."""
+        self.by_address[address] -= 1
+        if self.by_address[address] <= 0:
+            del self.by_address[address]
 
     def socket_closed(self, connection: OpenSocket, code: int) -> None:
         """A socket is closed for good; `code` is the close code that went either way, or 1006."""

@@ -5,6 +5,7 @@ parsed a second time; here the parsed request goes straight to websockets' `acce
 came right behind it are kept, and everything that may refuse it is asked before the 101.
 """
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -67,6 +68,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         # Bytes of a request's head so far; None while no head is being read.
         self._head_bytes: int | None = 0
+        # Whether it stands in shared.half_received.
+        self._is_half = False
         self.wheel_tick: int | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -75,6 +78,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.shared.wheel.discard(self)
+        self._is_whole()
         super().connection_lost(exc)
 
     def on_deadline(self, now: float) -> float | None:
@@ -94,7 +98,23 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = None
         if self.wheel_tick is not None:
             self.shared.wheel.discard(self)
+        self._is_whole()
         super().on_headers_complete()
+
+    @property
+    def is_admitted(self) -> bool:
+        """Nobody knows yet whose request it is."""
+        return False
+
+    def make_room(self) -> None:
+        """Too much has come in part, and most of it from here."""
+        self._is_half = False
+        self.transport.abort()
+
+    def _is_whole(self) -> None:
+        if self._is_half:
+            self._is_half = False
+            self.shared.half_received.note(self, 0)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -102,19 +122,27 @@ class HttpProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserError:
             self._refuse(_Refusal(400, "INVALID_REQUEST", "this is not HTTP"))
+            return
         except httptools.HttpParserUpgrade as upgrade:
-            # An upgrade to anything else is ignored, and the request answered as HTTP/1.1.
-            if self._should_upgrade():
-                self._upgrade(data[upgrade.args[0] :])
+            end = upgrade.args[0]
         else:
             if self._head_bytes is not None:
                 self._bound_head(self._head_bytes + len(data))
+            return
+        # Not in the handler above: a fault that is met on the way, and kept, would keep this one
+        # as its context, and with it `data`.
+        # An upgrade to anything else is ignored, and the request answered as HTTP/1.1.
+        if self._should_upgrade():
+            self._upgrade(data[end:])
 
     def _bound_head(self, size: int) -> None:
         """Part of a head has come: `size` bytes of it by now."""
         self._head_bytes = size
         if self.wheel_tick is None:
             self._expect_request()
+        self._is_half = True
+        for holder in self.shared.half_received.note(self, size):
+            holder.make_room()
         if size > MAX_HEAD_BYTES:
             self._refuse(_Refusal(431, "TOO_LARGE", "the request's head is too large"))
 
@@ -152,6 +180,8 @@ class HttpProtocol(HttpToolsProtocol):
             max_size=shared.websocket.max_message_bytes,
             logger=WIRE_LOG,
         )
+        # Of no use to us, and there may be 25,000 of them.
+        protocol.id = None  # type: ignore[assignment]
         response = protocol.accept(
             Request(
                 self.url.decode("latin-1"),
@@ -167,14 +197,12 @@ class HttpProtocol(HttpToolsProtocol):
         connection = WebSocketConnection(shared, protocol, address)
         return connection, response.serialize(), _token(headers)
 
-    def _count_address(self, headers: Headers) -> str | None:
+    def _count_address(self, headers: Headers) -> str:
         shared = self.shared
-        limit = shared.config.limits.connections_per_address
-        if not limit:
-            return None
         peer = self.client[0] if self.client else ""
-        address = shared.proxies.client(peer, headers.get_all("x-forwarded-for"))
-        if shared.by_address[address] >= limit:
+        # One string for all from there.
+        address = sys.intern(shared.proxies.client(peer, headers.get_all("x-forwarded-for")))
+        if shared.is_full_for(address):
             raise _Refusal(429, "RATE_LIMITED", "too many connections from this address")
         shared.by_address[address] += 1
         return address

@@ -59,9 +59,10 @@ class Conversation:
             clock=self.clock,
             wheel=self.wheel,
             spawn=lambda coroutine: coroutine.close(),
+            later=lambda seconds, call: None,
         )
         protocol = ServerProtocol(state=WireState.OPEN)
-        self.connection = WebSocketConnection(self.shared, protocol, None)
+        self.connection = WebSocketConnection(self.shared, protocol, "192.0.2.1")
         ours, self.peer = socket.socketpair()
         self.transport = FakeTransport(self.connection, ours if direct else None)
         self.connection.open(self.transport, None, b"")
