@@ -43,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--scratch", type=Path, help="directory (and so disk) for the server's data")
     p.add_argument("--results", type=Path, default=RESULTS, help="where JSON and plots go")
     p.add_argument("--python-client", action="store_true", help="although there is a compiler")
+    p.add_argument("--minutes", type=float, default=5, help="of `soak`")
+    p.add_argument("--seed", type=int, help="of `soak`, as a run has printed it")
     p.add_argument("--source", type=Path, help="a checkout whose files `paths` counts")
     p.add_argument("--verbose", action="store_true", help="`paths` names files and functions")
     p.add_argument("--quiet", action="store_true", help="no progress display")

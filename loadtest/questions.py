@@ -17,6 +17,7 @@ from loadtest import (
     workers,
 )
 from loadtest.harness.question import Question
+from loadtest.soak import question as soak
 
 QUESTIONS: dict[str, Question] = {
     module.QUESTION.name: module.QUESTION
@@ -34,6 +35,7 @@ QUESTIONS: dict[str, Question] = {
         compression,
         workers,
         fairness,
+        soak,
         paths,
     )
 }

@@ -29,6 +29,8 @@ class Options:
     counts: tuple[int, ...] | None = None
     kinds: tuple[str, ...] | None = None
     scenarios: tuple[str, ...] | None = None
+    minutes: float = 5
+    seed: int | None = None
     # The checkout whose kalam_notify `paths` looks at; None: this one.
     source: Path | None = None
     verbose: bool = False

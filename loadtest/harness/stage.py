@@ -4,7 +4,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +35,14 @@ class Stage:
         self._client_pids: list[int] = []
         self._tables: Sequence[str] = (TABLE,)
 
-    async def server(self, *, workers: int = 1, pinned: bool = True, **websocket: Any) -> Server:
+    async def server(
+        self,
+        *,
+        workers: int = 1,
+        pinned: bool = True,
+        tables: Mapping[str, Any] | None = None,
+        **websocket: Any,
+    ) -> Server:
         """The server pointed at, or a fresh one with these websocket settings."""
         options = self._bench.options
         if options.url is not None:
@@ -43,7 +50,7 @@ class Stage:
         else:
             directory = self._stack.enter_context(scratch_directory(options))
             cores = self._cores.server if pinned else self._cores.all
-            server = await Server.start(directory, cores, workers, **websocket)
+            server = await Server.start(directory, cores, workers, tables=tables, **websocket)
         self._stack.push_async_callback(self._end, server)
         return server
 

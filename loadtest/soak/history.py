@@ -14,6 +14,7 @@ Predicate = Callable[[Row], bool]
 Key = Any
 
 MARKS = "soak.marks"
+_TAIL = 1000  # changes: more than any filter leaves of the thirty that `last_rows` may ask for
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ class History:
         """Begin anew behind what is settled; returns the seq that all stand at now."""
         last = max((seq + len(self.posted[b]) for b, seq in self.seqs.items()), default=self.base)
         for scope, changes in self._applied.items():
-            self.tail[scope] = [*self.tail.get(scope, ()), *changes][-200:]
+            self.tail[scope] = [*self.tail.get(scope, ()), *changes][-_TAIL:]
         self.rows, self.base = self._current, max(self.base, last)
         self.posted, self.seqs, self._applied = {}, {}, {}
         return self.base
