@@ -17,6 +17,7 @@ from loadtest.harness.options import RESULTS, Options
 from loadtest.harness.question import Question
 from loadtest.harness.server import MOST_TABLES
 from loadtest.harness.stage import Bench
+from loadtest.peers.beside import PEERS
 from loadtest.questions import QUESTIONS
 
 
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--scratch", type=Path, help="directory (and so disk) for the server's data")
     p.add_argument("--results", type=Path, default=RESULTS, help="where JSON and plots go")
     p.add_argument("--python-client", action="store_true", help="although there is a compiler")
+    p.add_argument("--beside", type=_peers, help=f"servers measured too: {','.join(PEERS)}")
     p.add_argument("--minutes", type=float, default=5, help="of `soak`")
     p.add_argument("--seed", type=int, help="of `soak`, as a run has printed it")
     p.add_argument("--source", type=Path, help="a checkout whose files `paths` counts")
@@ -73,6 +75,10 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _scenarios(text: str) -> tuple[str, ...]:
     return _out_of(SCENARIOS, text)
+
+
+def _peers(text: str) -> tuple[str, ...]:
+    return _out_of(PEERS, text)
 
 
 def _out_of(known: Collection[str], text: str) -> tuple[str, ...]:

@@ -35,11 +35,13 @@ class Options:
     source: Path | None = None
     verbose: bool = False
     quiet: bool = False
+    # Other servers to measure in the same run.
+    beside: tuple[str, ...] | None = None
     # Use the client in Python although a compiler is there.
     python_client: bool = False
 
     @property
-    def beside(self) -> int:
+    def silent(self) -> int:
         """Silent subscriptions on each connection."""
         return self.subscriptions - 1
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from loadtest.client import Client, ClientPlan
 from loadtest.floor import Floor
@@ -23,6 +23,13 @@ from loadtest.harness.server import ACTIVE, RAISED, SILENT, TABLE, Server, scrat
 
 T = TypeVar("T")
 BUSY = 0.9  # of one core: above it the measuring side held the measured one up
+
+
+class Target(Protocol):
+    """What clients connect to."""
+
+    @property
+    def address(self) -> tuple[str, int]: ...
 
 
 class Stage:
@@ -59,10 +66,8 @@ class Stage:
         if code:
             self._bench.note(f"FAULT: the server ended with exit code {code} when told to stop")
 
-    async def client(
-        self, target: Server | Floor, plan: ClientPlan, *, pinned: bool = True
-    ) -> Client:
-        """Subscribers on the way to the server (with tokens) or to the floor (without)."""
+    async def client(self, target: Target, plan: ClientPlan, *, pinned: bool = True) -> Client:
+        """Subscribers on the way to the server (with tokens) or to another (without)."""
         if isinstance(target, Server):
             plan = self._shaped(plan)
             if not plan.tokens:
@@ -86,13 +91,11 @@ class Stage:
             return replace(plan, tables=self._tables)
         if options.active:
             self._bench.note("--active does not apply to all clients here: theirs are silent")
-        return replace(plan, beside=[f"SELECT * FROM {t}" for t in SILENT[: options.beside]])
+        return replace(plan, beside=[f"SELECT * FROM {t}" for t in SILENT[: options.silent]])
 
-    async def subscribers(
-        self, target: Server | Floor, plan: ClientPlan, *, pinned: bool = True
-    ) -> Client:
+    async def subscribers(self, target: Target, plan: ClientPlan, *, pinned: bool = True) -> Client:
         """The same, waited for until all are live."""
-        name = "server" if isinstance(target, Server) else "floor"
+        name = type(target).__name__.lower()
         self._bench.progress.step(f"{plan.connections} connections to the {name}")
         client = await self.client(target, plan, pinned=pinned)
         await client.ready()
