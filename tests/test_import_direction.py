@@ -9,7 +9,7 @@ PACKAGE = Path(kalam_notify.__file__).parent
 
 # Each room may import from those in rows above its own, and from itself.
 ORDER = [
-    {"version", "errors"},
+    {"version", "errors", "budget"},
     {"model"},
     {"config"},
     {"protocol", "sql", "singleflight", "store", "auth", "logs"},

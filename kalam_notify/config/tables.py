@@ -37,7 +37,7 @@ def is_column_name(name: str) -> bool:
 def _read_key(value: object) -> tuple[str, ...]:
     # A name may hold a comma, so text is one name here and never a list.
     names = value if isinstance(value, list) else [value]
-    key = tuple(_read_column(name) for name in names)
+    key = r.read_all(r.Reader(_read_column), names)
     if len(set(key)) != len(key):
         raise BadValue("a column is named twice: keep one")
     return key

@@ -10,22 +10,26 @@ subscribers. So the work is a generator: it yields now and then, and its caller 
 """
 
 import re
-from collections.abc import Generator
 from itertools import islice
 from typing import Final
 
 import msgspec
 
+from kalam_notify.budget import Steps, at_once
 from kalam_notify.errors import ChangeRefused
 from kalam_notify.http.media import Form
 from kalam_notify.http.refusals import explain, explain_array, invalid_json, too_many
 from kalam_notify.http.rules import Doubt, RawChange, Rules
 from kalam_notify.model import PostedChange
 
-Batch = Generator[None, None, list[PostedChange]]
+__all__ = ["Batch", "at_once", "decode_batch"]
+
+Batch = Steps[list[PostedChange]]
 
 # Changes between two rests: about half a millisecond of 200-byte rows.
 _SLICE: Final = 256
+
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 _one = msgspec.json.Decoder(RawChange)
 _syntax = msgspec.json.Decoder(msgspec.Raw)
@@ -43,6 +47,7 @@ def decode_batch(body: bytes, form: Form, rules: Rules) -> Batch:
     such a batch may be stored.
     """
     _check_unicode(body)
+    body = body.removeprefix(_BYTE_ORDER_MARK)
     if form is Form.LINES:
         return _decode_lines(body, rules)
     first = _FIRST.search(body)
@@ -51,16 +56,6 @@ def decode_batch(body: bytes, form: Form, rules: Rules) -> Batch:
     if first.group() == b"[":
         return _decode_array(body, rules)
     return _decode_single(body, rules)
-
-
-def at_once(batch: Batch) -> list[PostedChange]:
-    """Run a batch to its end without a rest."""
-    try:
-        while True:
-            next(batch)
-    except StopIteration as done:
-        changes: list[PostedChange] = done.value
-        return changes
 
 
 def _check_unicode(body: bytes) -> None:

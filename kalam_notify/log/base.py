@@ -93,8 +93,10 @@ class EventLog(Protocol):
         log was never told of. Cancelling the wait does not take the batch back.
         """
 
-    def recent(self, after: int) -> Sequence[Change] | None:
+    def recent(self, after: int, limit: int | None = None) -> Sequence[Change] | None:
         """All changes after a position, out of memory and at once; None: not held, use `read`.
+
+        With a `limit` only the first so many of them.
 
         An empty sequence means that `after` is at (or beyond) `last_seq`.
         """

@@ -261,8 +261,8 @@ class MemoryLog:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def recent(self, after: int) -> Sequence[Change] | None:
-        return self._all.after(after)
+    def recent(self, after: int, limit: int | None = None) -> Sequence[Change] | None:
+        return self._all.after(after, limit)
 
     async def read(
         self,

@@ -164,8 +164,8 @@ class SqliteLog:
     async def wait_beyond(self, seq: int) -> None:
         await self._follower.wait_beyond(seq)
 
-    def recent(self, after: int) -> Sequence[Change] | None:
-        return self._follower.recent(after)
+    def recent(self, after: int, limit: int | None = None) -> Sequence[Change] | None:
+        return self._follower.recent(after, limit)
 
     # -- writing ---------------------------------------------------------------------------------
 

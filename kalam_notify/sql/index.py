@@ -133,6 +133,40 @@ class FilterIndex(Generic[T]):
             found.extend(entry.items)
         return found
 
+    def sort_out(self, values: dict[str, Any]) -> "tuple[list[T], list[_Entry[T]]]":
+        """`matching` for whoever asks the filters himself: what is TRUE, and what is to be asked.
+
+        Ask each entry by `ask`; its `items` belong to the result where that is True.
+        """
+        found: list[T] = [] if self._always is None else [*self._always.items]
+        to_ask: list[_Entry[T]] = []
+        hits = self._hits(values)
+        for entry in dict.fromkeys(hits) if any(entry.many for entry in hits) else hits:
+            if entry.test is None:
+                found.extend(entry.items)
+            else:
+                to_ask.append(entry)
+        return found, to_ask
+
+    def ask(self, entry: "_Entry[T]", values: dict[str, Any]) -> bool:
+        """Whether what `sort_out` left to be asked is TRUE; an evaluation that raises is not."""
+        assert entry.test is not None
+        self.evaluations += 1
+        try:
+            return entry.test(values, entry.data)
+        except Exception as error:
+            self._report(entry, error)
+            return False
+
+    def is_asked(self, filter: Filter) -> bool:
+        """Whether a filter has to be asked of rows: a look-up alone cannot tell."""
+        entry = self._entries.get(filter.predicate)
+        if entry is not None:
+            return entry.test is not None
+        if filter.predicate in (TRUE, FALSE):
+            return False
+        return all(way.residual is not None for way in rivals(filter.predicate))
+
     def _hits(self, values: dict[str, Any]) -> list[_Entry[T]]:
         """The entries that the row leads to, and those that are always asked."""
         hits: list[_Entry[T]] = []

@@ -51,6 +51,15 @@ class TestForms:
         assert change.key == "[7]"
         assert change.id == "evt-1"
 
+    @pytest.mark.parametrize("form", list(Form))
+    def test_a_byte_order_mark_is_skipped(self, form: Form) -> None:
+        raw = json.dumps(insert({"id": 7})).encode()
+        (change,) = decode(b"\xef\xbb\xbf" + raw, form)
+        assert change.key == "[7]"
+        assert decode(b"\xef\xbb\xbf", Form.LINES) == []
+        assert refusal(b"\xef\xbb\xbf")[1] == "INVALID_JSON"
+        assert refusal(b"\xef\xbb\xbf\xef\xbb\xbf" + raw, form)[1] == "INVALID_JSON"
+
     def test_an_array_keeps_its_order(self) -> None:
         changes = decode(body(*(insert({"id": n}) for n in range(600))))
         assert [change.key for change in changes] == [f"[{n}]" for n in range(600)]

@@ -2,12 +2,14 @@
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
+from helpers.budgets import AtOnce
 from helpers.transports import FakeTransport
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
@@ -15,6 +17,7 @@ from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
 from kalam_notify.auth import KeyNotYetKnown
+from kalam_notify.budget import Budget
 from kalam_notify.config import Config
 from kalam_notify.errors import AuthenticationFailed
 from kalam_notify.model import Identity, Role, UserId
@@ -45,8 +48,8 @@ class Server:
             disconnect=lambda _: None,
             drained=lambda _: None,
             connect=lambda _: None,
-            identity_changed=lambda _: None,
-            subscribe=lambda _, request: self.subscribed.append(request.id),
+            identity_changed=lambda _: (),
+            subscribe=lambda _, request: iter([self.subscribed.append(request.id)]),
         )
         self.shared = Shared(
             msgspec.structs.replace(config, auth=auth),
@@ -54,6 +57,7 @@ class Server:
             requests,
             requests,
             requests,
+            cast(Budget, AtOnce()),
             clock=self.clock,
             wheel=self.wheel,
             spawn=self.tasks.append,
@@ -72,8 +76,13 @@ class Server:
             user_id=UserId(self.tokens[token]), role=Role.USER, claims={}, expires_at=None
         )
 
-    async def refresh(self) -> None:
+    @property
+    def failures(self) -> Counter[str]:
+        return Counter()
+
+    async def authenticate(self, token: str) -> Identity:
         self.unknown_keys.clear()
+        return self.verify(token)
 
     def finish_tasks(self) -> None:
         for task in self.tasks:
@@ -112,7 +121,8 @@ class Talk:
         server.shared.by_address[ADDRESS] += 1
         self.connection = WebSocketConnection(server.shared, self.wire, ADDRESS)
         self.transport = FakeTransport(self.connection)
-        self.connection.open(self.transport, token, b"")
+        identity = None if token is None else server.verify(token)
+        self.connection.open(self.transport, identity, b"")
 
     def send(self, *frames: bytes) -> None:
         self.connection.data_received(b"".join(frames))
