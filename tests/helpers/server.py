@@ -25,7 +25,8 @@ from kalam_notify.config import JwtSettings, load_config
 from kalam_notify.model import Role
 
 SECRET = "a-secret-that-only-the-tests-know-0123456789"
-START_SECONDS = 30
+START_SECONDS = 120
+"""A guard against hanging: several workers beside other tests on a busy machine need their time."""
 # Servers under test sign their own certificates.
 _UNVERIFIED = ssl._create_unverified_context()
 
@@ -228,8 +229,9 @@ def _first_line(process: "subprocess.Popen[str]", directory: Path) -> str:
     except Empty:
         line = ""
     if not line.startswith("listening on "):
+        how = "did not listen" if process.poll() is None else "ended"
         process.kill()
-        raise AssertionError((directory / "stderr.txt").read_text())
+        raise AssertionError(f"the server {how}: {(directory / 'stderr.txt').read_text()}")
     return line
 
 
