@@ -233,7 +233,9 @@ async def test_live_only_begins_behind_what_was_acknowledged_anywhere(crew: Serv
 async def test_a_seq_beyond_the_log_gets_a_snapshot(crew: Server) -> None:
     for worker in EVERY:
         async with wire_to(crew, worker, crew.token()) as client:
-            ack = await client.live("s", "SELECT * FROM app.orders", {"from": 2**50})
+            ack = await client.live(
+                "s", "SELECT * FROM app.orders", {"from": 2**50, "on_gap": "snapshot"}
+            )
             assert ack["resumed"] is False
 
 
