@@ -31,6 +31,7 @@ from kalam_notify.http.answers import ERROR_HANDLERS
 from kalam_notify.http.gate import Gate
 from kalam_notify.http.ingest import create_ingest_routes
 from kalam_notify.http.limits import IngestLimits
+from kalam_notify.http.openapi import openapi_route
 from kalam_notify.http.operations import OpsEndpoints
 from kalam_notify.http.revoking import Revoking
 from kalam_notify.log import Retention, open_log
@@ -470,7 +471,9 @@ def _application(routes: Sequence[Route], ingest: Sequence[Route] = ()) -> ASGIA
 
     A post comes after every fan-out, when nothing of Starlette's five layers is in the cache.
     """
-    application = Starlette(routes=[*ingest, *routes], exception_handlers=dict(ERROR_HANDLERS))
+    every = [*ingest, *routes]
+    every.append(openapi_route(every))
+    application = Starlette(routes=every, exception_handlers=dict(ERROR_HANDLERS))
     application.router.redirect_slashes = False
     direct = {route.path: route.app for route in ingest}
 

@@ -24,6 +24,7 @@ from helpers.application import application, ask
 from helpers.sinks import FakeConnection
 
 from kalam_notify.auth import sign
+from kalam_notify.budget import at_once as finish
 from kalam_notify.config import Config, LimitSettings, Override, load_config, warnings
 from kalam_notify.errors import ChangeRefused, ConfigurationFault, SubscriptionRefused
 from kalam_notify.http.decoders import at_once, decode_batch
@@ -141,14 +142,14 @@ class Requests:
     def _explained(self, text: str) -> None:
         # Refused where it wants parameters.
         with suppress(SubscriptionRefused):
-            orjson.dumps(self._requests.explain(text, self.identity))
+            orjson.dumps(finish(self._requests.explain(text, self.identity)))
 
     def _do(self, connection: FakeConnection, message: messages.ClientMessage) -> None:
         try:
             match message:
                 case Subscribe(subscription=request):
                     if messages.is_subscription_id(request.id):
-                        self._requests.subscribe(connection, request)
+                        finish(self._requests.subscribe(connection, request))
                 case NextBatch():
                     self._requests.next_batch(connection, message)
                 case Unsubscribe(subscription_id=name):
