@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
-from kalam_notify.model.hints import Hint
+from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 
@@ -137,7 +137,7 @@ class EventLog(Protocol):
         owner: Owner,
         matches: Matches | None,
         count: int,
-        hints: tuple[Hint, ...] | None = None,
+        hints: Hints = NO_HINTS,
     ) -> tuple[int, int]:
         """Where the newest `count` matching rows begin: `(as_of, after)` for a PageRequest.
 

@@ -18,7 +18,7 @@ from kalam_notify.log.waiters import Waiters
 from kalam_notify.log.window import Window
 from kalam_notify.model import SHARED, Change, Owner, PostedChange, Row, TableDef, TableId
 from kalam_notify.model.changes import Stored
-from kalam_notify.model.hints import Hint
+from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.filtering import Candidate, LoopFilter
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
@@ -319,7 +319,7 @@ class MemoryLog:
         owner: Owner,
         matches: Matches | None,
         count: int,
-        hints: tuple[Hint, ...] | None = None,
+        hints: Hints = NO_HINTS,
     ) -> tuple[int, int]:
         """See EventLog.newest."""
         self._require_open()

@@ -26,7 +26,7 @@ from kalam_notify.log.pending import PendingAppends
 from kalam_notify.log.write_lock import WriteLock
 from kalam_notify.log.writer import Outcome, Report, Trimmed, TrimOrder, Waiting, Writer
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
-from kalam_notify.model.hints import Hint
+from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.store import reader, schema
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.catalog import refuse_changed_shapes
@@ -242,7 +242,7 @@ class SqliteLog:
         owner: Owner,
         matches: Matches | None,
         count: int,
-        hints: tuple[Hint, ...] | None = None,
+        hints: Hints = NO_HINTS,
     ) -> tuple[int, int]:
         async with self._reading():
             return await self._pool.scan(

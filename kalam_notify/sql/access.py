@@ -84,12 +84,24 @@ def rivals(predicate: Expression) -> list[Access]:
     Which of two equalities holds for fewer rows no rule can know from the filter alone: the index
     takes the one that fewer of its filters ask for (`tenant = 'a' AND id = 7` by `id`).
     """
-    operands = predicate.args if isinstance(predicate, Call) and predicate.op == "and" else ()
-    candidates = sorted(_candidates(operands or (predicate,)), key=lambda each: each.cost)
-    if not candidates:
+    operands = _operands(predicate)
+    found = sorted(_candidates(operands), key=lambda each: each.cost)
+    if not found:
         return [Access(None, predicate, float("inf"))]
-    ways = [_access(candidate, operands or (predicate,)) for candidate in candidates]
+    ways = [_access(candidate, operands) for candidate in found]
     return [way for way in ways if way is ways[0] or way.cost < _VALUES_COST]
+
+
+def candidates(predicate: Expression) -> list[tuple[Term, ...]]:
+    """Every set of terms of which one holds wherever the predicate is TRUE, the best first."""
+    found = sorted(_candidates(_operands(predicate)), key=lambda each: each.cost)
+    return [candidate.terms for candidate in found]
+
+
+def _operands(predicate: Expression) -> tuple[Expression, ...]:
+    if isinstance(predicate, Call) and predicate.op == "and":
+        return predicate.args
+    return (predicate,)
 
 
 def _access(candidate: "_Candidate", operands: Iterable[Expression]) -> Access:

@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 from typing import Any
 
-from kalam_notify.model.hints import Hint
+from kalam_notify.model.hints import Hints
 from kalam_notify.sql.compiler import Test, compile_predicate
 from kalam_notify.sql.describe import describe
 from kalam_notify.sql.hints import hints_of
@@ -39,8 +39,8 @@ class Filter:
         return self.predicate == FALSE
 
     @property
-    def hints(self) -> tuple[Hint, ...] | None:
-        """At least one of these holds of every row that matches; None: nothing is known."""
+    def hints(self) -> Hints:
+        """Clauses that hold of every row that matches."""
         return hints_of(self.predicate)
 
     def matches(self, values: dict[str, Any]) -> bool:

@@ -1,31 +1,42 @@
-"""What a storage may know of a filter: the terms the index files it by, as hints.
+"""What a storage may know of a filter: the terms an index could file it by, as hints.
 
-The index and the storage want the same thing, terms of which one holds wherever the filter is TRUE
-(see `access`); the index has them exact, the storage may take them as loosely as it likes.
+The index of filters and the storage want the same thing, terms of which one holds wherever the
+filter is TRUE (see `access`). The index takes the best set of them and has them exact; the storage
+is told of every set, since all of them hold, and may take them as loosely as it likes.
 """
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from kalam_notify.model.hints import ColumnIn, ColumnPrefix, ColumnRange, Hint, Scalar
-from kalam_notify.sql.access import Begins, Equals, Term, TruthKey, Within, access
+from kalam_notify.model.hints import (
+    Clause,
+    ColumnIn,
+    ColumnPrefix,
+    ColumnRange,
+    Hint,
+    Hints,
+    Scalar,
+)
+from kalam_notify.sql.access import Begins, Equals, Term, TruthKey, Within, candidates
 from kalam_notify.sql.tree import FALSE, Expression
 
+MAX_CLAUSES = 16
 MAX_HINTS = 16
 """More ranges and prefixes than these are not worth asking one by one of every row."""
 
-MAX_VALUES = 512
-
-# Names that need no care in any storage's language.
-_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+MAX_VALUES = 10_000
 
 
-def hints_of(predicate: Expression) -> tuple[Hint, ...] | None:
-    """Hints of a predicate in normal form: none holds, it is not TRUE. None: nothing is known."""
+def hints_of(predicate: Expression) -> Hints:
+    """Hints of a predicate in normal form: where a clause does not hold, it is not TRUE."""
     if predicate == FALSE:
-        return ()
-    terms = access(predicate).terms
-    if terms is None or not all(_can_be_told(term) for term in terms):
+        return ((),)
+    clauses = (_clause(terms) for terms in candidates(predicate))
+    return tuple(clause for clause in clauses if clause is not None)[:MAX_CLAUSES]
+
+
+def _clause(terms: Sequence[Term]) -> Clause | None:
+    """The terms as hints; None where they cannot be told, or not briefly."""
+    if not all(map(_is_unicode, (text for term in terms for text in _texts(term)))):
         return None
     hints = [*_memberships(terms), *_intervals(terms)]
     values = sum(len(hint.values) for hint in hints if isinstance(hint, ColumnIn))
@@ -54,10 +65,6 @@ def _plain(value: object) -> Scalar:
         return value.value
     assert isinstance(value, int | float | str), value
     return value
-
-
-def _can_be_told(term: Term) -> bool:
-    return _PLAIN_NAME.fullmatch(term.column) is not None and all(map(_is_unicode, _texts(term)))
 
 
 def _texts(term: Term) -> list[object]:

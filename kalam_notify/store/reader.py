@@ -12,13 +12,13 @@ leave SQLite (see `prefilter`): a selective filter costs a few steps, however bi
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, cast
 
 from kalam_notify.errors import Compacted
 from kalam_notify.model import SHARED, Change, Kind, Owner, Row, TableDef, TableId
-from kalam_notify.model.hints import Hint
+from kalam_notify.model.hints import Hints
 from kalam_notify.store.base import Matches, Page, PageRequest, Span
 from kalam_notify.store.bulk import FIELD, LINE
 from kalam_notify.store.catalog import StoredTable, stored_table, stored_tables
@@ -303,7 +303,7 @@ def newest(
     owner: Owner,
     matches: Matches | None,
     count: int,
-    hints: Sequence[Hint] | None,
+    hints: Hints,
     row_filter: RowFilter,
 ) -> tuple[int, int]:
     """See EventLog.newest."""
