@@ -30,7 +30,7 @@ from kalam_notify.http.operations import OpsEndpoints
 from kalam_notify.log import Retention, open_log
 from kalam_notify.logs import set_level
 from kalam_notify.metrics import Metrics, StateCollector
-from kalam_notify.model import Identity
+from kalam_notify.model import SHARED, Identity
 from kalam_notify.model.catalog import Catalog
 from kalam_notify.protocol import close
 from kalam_notify.scrape import Scrape, exposition
@@ -298,8 +298,11 @@ class Worker:
             "log": self.log.statistics(),
         }
 
-    def _explain(self, sql: str, identity: Identity) -> Mapping[str, Any]:
-        return self.requests.explain(sql, identity)
+    async def _explain(self, sql: str, identity: Identity) -> Mapping[str, Any]:
+        query, explanation = self.requests.explain(sql, identity)
+        owner = SHARED if query.table.is_shared else identity.user_id
+        path = await self.log.access_path(query.table, owner, query.filter.hints)
+        return {**explanation, "snapshot": path}
 
     # Reload and drain
 

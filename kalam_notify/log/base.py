@@ -146,3 +146,6 @@ class EventLog(Protocol):
         The rows with a seq greater than `after`, as of `as_of`, are the `count` newest matching
         ones (all of them when there are fewer). With `count` 0, `after` equals `as_of`.
         """
+
+    async def access_path(self, table: TableDef, owner: Owner, hints: Hints) -> str:
+        """How a snapshot under these hints finds its rows: by a key, an index, or a scan."""

@@ -338,6 +338,9 @@ class MemoryLog:
 
         return as_of, await asyncio.to_thread(seek)
 
+    async def access_path(self, table: TableDef, owner: Owner, hints: Hints) -> str:
+        return "scan"
+
     def _rows_as_of(self, scope: Scope, table: TableDef, after: int, as_of: int) -> list[Candidate]:
         """Rows with `after < seq <= as_of` as they stood then; a copy that a thread may keep."""
         run = self._runs.get(scope) or Window()

@@ -24,10 +24,11 @@ from kalam_notify.log.doorbell import Doorbell
 from kalam_notify.log.following import Follower
 from kalam_notify.log.pending import PendingAppends
 from kalam_notify.log.write_lock import WriteLock
-from kalam_notify.log.writer import Outcome, Report, Trimmed, TrimOrder, Waiting, Writer
+from kalam_notify.log.writer import IndexOrder, Outcome, Report, Trimmed, TrimOrder, Waiting, Writer
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
 from kalam_notify.model.hints import NO_HINTS, Hints
-from kalam_notify.store import reader, schema
+from kalam_notify.store import pages, reader, schema
+from kalam_notify.store.access import may_look_up
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.catalog import refuse_changed_shapes
 from kalam_notify.store.filtering import LoopFilter
@@ -98,6 +99,7 @@ class SqliteLog:
         except BaseException:
             await self.close()
             raise
+        self._writer.put(IndexOrder())
         self._upkeep = asyncio.create_task(self._look_after(), name="log retention")
 
     async def close(self) -> None:
@@ -119,7 +121,10 @@ class SqliteLog:
         tables = list(tables)
         if self._open:
             self._check_shapes(tables)
+        concerned = any(table.indexes or table.id in self._declared for table in tables)
         self._declared.update({table.id: table for table in tables})
+        if self._open and concerned:
+            self._writer.put(IndexOrder())
 
     def _check_shapes(self, tables: Iterable[TableDef]) -> None:
         with self._pool.connection() as connection:
@@ -232,7 +237,11 @@ class SqliteLog:
 
     async def page(self, request: PageRequest) -> Page:
         async with self._reading():
-            page = await self._pool.scan(reader.page, request, self._row_filter)
+            page = None
+            if may_look_up(request.table, request.hints):
+                page = await self._pool.run(pages.quick_page, request, self._row_filter)
+            if page is None:
+                page = await self._pool.scan(pages.page, request, self._row_filter)
         self._follower.hear_of(page.as_of)
         return page
 
@@ -246,8 +255,12 @@ class SqliteLog:
     ) -> tuple[int, int]:
         async with self._reading():
             return await self._pool.scan(
-                reader.newest, table, owner, matches, count, hints, self._row_filter
+                pages.newest, table, owner, matches, count, hints, self._row_filter
             )
+
+    async def access_path(self, table: TableDef, owner: Owner, hints: Hints) -> str:
+        async with self._reading():
+            return await self._pool.run(pages.access_path, table, owner, hints)
 
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[None]:

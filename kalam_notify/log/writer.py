@@ -23,6 +23,8 @@ from kalam_notify.log.write_lock import WriteLock
 from kalam_notify.model import TableDef, TableId
 from kalam_notify.store.catalog import Numbers
 from kalam_notify.store.high_water import HighWaterMark
+from kalam_notify.store.indexes import Indexes
+from kalam_notify.store.indexing import IndexWork, follow_all, follow_step
 from kalam_notify.store.retention import AgeClass
 from kalam_notify.store.storing import Group, Posting, store
 from kalam_notify.store.trimming import Edges, Step, edges, trim_by_age, trim_by_bytes
@@ -39,6 +41,10 @@ class Waiting(NamedTuple):
     posting: Posting
     size: int
     number: int
+
+
+class IndexOrder(NamedTuple):
+    """Bring the indexes of the file to what the declared tables ask for."""
 
 
 class TrimOrder(NamedTuple):
@@ -91,10 +97,13 @@ class Writer:
         self._clock = clock
         self._report = report
         self._numbers = Numbers(declared)
+        self._indexes = Indexes()
         self._connection: sqlite3.Connection | None = None
-        self._inbox: SimpleQueue[Waiting | TrimOrder | _Stop] = SimpleQueue()
+        self._inbox: SimpleQueue[Waiting | TrimOrder | IndexOrder | _Stop] = SimpleQueue()
         self._waiting: deque[Waiting] = deque()
         self._trims: deque[_Trim] = deque()
+        self._index_work = IndexWork(declared, self._numbers)
+        self._indexes_due = self._indexes_failed = False
         # How far each age class has walked: entries below are of other classes, for good.
         self._walked: dict[AgeClass, int] = {}
         self._stopping = False
@@ -104,7 +113,7 @@ class Writer:
         self._connection = self._connect()
         self._thread.start()
 
-    def put(self, order: Waiting | TrimOrder) -> None:
+    def put(self, order: Waiting | TrimOrder | IndexOrder) -> None:
         self._inbox.put(order)
 
     def stop(self) -> None:
@@ -129,6 +138,12 @@ class Writer:
             if self._trims and not self._stopping:
                 with self._write_lock.turn():
                     self._trim_step(self._trims[0])
+            if self._indexes.are_behind and not self._stopping:
+                with self._write_lock.turn():
+                    self._follow_step()
+            if self._indexes_due and not self._stopping:
+                with self._write_lock.turn():
+                    self._index_step()
         for trim in self._trims:
             self._report(Trimmed(trim.order.number, trim.removed, None))
         self._forget_connection()
@@ -138,7 +153,7 @@ class Writer:
 
     def _collect(self) -> None:
         """Take all that has arrived; wait for something when there is nothing to do."""
-        idle = not self._waiting and not self._trims
+        idle = not self._waiting and not self._trims and not self._indexes_due
         while idle or not self._inbox.empty():
             idle = False
             match self._inbox.get():
@@ -146,6 +161,11 @@ class Writer:
                     self._waiting.append(waiting)
                 case TrimOrder() as order:
                     self._trims.append(_Trim(order))
+                    self._indexes_due |= self._indexes_failed
+                    self._indexes_failed = False
+                case IndexOrder():
+                    self._index_work.begin()
+                    self._indexes_due = True
                 case _Stop():
                     self._stopping = True
 
@@ -180,11 +200,13 @@ class Writer:
     def _store(self, waiting: Sequence[Waiting]) -> Group:
         postings = [one.posting for one in waiting]
         with self._transaction() as connection:
-            return store(connection, self._numbers, postings, self._clock())
+            return store(connection, self._numbers, self._indexes, postings, self._clock())
 
     def _trim_step(self, trim: "_Trim") -> None:
         try:
             with self._transaction() as connection:
+                # What retention takes away, they could not follow any more.
+                follow_all(connection)
                 finished = trim.step(connection, self._walked, self._clock())
                 found = edges(connection) if finished else None
         except Exception:
@@ -193,6 +215,26 @@ class Writer:
         if finished:
             self._trims.popleft()
             self._report(Trimmed(trim.order.number, trim.removed, found))
+
+    def _follow_step(self) -> None:
+        """Bring the indexes nearer to the end of the log."""
+        try:
+            with self._transaction() as connection:
+                follow_step(connection)
+        except Exception:
+            # What they do not know of is found without them, if slower, and tried again.
+            _logger.exception("the indexes could not be brought on")
+        self._indexes.tried()
+
+    def _index_step(self) -> None:
+        try:
+            with self._transaction() as connection:
+                self._indexes_due = self._index_work.step(connection)
+        except Exception:
+            _logger.exception("an index could not be built; it is tried again")
+            self._index_work.begin()
+            # By the next trim: what was wrong may be right by then.
+            self._indexes_due, self._indexes_failed = False, True
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -205,6 +247,7 @@ class Writer:
             self._numbers.committed()
         except BaseException:
             self._numbers.rolled_back()
+            self._indexes.forget()
             self._undo(connection)
             raise
 

@@ -84,8 +84,8 @@ class SubscriptionRequests:
         """What this identity may see of what `sql` asks for; raises SubscriptionRefused."""
         return self._bind(self._parse(sql), identity)
 
-    def explain(self, sql: str, identity: Identity) -> dict[str, Any]:
-        """How a query would be served: its index, residual and company.
+    def explain(self, sql: str, identity: Identity) -> tuple[Query, dict[str, Any]]:
+        """The query, and how its live changes would be served: index, residual and company.
 
         `sql` is a SELECT, with or without EXPLAIN before it. Raises SubscriptionRefused.
         """
@@ -97,7 +97,7 @@ class SubscriptionRequests:
         index = FilterIndex[FilterNode]() if plans is None else plans.index
         explanation = index.explain(query.filter)
         plan = None if plans is None else plans.find(query)
-        return {
+        return query, {
             "table": query.table.id,
             "index": explanation.index,
             "residual": explanation.residual,
