@@ -23,7 +23,7 @@ from kalam_notify.catchup.spans import Feed, Spans
 from kalam_notify.delivery.frames import FrameSet
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.errors import Compacted, LogUnavailable
-from kalam_notify.log.base import EventLog
+from kalam_notify.log.base import EventLog, reaches
 from kalam_notify.protocol import close, messages
 from kalam_notify.protocol.heads import Head, batch_head
 from kalam_notify.subscriptions.handle import (
@@ -135,10 +135,10 @@ class Feeder:
 
     def _acknowledge(self, handle: SubscriptionHandle, head: int) -> bool:
         """Begin what needs no rows, where the log ends at `head`; False: a snapshot is due."""
-        options, horizon = handle.options, self._log.horizon(handle.plan.table.id)
+        options, table = handle.options, handle.plan.table.id
         if options is None:
             self._acknowledge_live(handle, head)
-        elif options.from_seq is not None and horizon <= options.from_seq <= head:
+        elif options.from_seq is not None and reaches(self._log, options.from_seq, head, table):
             self._acknowledge_resumed(handle, options.from_seq)
         else:
             return False

@@ -3,9 +3,10 @@
 `open_log` makes the log that a configuration names; `base.EventLog` is what every log offers.
 """
 
+import time
 from pathlib import Path
 
-from kalam_notify.log.base import EventLog, OnAppend
+from kalam_notify.log.base import EventLog, OnAppend, reaches
 from kalam_notify.log.doorbell import ring_all
 from kalam_notify.log.memory import MemoryLog
 from kalam_notify.log.sqlite import SqliteLog
@@ -26,6 +27,7 @@ __all__ = [
     "Span",
     "SqliteLog",
     "open_log",
+    "reaches",
     "wake_followers",
 ]
 
@@ -47,11 +49,16 @@ def open_log(
     match scheme, colon, place:
         case "sqlite", ":", _:
             path = _file(place, data_dir)
-            return SqliteLog(path, durability=durability, retention=retention)
+            return SqliteLog(path, durability=durability, retention=retention, begin=_begin())
         case "memory", ":", "":
-            return MemoryLog(retention=retention)
+            return MemoryLog(retention=retention, begin=_begin())
         case _:
             raise ValueError(f"{url!r} is no log; use sqlite:, sqlite:/path/file.db or memory:")
+
+
+def _begin() -> int:
+    """Where a log that is new begins: beyond any seq of one that was here before."""
+    return min(time.time_ns() // 1000, 2**52)
 
 
 def wake_followers(url: str, data_dir: Path) -> None:

@@ -7,6 +7,9 @@ interface may know which log it is. Its edges have names:
 - `latest()`      the newest change there is: ahead of `last_seq` for as long as another process
                   has written what has not arrived here.
 - `first_seq`     the oldest change still held (`last_seq + 1` when none is).
+- `base`          where this life of the log began. A log that begins anew begins at the time in
+                  microseconds, so that a position of another life lies below it (or above
+                  `last_seq`): no reader may go on from there. Only 0 stands for `base` itself.
 - `horizon(t)`    the lowest position from which table t reads completely. A read after a lower
                   position raises `Compacted`.
 - `wait_beyond`   resumes as soon as there is a change after a position.
@@ -41,6 +44,9 @@ class EventLog(Protocol):
 
     @property
     def first_seq(self) -> int: ...
+
+    @property
+    def base(self) -> int: ...
 
     @property
     def last_seq(self) -> int: ...
@@ -149,3 +155,14 @@ class EventLog(Protocol):
 
     async def access_path(self, table: TableDef, owner: Owner, hints: Hints) -> str:
         """How a snapshot under these hints finds its rows: by a key, an index, or a scan."""
+
+
+def reaches(log: EventLog, position: int, head: int, table: TableId) -> bool:
+    """Whether a reader of the table may go on from a position of its, where the log ends at `head`.
+
+    That is so when this life of the log gave it, and nothing of the table after it is gone. 0 is
+    before the first change of every life.
+    """
+    if position == 0:
+        return log.horizon(table) <= log.base
+    return max(log.base, log.horizon(table)) <= position <= head

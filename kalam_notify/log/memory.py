@@ -61,7 +61,7 @@ class MemoryRows:
 
 
 class MemoryLog:
-    """An EventLog without a file. `clock` gives Unix time in seconds."""
+    """An EventLog without a file. `clock` gives Unix time in seconds; seqs begin after `begin`."""
 
     def __init__(
         self,
@@ -69,13 +69,15 @@ class MemoryLog:
         retention: Retention | None = None,
         trim_seconds: float = TRIM_SECONDS,
         clock: Callable[[], float] = time.time,
+        begin: int = 0,
     ) -> None:
         self.on_append: OnAppend | None = None
         self._retention = retention or Retention()
         self._trim_seconds = trim_seconds
         self._clock = clock
         self._declared: dict[TableId, TableDef] = {}
-        self._all = Window()
+        self.base = begin
+        self._all = Window(begin)
         self._runs: dict[Scope, Window] = {}
         self._rows = MemoryRows()
         self._at: dict[int, float] = {}
@@ -160,7 +162,7 @@ class MemoryLog:
             "file_bytes": 0,
             "appends": self._appends,
             "append_faults": 0,
-            "changes": self._all.last_seq,
+            "changes": self._all.last_seq - self.base,
             "last_append_seconds": 0.0,
             "first_seq": self.first_seq,
             "last_seq": self.last_seq,

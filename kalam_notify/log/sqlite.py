@@ -46,7 +46,8 @@ class SqliteLog:
     """An EventLog in one SQLite file.
 
     `clock` gives Unix time in seconds; ages in retention are told by it. `trim_seconds` is how
-    often retention is looked after (and the file looked at, should a doorbell have been lost).
+    often retention is looked after (and the file looked at, should a doorbell have been lost). A
+    log that is new begins after `begin`.
     """
 
     def __init__(
@@ -58,9 +59,11 @@ class SqliteLog:
         window_bytes: int = WINDOW_BYTES,
         trim_seconds: float = TRIM_SECONDS,
         clock: Callable[[], float] = time.time,
+        begin: int = 0,
     ) -> None:
         self.on_append: OnAppend | None = None
         self._path = path
+        self._begin = begin
         self._retention = retention or Retention()
         self._trim_seconds = trim_seconds
         self._declared: dict[TableId, TableDef] = {}
@@ -87,7 +90,7 @@ class SqliteLog:
         self._loop = asyncio.get_running_loop()
         self._writer_ended = self._loop.create_future()
         self._row_filter = LoopFilter()
-        await asyncio.to_thread(schema.prepare, self._path)
+        await asyncio.to_thread(schema.prepare, self._path, self._begin)
         try:
             await asyncio.to_thread(self._writer.start)
             self._open = True
@@ -139,6 +142,10 @@ class SqliteLog:
     @property
     def first_seq(self) -> int:
         return self._follower.first_seq
+
+    @property
+    def base(self) -> int:
+        return self._follower.base
 
     @property
     def last_seq(self) -> int:

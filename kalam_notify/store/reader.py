@@ -64,10 +64,8 @@ def read_transaction(connection: sqlite3.Connection) -> Iterator[Tail]:
 def glance(connection: sqlite3.Connection, known: Edges) -> Glance:
     """Where the file stands, and its edges unless they are those `known`."""
     with read_transaction(connection) as tail:
-        # Horizons only rise, so their sum tells whether one has.
-        (risen,) = connection.execute("SELECT ifnull(sum(horizon), 0) FROM tables").fetchone()
-        moved = risen != sum(known.horizons.values())
-        return Glance(tail.last_seq, edges(connection) if moved else None)
+        (version,) = connection.execute("SELECT trims FROM state").fetchone()
+        return Glance(tail.last_seq, edges(connection) if version != known.version else None)
 
 
 def follow(

@@ -119,13 +119,20 @@ ALTER TABLE state ADD COLUMN trims INTEGER NOT NULL DEFAULT 0;
 }
 
 
-def prepare(path: Path) -> None:
-    """Create the file, or make sure that it is a log of this version; else StorageFault."""
+def prepare(path: Path, begin: int = 0) -> None:
+    """Create the file, or make sure that it is a log of this version; else StorageFault.
+
+    A log that has never given a seq begins after `begin`.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(_connect(path)) as connection:
             if not _is_ready(path, connection):
                 _create(path, connection)
+            if begin and not _number(connection, "SELECT last_seq FROM state"):
+                # Nothing has been given yet, by whichever release or worker.
+                set_begin = "UPDATE state SET base = ?1, last_seq = ?1 WHERE last_seq = 0"
+                connection.execute(set_begin, (begin,))
             _go_on_behind_the_mark(path, connection)
     except (sqlite3.Error, OSError) as fault:
         raise StorageFault(f"{path}: cannot be opened as a log: {fault}") from fault
@@ -141,7 +148,9 @@ def _go_on_behind_the_mark(path: Path, connection: sqlite3.Connection) -> None:
     if mark > last_seq:
         # One beyond, for a client may stand at the mark itself.
         begin = mark + 1
-        connection.execute("UPDATE state SET last_seq = ?1, horizon = ?1, floor = ?1", (begin,))
+        connection.execute(
+            "UPDATE state SET last_seq = ?1, horizon = ?1, floor = ?1, trims = trims + 1", (begin,)
+        )
         _logger.warning(
             "%s ends at seq %d, but seqs up to %d were given here: it is an older copy, or has lost"
             " its end. It goes on behind %d; every client begins anew, with a snapshot.",
