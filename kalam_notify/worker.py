@@ -272,7 +272,7 @@ class Worker:
     def _why_not_ready(self) -> str | None:
         if self.shared.is_draining:
             return "draining"
-        return None if self._ready else "starting"
+        return self.log.why_not_ready() if self._ready else "starting"
 
     async def _exposition(self) -> bytes:
         return (

@@ -72,6 +72,13 @@ class EventLog(Protocol):
     def statistics(self) -> dict[str, float]:
         """Queue lengths, bytes held and the like, for metrics and /health."""
 
+    def why_not_ready(self) -> str | None:
+        """Why no change can be stored at the moment; None: as far as is known, it can.
+
+        After a failed append until one has succeeded (it is tried every second), while one has
+        been waiting for more than three, and while a file is not the one that was opened.
+        """
+
     async def start(self) -> None:
         """Open the log; raises StorageFault for files this release must not touch."""
 

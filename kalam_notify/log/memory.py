@@ -152,6 +152,9 @@ class MemoryLog:
             return max(self._horizons.values(), default=0)
         return self._horizons.get(table, 0)
 
+    def why_not_ready(self) -> str | None:
+        return None if self._open else "the log is closed"
+
     def statistics(self) -> dict[str, float]:
         return {
             "waiting_batches": 0,

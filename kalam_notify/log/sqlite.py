@@ -24,13 +24,24 @@ from kalam_notify.log.doorbell import Doorbell
 from kalam_notify.log.following import Follower
 from kalam_notify.log.pending import PendingAppends
 from kalam_notify.log.write_lock import WriteLock
-from kalam_notify.log.writer import IndexOrder, Outcome, Report, Trimmed, TrimOrder, Waiting, Writer
+from kalam_notify.log.writer import (
+    IndexOrder,
+    Outcome,
+    Probe,
+    Recovered,
+    Report,
+    Trimmed,
+    TrimOrder,
+    Waiting,
+    Writer,
+)
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
 from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.store import pages, reader, schema
 from kalam_notify.store.access import may_look_up
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.catalog import refuse_changed_shapes
+from kalam_notify.store.files import LogFiles, MovedFiles, cure
 from kalam_notify.store.filtering import LoopFilter
 from kalam_notify.store.high_water import HighWaterMark
 from kalam_notify.store.pool import ReaderPool
@@ -40,6 +51,8 @@ from kalam_notify.store.storing import Posting
 from kalam_notify.store.tables import refuse_unfit
 
 WINDOW_BYTES = 32 * 1024 * 1024
+WATCH_SECONDS = 1.0
+HANGING_SECONDS = 3.0
 
 
 class SqliteLog:
@@ -69,6 +82,7 @@ class SqliteLog:
         self._declared: dict[TableId, TableDef] = {}
         self._writer = Writer(
             lambda: schema.open_writer(path, durability),
+            LogFiles(path),
             WriteLock(path.parent),
             HighWaterMark(path),
             self._declared,
@@ -80,7 +94,13 @@ class SqliteLog:
         self._doorbell = Doorbell(path.parent)
         self._follower = Follower(self._pool, self._names, self._doorbell, window_bytes)
         self._pending = PendingAppends()
+        # Another view of the same files, for the loop's own question.
+        self._files = LogFiles(path)
+        # Why changes cannot be stored at the moment, and why the file is not what it should be.
+        self._append_fault: str | None = None
+        self._moved: str | None = None
         self._upkeep: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._open = False
 
     # -- life ------------------------------------------------------------------------------------
@@ -96,14 +116,18 @@ class SqliteLog:
             self._open = True
             self._check_shapes(self._declared.values())
             await self._follower.start()
-        except (sqlite3.Error, LogUnavailable) as fault:
+            self._files.opened()
+        except (sqlite3.Error, OSError, MovedFiles, LogUnavailable) as fault:
             await self.close()
-            raise StorageFault(f"{self._path}: cannot be read as a log: {fault}") from fault
+            raise StorageFault(
+                f"{self._path}: cannot be used as a log: {fault}; {cure(self._path, fault)}"
+            ) from fault
         except BaseException:
             await self.close()
             raise
         self._writer.put(IndexOrder())
         self._upkeep = asyncio.create_task(self._look_after(), name="log retention")
+        self._watch = asyncio.create_task(self._watch_files(), name="log files")
 
     async def close(self) -> None:
         """Store what has been posted, then let go of threads, pipe and file."""
@@ -113,9 +137,10 @@ class SqliteLog:
         self._writer.stop()
         await self._writer_ended
         self._writer.join()
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            await asyncio.gather(self._upkeep, return_exceptions=True)
+        for task in (self._upkeep, self._watch):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await self._follower.stop()
         await self._pool.close()
 
@@ -212,13 +237,44 @@ class SqliteLog:
         match report:
             case Outcome(group=group):
                 if group is not None:
+                    self._append_fault = None
                     self._follower.advance(group.before, group.changes, group.sizes)
+                elif report.fault is not None and _is_the_disks(report.fault):
+                    self._append_fault = str(report.fault)
                 self._pending.finish_batches(report, self.on_append)
+            case Recovered():
+                self._append_fault = None
             case Trimmed(edges=edges):
                 self._follower.learn(edges)
                 self._pending.finish_trim(report)
             case None:
                 self._writer_ended.set_result(None)
+
+    async def _watch_files(self) -> None:
+        """Every second: whether the files are still there, and after a fault whether it is over."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            self._moved = await asyncio.to_thread(self._why_moved)
+            if self._append_fault is not None:
+                self._writer.put(Probe())
+
+    def _why_moved(self) -> str | None:
+        try:
+            self._files.check()
+        except MovedFiles as moved:
+            return str(moved)
+        return None
+
+    def why_not_ready(self) -> str | None:
+        """See EventLog.why_not_ready."""
+        if not self._open:
+            return "the log is closed"
+        if self._moved is not None or self._append_fault is not None:
+            return self._moved or self._append_fault
+        waited = self._pending.longest_wait
+        if waited > HANGING_SECONDS:
+            return f"the log has not stored a change for {waited:.0f} s"
+        return None
 
     async def _look_after(self) -> None:
         while True:
@@ -286,8 +342,13 @@ def _concerns_others(report: Report) -> bool:
             return group is not None and bool(group.changes)
         case Trimmed(removed=removed):
             return removed > 0
-        case None:
+        case _:
             return False
+
+
+def _is_the_disks(fault: LogUnavailable) -> bool:
+    """Whether it would have refused any batch, not this one."""
+    return isinstance(fault.__cause__, sqlite3.OperationalError | MovedFiles)
 
 
 def _weight(change: PostedChange) -> int:

@@ -20,8 +20,10 @@ from typing import NamedTuple
 
 from kalam_notify.errors import LogUnavailable
 from kalam_notify.log.write_lock import WriteLock
+from kalam_notify.logs import Complaints
 from kalam_notify.model import TableDef, TableId
 from kalam_notify.store.catalog import Numbers
+from kalam_notify.store.files import LogFiles, MovedFiles
 from kalam_notify.store.high_water import HighWaterMark
 from kalam_notify.store.indexes import Indexes
 from kalam_notify.store.indexing import IndexWork, follow_all, follow_step
@@ -71,11 +73,19 @@ class Trimmed(NamedTuple):
     edges: Edges | None
 
 
+class Probe(NamedTuple):
+    """See whether the file takes changes again, where it did not."""
+
+
+class Recovered(NamedTuple):
+    """The file takes changes again."""
+
+
 class _Stop(NamedTuple):
     pass
 
 
-Report = Outcome | Trimmed | None
+Report = Outcome | Trimmed | Recovered | None
 """What the thread tells: a transaction, a finished trim, or None as its last word."""
 
 
@@ -85,6 +95,7 @@ class Writer:
     def __init__(
         self,
         connect: Callable[[], sqlite3.Connection],
+        files: LogFiles,
         write_lock: WriteLock,
         mark: HighWaterMark,
         declared: Mapping[TableId, TableDef],
@@ -92,6 +103,8 @@ class Writer:
         report: Callable[[Report], None],
     ) -> None:
         self._connect = connect
+        self._files = files
+        self._complaints = Complaints(_logger)
         self._write_lock = write_lock
         self._high_water = mark
         self._clock = clock
@@ -99,21 +112,22 @@ class Writer:
         self._numbers = Numbers(declared)
         self._indexes = Indexes()
         self._connection: sqlite3.Connection | None = None
-        self._inbox: SimpleQueue[Waiting | TrimOrder | IndexOrder | _Stop] = SimpleQueue()
+        self._inbox: SimpleQueue[Waiting | TrimOrder | IndexOrder | Probe | _Stop] = SimpleQueue()
         self._waiting: deque[Waiting] = deque()
         self._trims: deque[_Trim] = deque()
         self._index_work = IndexWork(declared, self._numbers)
         self._indexes_due = self._indexes_failed = False
         # How far each age class has walked: entries below are of other classes, for good.
         self._walked: dict[AgeClass, int] = {}
+        self._is_probed = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="kalam-log-writer", daemon=True)
 
     def start(self) -> None:
-        self._connection = self._connect()
+        self._connection = self._open()
         self._thread.start()
 
-    def put(self, order: Waiting | TrimOrder | IndexOrder) -> None:
+    def put(self, order: Waiting | TrimOrder | IndexOrder | Probe) -> None:
         self._inbox.put(order)
 
     def stop(self) -> None:
@@ -138,6 +152,10 @@ class Writer:
             if self._trims and not self._stopping:
                 with self._write_lock.turn():
                     self._trim_step(self._trims[0])
+            if self._is_probed and not self._stopping:
+                self._is_probed = False
+                with self._write_lock.turn():
+                    self._probe()
             if self._indexes.are_behind and not self._stopping:
                 with self._write_lock.turn():
                     self._follow_step()
@@ -153,7 +171,9 @@ class Writer:
 
     def _collect(self) -> None:
         """Take all that has arrived; wait for something when there is nothing to do."""
-        idle = not self._waiting and not self._trims and not self._indexes_due
+        idle = (
+            not self._waiting and not self._trims and not self._indexes_due and not self._is_probed
+        )
         while idle or not self._inbox.empty():
             idle = False
             match self._inbox.get():
@@ -166,6 +186,8 @@ class Writer:
                 case IndexOrder():
                     self._index_work.begin()
                     self._indexes_due = True
+                case Probe():
+                    self._is_probed = True
                 case _Stop():
                     self._stopping = True
 
@@ -183,16 +205,17 @@ class Writer:
     def _store_group(self, waiting: Sequence[Waiting]) -> Iterator[Outcome]:
         try:
             group = self._store(waiting)
-        except sqlite3.OperationalError as fault:
-            yield _refused(waiting, fault)
+        except (sqlite3.OperationalError, MovedFiles) as fault:
+            yield self._refused(waiting, fault)
         except Exception as fault:
             # Not the disk: one of the batches cannot be stored. The others must not pay for it.
             if len(waiting) == 1:
-                yield _refused(waiting, fault)
+                yield self._refused(waiting, fault)
                 return
             for one in waiting:
                 yield from self._store_group([one])
         else:
+            self._complaints.over()
             if group.changes:
                 self._high_water.set(group.changes[-1].seq)
             yield Outcome([one.number for one in waiting], group, None)
@@ -202,6 +225,24 @@ class Writer:
         with self._transaction() as connection:
             return store(connection, self._numbers, self._indexes, postings, self._clock())
 
+    def _refused(self, waiting: Sequence[Waiting], cause: Exception) -> Outcome:
+        self._complaints.say(
+            type(cause).__name__, f"changes could not be stored: {type(cause).__name__}: {cause}"
+        )
+        fault = LogUnavailable(f"the log could not store the changes: {cause}")
+        fault.__cause__ = cause
+        return Outcome([one.number for one in waiting], None, fault)
+
+    def _probe(self) -> None:
+        try:
+            with self._transaction() as connection:
+                connection.execute("UPDATE state SET one = one")
+        except Exception as fault:
+            _logger.debug("changes can still not be stored: %s", fault)
+            return
+        self._complaints.over()
+        self._report(Recovered())
+
     def _trim_step(self, trim: "_Trim") -> None:
         try:
             with self._transaction() as connection:
@@ -209,8 +250,9 @@ class Writer:
                 follow_all(connection)
                 finished = trim.step(connection, self._walked, self._clock())
                 found = edges(connection) if finished else None
-        except Exception:
-            _logger.exception("retention could not be applied")
+        except Exception as fault:
+            kind = type(fault).__name__
+            self._complaints.say(f"trim {kind}", f"retention could not be applied: {kind}: {fault}")
             finished, found = True, None
         if finished:
             self._trims.popleft()
@@ -239,7 +281,10 @@ class Writer:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """One write transaction: committed at the end, undone by any exception."""
-        connection = self._connection = self._connection or self._connect()
+        if self._connection is not None:
+            self._files.check()
+            self._high_water.check()
+        connection = self._connection = self._connection or self._open()
         try:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
@@ -250,6 +295,11 @@ class Writer:
             self._indexes.forget()
             self._undo(connection)
             raise
+
+    def _open(self) -> sqlite3.Connection:
+        connection = self._connect()
+        self._files.opened()
+        return connection
 
     def _undo(self, connection: sqlite3.Connection) -> None:
         try:
@@ -263,13 +313,6 @@ class Writer:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-def _refused(waiting: Sequence[Waiting], cause: Exception) -> Outcome:
-    _logger.error("changes could not be stored: %s: %s", type(cause).__name__, cause)
-    fault = LogUnavailable(f"the log could not store the changes: {cause}")
-    fault.__cause__ = cause
-    return Outcome([one.number for one in waiting], None, fault)
 
 
 class _Trim:

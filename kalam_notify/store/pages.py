@@ -56,7 +56,8 @@ _IMAGES_ALONE = (
 _ROWS_BY_SEQ = """
 SELECT group_concat(r.seq || char(9) || r.row, char(10))
 FROM (SELECT value AS seq FROM json_each(:seqs) LIMIT :limit) AS want
-CROSS JOIN rows AS r INDEXED BY rows_by_seq ON r.tbl = :tbl AND r.owner = :owner AND r.seq = want.seq
+CROSS JOIN rows AS r INDEXED BY rows_by_seq
+    ON r.tbl = :tbl AND r.owner = :owner AND r.seq = want.seq
 """
 _AT_ONCE = 64
 

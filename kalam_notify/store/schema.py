@@ -28,6 +28,7 @@ from typing import Literal
 
 from kalam_notify.errors import StorageFault
 from kalam_notify.store.bulk import CACHED_STATEMENTS
+from kalam_notify.store.files import cure
 from kalam_notify.store.high_water import read_high_water
 
 _logger = logging.getLogger(__name__)
@@ -135,7 +136,9 @@ def prepare(path: Path, begin: int = 0) -> None:
                 connection.execute(set_begin, (begin,))
             _go_on_behind_the_mark(path, connection)
     except (sqlite3.Error, OSError) as fault:
-        raise StorageFault(f"{path}: cannot be opened as a log: {fault}") from fault
+        raise StorageFault(
+            f"{path}: cannot be opened as a log: {fault}; {cure(path, fault)}"
+        ) from fault
 
 
 def _go_on_behind_the_mark(path: Path, connection: sqlite3.Connection) -> None:
