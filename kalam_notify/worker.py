@@ -94,10 +94,12 @@ class Worker:
             config.server.data_dir,
             config.log.durability,
             Retention(retention.max_age, retention.max_bytes),
+            config.log.window_bytes,
         )
         self.catalog = Catalog(
             config.tables.declared.values(),
             auto_create=config.tables.auto_create,
+            max_tables=config.limits.max_tables,
             on_create=lambda table: self.log.declare([table]),
         )
         self.manager = ConnectionsManager()
@@ -337,7 +339,11 @@ class Worker:
             self.shared.verifier = self._authenticator.tokens
             self._key_keeper.cancel()
             self._keep_keys_fresh()
-        self.catalog.replace(config.tables.declared.values(), auto_create=config.tables.auto_create)
+        self.catalog.replace(
+            config.tables.declared.values(),
+            auto_create=config.tables.auto_create,
+            max_tables=config.limits.max_tables,
+        )
         self.log.retain(Retention(config.log.retention.max_age, config.log.retention.max_bytes))
         self.requests.configure(config.websocket, config.limits.subscriptions_per_user)
         self.shared.configure(config)

@@ -9,7 +9,7 @@ from pathlib import Path
 from kalam_notify.log.base import EventLog, OnAppend, reaches
 from kalam_notify.log.doorbell import ring_all
 from kalam_notify.log.memory import MemoryLog
-from kalam_notify.log.sqlite import SqliteLog
+from kalam_notify.log.sqlite import WINDOW_BYTES, SqliteLog
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 from kalam_notify.store.schema import Durability
@@ -39,17 +39,24 @@ def open_log(
     data_dir: Path,
     durability: Durability = "commit",
     retention: Retention | None = None,
+    window_bytes: int = WINDOW_BYTES,
 ) -> EventLog:
     """The log named by `log.url`, not started yet.
 
-    `sqlite:` lives in `data_dir`, `sqlite:/path/file.db` where it says, `memory:` nowhere. Raises
-    ValueError for any other url.
+    `sqlite:` lives in `data_dir`, `sqlite:/path/file.db` where it says, `memory:` nowhere. What
+    has to be in memory of a file is bounded by `window_bytes`. Raises ValueError for any other url.
     """
     scheme, colon, place = url.partition(":")
     match scheme, colon, place:
         case "sqlite", ":", _:
             path = _file(place, data_dir)
-            return SqliteLog(path, durability=durability, retention=retention, begin=_begin())
+            return SqliteLog(
+                path,
+                durability=durability,
+                retention=retention,
+                window_bytes=window_bytes,
+                begin=_begin(),
+            )
         case "memory", ":", "":
             return MemoryLog(retention=retention, begin=_begin())
         case _:

@@ -122,7 +122,7 @@ class Follower:
     def statistics(self) -> dict[str, float]:
         return {
             "window_changes": len(self._window),
-            "window_bytes": self._window.bytes,
+            "window_bytes": self._window.memory,
             "log_bytes": self._edges.bytes + self._window.entered - self._entered,
             "first_seq": self.first_seq,
             "last_seq": self.last_seq,

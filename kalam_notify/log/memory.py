@@ -21,6 +21,7 @@ from kalam_notify.model.changes import Stored
 from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.filtering import Candidate, LoopFilter
+from kalam_notify.store.log_time import LogTime
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
 from kalam_notify.store.selection import fill_page, keep_matching
 from kalam_notify.store.settling import RowKey, Seen, settle_batch
@@ -69,12 +70,13 @@ class MemoryLog:
         retention: Retention | None = None,
         trim_seconds: float = TRIM_SECONDS,
         clock: Callable[[], float] = time.time,
+        ticking: Callable[[], float] = time.monotonic,
         begin: int = 0,
     ) -> None:
         self.on_append: OnAppend | None = None
         self._retention = retention or Retention()
         self._trim_seconds = trim_seconds
-        self._clock = clock
+        self._clock = LogTime(clock, ticking)
         self._declared: dict[TableId, TableDef] = {}
         self.base = begin
         self._all = Window(begin)

@@ -44,6 +44,7 @@ from kalam_notify.store.catalog import refuse_changed_shapes
 from kalam_notify.store.files import LogFiles, MovedFiles, cure
 from kalam_notify.store.filtering import LoopFilter
 from kalam_notify.store.high_water import HighWaterMark
+from kalam_notify.store.log_time import LogTime
 from kalam_notify.store.pool import ReaderPool
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
 from kalam_notify.store.settling import NOTHING
@@ -72,6 +73,7 @@ class SqliteLog:
         window_bytes: int = WINDOW_BYTES,
         trim_seconds: float = TRIM_SECONDS,
         clock: Callable[[], float] = time.time,
+        ticking: Callable[[], float] = time.monotonic,
         begin: int = 0,
     ) -> None:
         self.on_append: OnAppend | None = None
@@ -86,7 +88,7 @@ class SqliteLog:
             WriteLock(path.parent),
             HighWaterMark(path),
             self._declared,
-            clock,
+            LogTime(clock, ticking),
             self._report,
         )
         self._pool = ReaderPool(path)

@@ -27,9 +27,10 @@ from kalam_notify.store.files import LogFiles, MovedFiles
 from kalam_notify.store.high_water import HighWaterMark
 from kalam_notify.store.indexes import Indexes
 from kalam_notify.store.indexing import IndexWork, follow_all, follow_step
+from kalam_notify.store.log_time import LogTime
 from kalam_notify.store.retention import AgeClass
 from kalam_notify.store.storing import Group, Posting, store
-from kalam_notify.store.trimming import Edges, Step, edges, trim_by_age, trim_by_bytes
+from kalam_notify.store.trimming import Edges, Step, edges, newest_at, trim_by_age, trim_by_bytes
 
 _logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Writer:
         write_lock: WriteLock,
         mark: HighWaterMark,
         declared: Mapping[TableId, TableDef],
-        clock: Callable[[], float],
+        clock: LogTime,
         report: Callable[[Report], None],
     ) -> None:
         self._connect = connect
@@ -125,6 +126,7 @@ class Writer:
 
     def start(self) -> None:
         self._connection = self._open()
+        self._clock.not_before(newest_at(self._connection))
         self._thread.start()
 
     def put(self, order: Waiting | TrimOrder | IndexOrder | Probe) -> None:

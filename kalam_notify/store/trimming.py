@@ -56,6 +56,12 @@ class Edges(NamedTuple):
         return max(self.horizons.get(table, 0), self.floor)
 
 
+def newest_at(connection: Connection) -> float:
+    """When the newest entry was written, in Unix seconds; 0 where there is none."""
+    found = connection.execute("SELECT at FROM log ORDER BY seq DESC LIMIT 1").fetchone()
+    return 0.0 if found is None else found[0] / 1000
+
+
 def trim_by_age(connection: Connection, members: AgeClass, after: int, now: float) -> Step:
     """Remove entries of one age class that are due, beginning after a position."""
     cutoff = int((now - members.max_age) * 1000)
