@@ -9,10 +9,10 @@ PACKAGE = Path(kalam_notify.__file__).parent
 
 # Each room may import from those in rows above its own, and from itself.
 ORDER = [
-    {"version", "errors"},
+    {"version", "errors", "budget"},
     {"model"},
     {"config"},
-    {"protocol", "sql", "singleflight", "store", "auth", "logs"},
+    {"protocol", "sql", "singleflight", "store", "auth", "logs", "loops", "memory"},
     {"log"},
     {"filters"},
     {"subscriptions"},

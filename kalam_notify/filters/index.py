@@ -65,7 +65,7 @@ class FilterIndex(Generic[T]):
     """Items, each under a filter, and the look-up of those whose filter is TRUE of a row."""
 
     __slots__ = (
-        "_alpaths",
+        "_always",
         "_entries",
         "_prefixes",
         "_ranges",
@@ -81,7 +81,7 @@ class FilterIndex(Generic[T]):
         # Residuals and scanned filters asked so far.
         self.evaluations = 0
         self._entries: dict[bytes, _Entry[T]] = {}
-        self._alpaths: _Entry[T] | None = None
+        self._always: _Entry[T] | None = None
         # Made when the first filter needs them: most tables have few kinds of filters.
         self._values: HashIndex[_Entry[T]] | None = None
         self._ranges: RangeIndex[_Entry[T]] | None = None
@@ -113,7 +113,7 @@ class FilterIndex(Generic[T]):
     def matching(self, values: dict[str, Any]) -> list[T]:
         """The items whose filter is TRUE of a row's values, each once, in no special order."""
         hits = self._hits(values)
-        found: list[T] = [] if self._alpaths is None else [*self._alpaths.items]
+        found: list[T] = [] if self._always is None else [*self._always.items]
         seen: set[_Entry[T]] | None = None
         for entry in hits:
             if entry.many:
@@ -133,8 +133,42 @@ class FilterIndex(Generic[T]):
             found.extend(entry.items)
         return found
 
+    def sort_out(self, values: dict[str, Any]) -> "tuple[list[T], list[_Entry[T]]]":
+        """`matching` for whoever asks the filters himself: what is TRUE, and what is to be asked.
+
+        Ask each entry by `ask`; its `items` belong to the result where that is True.
+        """
+        found: list[T] = [] if self._always is None else [*self._always.items]
+        to_ask: list[_Entry[T]] = []
+        hits = self._hits(values)
+        for entry in dict.fromkeys(hits) if any(entry.many for entry in hits) else hits:
+            if entry.test is None:
+                found.extend(entry.items)
+            else:
+                to_ask.append(entry)
+        return found, to_ask
+
+    def ask(self, entry: "_Entry[T]", values: dict[str, Any]) -> bool:
+        """Whether what `sort_out` left to be asked is TRUE; an evaluation that raises is not."""
+        assert entry.test is not None
+        self.evaluations += 1
+        try:
+            return entry.test(values, entry.data)
+        except Exception as error:
+            self._report(entry, error)
+            return False
+
+    def is_asked(self, filter: Filter) -> bool:
+        """Whether a filter has to be asked of rows: a look-up alone cannot tell."""
+        entry = self._entries.get(filter.key)
+        if entry is not None:
+            return entry.test is not None
+        if filter.predicate in (TRUE, FALSE):
+            return False
+        return all(path.residual is not None for path in access_paths(filter.predicate))
+
     def _hits(self, values: dict[str, Any]) -> list[_Entry[T]]:
-        """The entries that the row leads to, and those that are alpaths asked."""
+        """The entries that the row leads to, and those that are always asked."""
         hits: list[_Entry[T]] = []
         if self._values is not None:
             self._values.collect(values, hits)
@@ -165,7 +199,7 @@ class FilterIndex(Generic[T]):
 
     def _file(self, predicate: Expression, entry: _Entry[T]) -> None:
         if predicate == TRUE:
-            self._alpaths = entry
+            self._always = entry
             return
         if predicate == FALSE:
             return
@@ -205,8 +239,8 @@ class FilterIndex(Generic[T]):
             self._ranges.file(term, entry)
 
     def _take(self, predicate: Expression, entry: _Entry[T]) -> None:
-        if entry is self._alpaths:
-            self._alpaths = None
+        if entry is self._always:
+            self._always = None
         if predicate in (TRUE, FALSE):
             return
         path = access_paths(predicate)[entry.choice]

@@ -7,7 +7,6 @@ for in the order in which a person would: table, kind, owner, id, rows.
 
 import json
 import math
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import orjson
@@ -65,6 +64,12 @@ def too_many(limit: int) -> ChangeRefused:
     return ChangeRefused(413, "TOO_LARGE", f"a batch holds at most max_batch_changes ({limit})")
 
 
+def too_large(limit: int, index: int, field: str) -> ChangeRefused:
+    """The refusal of a row of more than `limit` bytes."""
+    message = f"a row takes at most max_row_bytes ({limit}) as JSON"
+    return ChangeRefused(413, "TOO_LARGE", message, index=index, field=field)
+
+
 def explain(text: str, index: int, rules: Rules) -> ChangeRefused:
     """What is wrong with the change in `text`, the one at `index` of its batch."""
     try:
@@ -76,39 +81,6 @@ def explain(text: str, index: int, rules: Rules) -> ChangeRefused:
     except ChangeRefused as refusal:
         return invalid_json(refusal.message, index)
     return _Examination(index, rules).verdict(raw)
-
-
-def explain_array(text: str, rules: Rules) -> Iterator[ChangeRefused | None]:
-    """Go through an array of changes; the last thing yielded is the refusal of the first bad one.
-
-    The items before it are yielded as None, so that the caller can rest in between.
-    """
-    position = _skip_space(text, text.index("[") + 1)
-    for index in range(rules.limits.max_batch_changes):
-        try:
-            raw, position = _DECODER.raw_decode(text, position)
-            position = _skip_space(text, position)
-        except json.JSONDecodeError as fault:
-            yield invalid_json(str(fault), index)
-            return
-        except RecursionError:
-            yield invalid_json("nested too deeply", index)
-            return
-        except ChangeRefused as refusal:
-            yield invalid_json(refusal.message, index)
-            return
-        yield _Examination(index, rules).fault(raw)
-        if text[position : position + 1] != ",":
-            yield invalid_json("this is not an array of changes")
-            return
-        position = _skip_space(text, position + 1)
-    yield too_many(rules.limits.max_batch_changes)
-
-
-def _skip_space(text: str, position: int) -> int:
-    while text[position : position + 1] in (" ", "\t", "\n", "\r"):
-        position += 1
-    return position
 
 
 class _Examination:
@@ -170,6 +142,14 @@ class _Examination:
                 "table",
                 code="UNKNOWN_TABLE",
             )
+        catalog = self._rules.catalog
+        if not catalog.takes_changes(table_id):
+            raise self._refusal(
+                f"there is no table {table_id}, and no room for another one: limits.max_tables"
+                f" is {catalog.max_tables}",
+                "table",
+                code="UNKNOWN_TABLE",
+            )
         return table
 
     def _owner(self, user_id: object, table: TableDef) -> None:
@@ -202,8 +182,7 @@ class _Examination:
             raise self._refusal(fault[1], f"{field}.{fault[0]}")
         limit = self._rules.limits.max_row_bytes
         if len(orjson.dumps(row)) > limit:
-            message = f"a row takes at most max_row_bytes ({limit}) as JSON"
-            raise self._refusal(message, field, status=413, code="TOO_LARGE")
+            raise too_large(limit, self._index, field)
         return row
 
     def _column(self, column: str, field: str, table: TableDef) -> None:

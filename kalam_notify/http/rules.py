@@ -50,6 +50,16 @@ class RawChange(msgspec.Struct, gc=False):
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)] | None = None
 
 
+class _RawRows(msgspec.Struct, gc=False):
+    """The rows of a change, whatever else there is."""
+
+    row_data: msgspec.Raw = _ABSENT
+    old_data: msgspec.Raw = _ABSENT
+
+
+_RAW_ROWS = msgspec.json.Decoder(_RawRows)
+
+
 class Doubt(Exception):
     """A change breaks a rule; `refusals.explain` knows which."""
 
@@ -109,6 +119,19 @@ def depth_of(values: object) -> int:
     return depth
 
 
+def is_too_long(text: msgspec.Raw | bytes, limit: int) -> bool:
+    """Whether a row's text is so far beyond `limit` that it is not even decoded.
+
+    White space and escapes do not count, for they are not kept. A text that is up to twice too long
+    for other reasons (a name given twice, zeros at the end of a number) is given a chance.
+    """
+    if len(text) <= 2 * limit:
+        return False
+    text = bytes(text)
+    spared = sum(map(text.count, (b" ", b"\n", b"\r", b"\t", b"\\"))) + 5 * text.count(b"\\u")
+    return len(text) - spared > 2 * limit
+
+
 class _ColumnNames(set[str]):
     """Names found good. Bounded, because producers choose them."""
 
@@ -159,6 +182,8 @@ class _Target:
         """The row of a `row_data` or `old_data`; None when it is absent or null."""
         if raw is _ABSENT:
             return None
+        if is_too_long(raw, self._limits.max_row_bytes):
+            raise Doubt
         values = _decode_row(raw)
         if values is None:
             return None
@@ -225,6 +250,19 @@ class Rules:
         if target is None:
             target = self._target(raw.table)
         return target.admit(raw)
+
+    def too_long(self, change: bytes) -> str | None:
+        """The field of a change that is too long to be looked into, if there is one."""
+        limit = self.limits.max_row_bytes
+        if len(change) <= 2 * limit:
+            return None
+        try:
+            raw = _RAW_ROWS.decode(change)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        if is_too_long(raw.row_data, limit):
+            return "row_data"
+        return "old_data" if is_too_long(raw.old_data, limit) else None
 
     def _target(self, name: str) -> _Target:
         table_id = parse_table_id(name)

@@ -95,8 +95,13 @@ def _fault(text: str, error: Exception) -> Unreadable:
         return Unreadable(f"not a JSON object: {error}")
     if kind == "authenticate":
         return MalformedAuthentication(f"authenticate: {error}")
+    if isinstance(kind, str) and len(kind) > _LONGEST_KIND:
+        return Unreadable("message not understood: type is none that is known")
     return Unreadable(f"message not understood: {error}")
 
+
+# What is longer is no slip in a type's name, and may be a token in the wrong place.
+_LONGEST_KIND = 32
 
 _SUBSCRIPTION_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,128}")
 

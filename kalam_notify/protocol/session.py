@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from kalam_notify.model import ANONYMOUS, Identity
+from kalam_notify.model import ANONYMOUS, Identity, same_claims
 from kalam_notify.protocol import close, messages
 from kalam_notify.protocol.close import Close
 from kalam_notify.protocol.messages import (
@@ -40,7 +40,7 @@ class State(Enum):
 
 class Event(Enum):
     VERIFIED = "verified"  # a token held
-    REFUSED = "refused"  # a token did not hold, or was another user's
+    REFUSED = "refused"  # a token did not hold, was another user's, or has been revoked
     AUTH_DEADLINE = "auth deadline"  # auth_timeout passed
     EXPIRED = "expired"  # the token's exp plus leeway passed
     UNREADABLE = "unreadable"  # a message that is none of the protocol's
@@ -215,7 +215,7 @@ class Session:
         self._move(Event.VERIFIED)
         self.identity = identity
         welcome = Reply(messages.auth_success(identity))
-        if identity.role == before.role and identity.claims == before.claims:
+        if identity.role == before.role and same_claims(identity, before):
             return (welcome,)
         return (welcome, IdentityChanged(identity))
 
@@ -223,6 +223,13 @@ class Session:
         """A token did not hold."""
         self._move(Event.REFUSED)
         return (Reply(messages.auth_error(why)), close.AUTH_FAILED)
+
+    def revoked(self) -> Sequence[Action]:
+        """The token that held has been revoked since."""
+        if self.state is State.CLOSED:
+            return _NOTHING
+        self._move(Event.REFUSED)
+        return (Reply(messages.auth_error("the token has been revoked")), close.AUTH_REVOKED)
 
     def frame(self, now: float, limits: SessionLimits) -> Sequence[Action]:
         """A frame that is no whole message arrived: a fragment, a ping, a pong."""

@@ -21,8 +21,9 @@ from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
 from kalam_notify.auth import KeyNotYetKnown
+from kalam_notify.budget import Steps, Work
 from kalam_notify.delivery.outbox import Outbox
-from kalam_notify.errors import AuthenticationFailed, SubscriptionRefused
+from kalam_notify.errors import AuthenticationFailed, KeysUnavailable, SubscriptionRefused
 from kalam_notify.model import ConnectionId, Identity
 from kalam_notify.protocol import close, messages
 from kalam_notify.protocol.close import Close
@@ -79,6 +80,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_session",
         "_shared",
         "_transport",
+        "_work",
         "connection_id",
         "deflates",
         "outbox",
@@ -97,6 +99,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._address = address
         self._session = Session(anonymous_allowed=shared.config.auth.anonymous)
         self._inbound = Inbound(protocol, shared.websocket.max_message_bytes)
+        # A request that is work of the budget; what came after it waits.
+        self._work: Work[None] | None = None
         # Whether it stands in shared.half_received.
         self._is_half = False
         # Whether the closing handshake has begun.
@@ -171,8 +175,8 @@ class WebSocketConnection(asyncio.Protocol):
 
     # asyncio.Protocol
 
-    def open(self, transport: asyncio.Transport, token: str | None, rest: bytes) -> None:
-        """Begin, right after the 101: `token` from the Authorization header, `rest` behind it."""
+    def open(self, transport: asyncio.Transport, identity: Identity | None, rest: bytes) -> None:
+        """Begin, right after the 101: whose token came with it, and the bytes behind it."""
         self._transport = transport
         self.outbox = Outbox(self, transport, self._shared.websocket.send_buffer_bytes)
         self._gate = ReadingGate(transport)
@@ -181,9 +185,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._shared.open_sockets.add(self)
         self._shared.manager.connect(self)
         self._shared.wheel.set(self, self._next_deadline(self._last_seen))
-        if token is not None:
+        if identity is not None:
             self._corked = True
-            self._act((Verify(token),))
+            self._verified(identity)
             self._uncork()
         if rest:
             self.data_received(rest)
@@ -343,21 +347,39 @@ class WebSocketConnection(asyncio.Protocol):
                 case Throttle(seconds=seconds):
                     self._throttle(seconds)
                 case SubscriptionRequest():
-                    self._subscribe(action)
+                    self._undertake(self._subscribing(action))
                 case NextBatch():
                     self._next_batch(action)
                 case Unsubscribe(subscription_id=name):
                     self._shared.requests.unsubscribe(self, name)
                 case IdentityChanged():
-                    self._shared.requests.identity_changed(self)
+                    self._undertake(self._shared.requests.identity_changed(self))
                 case Close():
                     self.end(action)
 
-    def _subscribe(self, request: SubscriptionRequest) -> None:
+    def _subscribing(self, request: SubscriptionRequest) -> Steps[None]:
         try:
-            self._shared.requests.subscribe(self, request)
+            yield from self._shared.requests.subscribe(self, request)
         except SubscriptionRefused as refusal:
             self.send(messages.error(request.id, refusal.code, refusal.message))
+
+    # Requests that take their time
+
+    def _undertake(self, steps: Steps[None]) -> None:
+        """Have the budget do a request; what comes after it on this connection waits."""
+        owner = self.identity.user_id or self.connection_id
+        work = self._shared.budget.enter(steps, owner, self.connection_id, self._done)
+        if not work.is_over:
+            self._work = work
+            self._gate.hold(Reason.REQUESTS)
+
+    def _done(self, work: Work[None]) -> None:
+        if work.error is not None:
+            _log.error("connection %d failed", self.connection_id, exc_info=work.error)
+            self.end(close.INTERNAL_FAULT)
+        if self._work is work:
+            self._work = None
+            self._go_on(Reason.REQUESTS)
 
     def _next_batch(self, request: NextBatch) -> None:
         try:
@@ -375,8 +397,14 @@ class WebSocketConnection(asyncio.Protocol):
             self._shared.spawn(self._verify_later(token))
         except AuthenticationFailed as refusal:
             self._act(self._session.refused(refusal.message))
+        except KeysUnavailable:
+            self.end(close.KEYS_UNAVAILABLE)
         else:
             self._verified(identity)
+
+    def token_revoked(self) -> None:
+        """The token that this connection was let in with holds no longer."""
+        self._act(self._session.revoked())
 
     def _verified(self, identity: Identity) -> None:
         self._act(self._session.verified(identity))
@@ -386,24 +414,29 @@ class WebSocketConnection(asyncio.Protocol):
             shared.wheel.set(self, self._next_deadline(shared.clock()))
 
     async def _verify_later(self, token: str) -> None:
-        """Fetch the signing keys anew, then judge the token for good and hear what waited."""
+        """Have the signing keys fetched anew, then take the verdict and hear what waited."""
+        verdict: Identity | AuthenticationFailed | KeysUnavailable
         try:
-            await self._shared.verifier.refresh()
-            self._judge_again(token)
+            try:
+                verdict = await self._shared.verifier.authenticate(token)
+            except (AuthenticationFailed, KeysUnavailable) as failure:
+                # Without its traceback, which holds this frame, which holds it.
+                verdict = failure.with_traceback(None)
+            self._take_verdict(verdict)
         except Exception:
             # This task is the server's: a fault of one connection must not end it.
             _log.exception("connection %d failed", self.connection_id)
             self.end(close.INTERNAL_FAULT)
 
-    def _judge_again(self, token: str) -> None:
+    def _take_verdict(self, verdict: Identity | AuthenticationFailed | KeysUnavailable) -> None:
         if self._session.state is not State.CLOSED:
             self._corked = True
-            try:
-                identity = self._shared.verifier.verify(token)
-            except AuthenticationFailed as refusal:
-                self._act(self._session.refused(refusal.message))
+            if isinstance(verdict, AuthenticationFailed):
+                self._act(self._session.refused(verdict.message))
+            elif isinstance(verdict, KeysUnavailable):
+                self.end(close.KEYS_UNAVAILABLE)
             else:
-                self._verified(identity)
+                self._verified(verdict)
             self._uncork()
         self._go_on(Reason.KEY)
 
@@ -419,6 +452,7 @@ class WebSocketConnection(asyncio.Protocol):
         settings, session = self._shared.websocket, self._session
         if session.state is State.UNAUTHENTICATED and now >= self._deadline:
             if not self._gate.holds(Reason.KEY):
+                self._shared.verifier.failures["timeout"] += 1
                 self._act(session.auth_deadline())
                 self._part()
         elif session.state is State.AUTHENTICATED and now >= self._expiry(now):
@@ -464,6 +498,9 @@ class WebSocketConnection(asyncio.Protocol):
     def _leave(self) -> None:
         """Out of every index: nothing more is delivered. Safe to repeat."""
         self._session.ended()
+        if self._work is not None:
+            self._work.cancel()
+            self._work = None
         self._shared.requests.disconnect(self)
 
     def _set_closing(self) -> None:

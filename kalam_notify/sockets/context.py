@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from kalam_notify.budget import Budget
 from kalam_notify.catchup.feeder import Feeder
 from kalam_notify.config import Config
 from kalam_notify.model import Identity
 from kalam_notify.sockets.addresses import TrustedProxies, is_loopback
+from kalam_notify.sockets.descriptors import Descriptors
 from kalam_notify.sockets.halves import HalfReceived
 from kalam_notify.sockets.wheel import Wheel
 from kalam_notify.subscriptions.manager import ConnectionsManager
@@ -19,13 +21,24 @@ class Verifier(Protocol):
     """What checks the tokens of connections."""
 
     def verify(self, token: str) -> Identity:
-        """Raises AuthenticationFailed; KeyNotYetKnown where `refresh` could help."""
+        """Raises AuthenticationFailed (KeyNotYetKnown: `authenticate` fetches), KeysUnavailable."""
 
-    async def refresh(self) -> None: ...
+    async def authenticate(self, token: str) -> Identity:
+        """`verify` that fetches keys where that could help; never KeyNotYetKnown."""
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Authentications that failed, by reason."""
 
 
 class OpenSocket(Protocol):
     """A connection whose socket has not been closed yet."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    def token_revoked(self) -> None:
+        """End the conversation: its token holds no longer."""
 
     def abort(self) -> None:
         """Close the socket without another word."""
@@ -41,6 +54,7 @@ class Shared:
         manager: ConnectionsManager,
         desk: SubscriptionRequests,
         feeder: Feeder,
+        budget: Budget,
         *,
         clock: Callable[[], float],
         wheel: Wheel,
@@ -54,6 +68,7 @@ class Shared:
         self.manager = manager
         self.requests = desk
         self.feeder = feeder
+        self.budget = budget
         self.clock = clock
         self.wheel = wheel
         self.is_draining = False
@@ -61,6 +76,7 @@ class Shared:
         self.open_sockets: set[OpenSocket] = set()
         # Connections per client address.
         self.by_address: Counter[str] = Counter()
+        self.descriptors = Descriptors(clock)
         # Bytes of messages that have not come whole, of all connections.
         self.half_received = HalfReceived()
         # Closed connections by close code; 1006 where no close frame went either way.

@@ -13,7 +13,7 @@ Invariant: it leaves LIVE for CATCHING_UP only when the fan-out visits it, with 
     same turn of the event loop. So nothing falls between, and nothing comes twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -104,6 +104,18 @@ class Sink(Protocol):
         """Close the connection."""
 
 
+class Undertaking(Protocol):
+    """What catch-up does for subscriptions, as each of them sees it."""
+
+    def leave(self, handle: "SubscriptionHandle") -> None:
+        """The handle has ended: nothing is done for it any more."""
+
+
+def payer_of(live_query_id: LiveQueryId) -> Hashable:
+    """Who answers for what a subscription costs: its user, or a connection without one."""
+    return live_query_id.user_id or live_query_id.connection_id
+
+
 class Snapshot:
     """How far a LOADING subscription has come with its pages."""
 
@@ -127,7 +139,6 @@ class SubscriptionHandle:
         "cursor",
         "has_sibling",
         "head",
-        "is_queued",
         "live_query_id",
         "notices",
         "options",
@@ -138,6 +149,7 @@ class SubscriptionHandle:
         "snapshot",
         "sql",
         "state",
+        "undertaking",
     )
 
     def __init__(
@@ -172,13 +184,18 @@ class SubscriptionHandle:
         self.snapshot: Snapshot | None = None
         # How many first pages the feeder had begun to read when it came: a later one suits it.
         self.asked = 0
-        # Whether the feeder has it in its queue already.
-        self.is_queued = False
+        # What is being done for it; None while it is live, or waits for its socket or its client.
+        self.undertaking: Undertaking | None = None
 
     @property
     def id(self) -> str:
         """The client's own name for it."""
         return self.live_query_id.subscription_id
+
+    @property
+    def payer(self) -> Hashable:
+        """Who answers for what it costs."""
+        return payer_of(self.live_query_id)
 
     def direct_fd_moved(self) -> None:
         """The sink's descriptor is another one now."""
@@ -214,6 +231,9 @@ class SubscriptionHandle:
             self.snapshot.timer.cancel()
         self.snapshot = None
         self._move(Event.ENDED)
+        if self.undertaking is not None:
+            self.undertaking.leave(self)
+            self.undertaking = None
 
     def _move(self, event: Event) -> None:
         self.state = TRANSITIONS[self.state][event]

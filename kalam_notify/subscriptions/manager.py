@@ -10,7 +10,7 @@ whoever called it acts (sends, closes, wakes).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from kalam_notify.errors import SubscriptionRefused
@@ -25,7 +25,7 @@ from kalam_notify.model import (
     UserId,
 )
 from kalam_notify.protocol.options import Options
-from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
+from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle, payer_of
 from kalam_notify.subscriptions.plans import Counts, FilterNode, Plan, TablePlans
 
 K = TypeVar("K")
@@ -129,7 +129,7 @@ class ConnectionsManager:
             self._remove(old)
         live_query_id = LiveQueryId(user_id, connection.connection_id, subscription_id)
         owner = SHARED if query.table.is_shared else user_id
-        plan = self._acquire(query, owner)
+        plan = self._acquire(query, owner, payer_of(live_query_id))
         handle = SubscriptionHandle(live_query_id, connection, plan, sql, options, params)
         self._add(handle)
         return Subscribed(handle, old)
@@ -214,6 +214,19 @@ class ConnectionsManager:
                 if user_table == table:
                     yield from handles.values()
 
+    def demote(self, node: FilterNode) -> list[SubscriptionHandle]:
+        """Have the fan-out ask a filter no more; those that are live by it, to be set behind.
+
+        Only while nothing is under way to them.
+        """
+        if not node.plans:
+            return []
+        plan = node.plans[0]
+        plans = self._plans[plan.table.id, plan.owner]
+        if not plans.demote(node):
+            return []
+        return [handle for plan in node.plans for handle in plan.live if handle is not None]
+
     # Counts
 
     @property
@@ -248,13 +261,13 @@ class ConnectionsManager:
 
     # The indexes
 
-    def _acquire(self, query: Query, owner: Owner) -> Plan:
+    def _acquire(self, query: Query, owner: Owner, payer: Hashable) -> Plan:
         key = (query.table.id, owner)
         plans = self._plans.get(key)
         if plans is None:
             plans = self._plans[key] = TablePlans(query.table, owner, self.counts)
             plans.index.on_broken = self._note_broken
-        return plans.acquire(query)
+        return plans.acquire(query, payer)
 
     def _release(self, plan: Plan) -> None:
         key = (plan.table.id, plan.owner)

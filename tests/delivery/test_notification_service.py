@@ -189,7 +189,8 @@ async def test_live_only_changes_begin_behind_the_ack() -> None:
         it.subscribe(connection, "s", "SELECT * FROM app.orders", None)
         await it.post(it.change(ORDERS, "insert", {"id": 2}))
         await it.settle()
-        ack, change = connection.heard()
+        ack, batch, change = connection.heard()
+        assert batch["batch_control"] == ack["batch_control"]
         assert ack["batch_control"]["last_seq_id"] == 1
         assert rows_of([change]) == [2]
 

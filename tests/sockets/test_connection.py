@@ -3,15 +3,17 @@
 import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
+from helpers.budgets import AtOnce
 from helpers.transports import FakeTransport
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
+from kalam_notify.budget import Budget
 from kalam_notify.config import Config
 from kalam_notify.model import Identity, Role, UserId
 from kalam_notify.protocol.close import SLOW_READER
@@ -48,7 +50,8 @@ class Conversation:
             disconnect=lambda _: None,
             drained=lambda _: None,
             connect=lambda _: None,
-            identity_changed=lambda _: None,
+            identity_changed=lambda _: (),
+            enter=lambda *_: SimpleNamespace(is_over=True),
         )
         self.shared = Shared(
             config,
@@ -56,6 +59,7 @@ class Conversation:
             nothing,
             nothing,
             nothing,
+            cast(Budget, AtOnce()),
             clock=self.clock,
             wheel=self.wheel,
             spawn=lambda coroutine: coroutine.close(),

@@ -2,12 +2,14 @@
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
+from helpers.budgets import AtOnce
 from helpers.transports import FakeTransport
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
@@ -15,8 +17,9 @@ from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
 from kalam_notify.auth import KeyNotYetKnown
+from kalam_notify.budget import Budget
 from kalam_notify.config import Config
-from kalam_notify.errors import AuthenticationFailed
+from kalam_notify.errors import AuthenticationFailed, KeysUnavailable
 from kalam_notify.model import Identity, Role, UserId
 from kalam_notify.protocol import close
 from kalam_notify.sockets.connection import CLOSE_TIMEOUT, PARTING, WebSocketConnection
@@ -37,6 +40,8 @@ class Server:
         self.unknown_keys: set[str] = set()
         self.subscribed: list[str] = []
         self.tasks: list[Coroutine[Any, Any, None]] = []
+        self.failures: Counter[str] = Counter()
+        self.keys_are_away = False
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.wheel = Wheel(self.clock, tick=0.25)
         config = Config()
@@ -45,8 +50,8 @@ class Server:
             disconnect=lambda _: None,
             drained=lambda _: None,
             connect=lambda _: None,
-            identity_changed=lambda _: None,
-            subscribe=lambda _, request: self.subscribed.append(request.id),
+            identity_changed=lambda _: (),
+            subscribe=lambda _, request: iter([self.subscribed.append(request.id)]),
         )
         self.shared = Shared(
             msgspec.structs.replace(config, auth=auth),
@@ -54,6 +59,7 @@ class Server:
             requests,
             requests,
             requests,
+            cast(Budget, AtOnce()),
             clock=self.clock,
             wheel=self.wheel,
             spawn=self.tasks.append,
@@ -72,8 +78,12 @@ class Server:
             user_id=UserId(self.tokens[token]), role=Role.USER, claims={}, expires_at=None
         )
 
-    async def refresh(self) -> None:
+    async def authenticate(self, token: str) -> Identity:
+        """The keys are there now, or cannot be had."""
+        if self.keys_are_away:
+            raise KeysUnavailable
         self.unknown_keys.clear()
+        return self.verify(token)
 
     def finish_tasks(self) -> None:
         for task in self.tasks:
@@ -112,7 +122,8 @@ class Talk:
         server.shared.by_address[ADDRESS] += 1
         self.connection = WebSocketConnection(server.shared, self.wire, ADDRESS)
         self.transport = FakeTransport(self.connection)
-        self.connection.open(self.transport, token, b"")
+        identity = None if token is None else server.verify(token)
+        self.connection.open(self.transport, identity, b"")
 
     def send(self, *frames: bytes) -> None:
         self.connection.data_received(b"".join(frames))
@@ -215,6 +226,25 @@ def test_nobody_is_timed_out_while_the_server_fetches_a_key(server: Server) -> N
     server.finish_tasks()
     server.wait(10)
     assert talk.close_code is None, "the silence was not the client's choice"
+
+
+def test_whoever_awaits_a_key_that_cannot_be_had_is_closed_and_not_refused(server: Server) -> None:
+    server.unknown_keys.add("alice")
+    server.keys_are_away = True
+    talk = Talk(server)
+    talk.send(authenticate("alice"), subscribe("one"))
+    server.finish_tasks()
+    assert talk.close_code == 1013
+    assert b"auth_error" not in talk.transport.sent
+    assert server.subscribed == []
+
+
+def test_a_revoked_token_ends_its_connection_and_is_told(server: Server) -> None:
+    talk = Talk(server, "alice")
+    talk.connection.token_revoked()
+    assert talk.close_code == 1008
+    assert b"auth_error" in talk.transport.sent
+    talk.connection.token_revoked()
 
 
 # Work
