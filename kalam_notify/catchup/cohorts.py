@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from kalam_notify.catchup.answers import Answers
 from kalam_notify.sql import FilterIndex
 from kalam_notify.store.base import Span
 from kalam_notify.subscriptions.handle import SubscriptionHandle
@@ -16,7 +17,7 @@ class Cohort:
     it is set when the member leaves.
     """
 
-    __slots__ = ("_nodes", "cursor", "index", "is_reading", "members", "size", "span")
+    __slots__ = ("_nodes", "answers", "cursor", "index", "is_reading", "members", "size", "span")
 
     def __init__(self, cursor: int) -> None:
         self.cursor = cursor
@@ -26,6 +27,8 @@ class Cohort:
         # The filters of the members, and which of their plans are here.
         self.index: FilterIndex[FilterNode] = FilterIndex()
         self._nodes: dict[FilterNode, None] = {}
+        # What those that no look-up finds have answered; None where another filter has come.
+        self.answers: Answers | None = None
         # What was read from the file after `cursor`, and whether that is under way.
         self.span: Span | None = None
         self.is_reading = False
@@ -49,6 +52,7 @@ class Cohort:
             if plan.node not in self._nodes:
                 self._nodes[plan.node] = None
                 self.index.add(plan.filter, plan.node)
+                self.answers = None
         handles[handle] = None
         self.size += 1
         handle.undertaking = self
