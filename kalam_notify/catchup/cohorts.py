@@ -1,6 +1,6 @@
 """Subscriptions of one table that stand at one position, to be fed together."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from kalam_notify.catchup.answers import Answers
 from kalam_notify.sql import FilterIndex
@@ -17,10 +17,22 @@ class Cohort:
     it is set when the member leaves.
     """
 
-    __slots__ = ("_nodes", "answers", "cursor", "index", "is_reading", "members", "size", "span")
+    __slots__ = (
+        "_nodes",
+        "_on_deserted",
+        "answers",
+        "cursor",
+        "index",
+        "is_reading",
+        "members",
+        "size",
+        "span",
+    )
 
-    def __init__(self, cursor: int) -> None:
+    def __init__(self, cursor: int, on_deserted: Callable[[], None] = lambda: None) -> None:
         self.cursor = cursor
+        # Told when the last member has ended: nothing is to be done here any more.
+        self._on_deserted = on_deserted
         self.members: dict[Plan, dict[SubscriptionHandle, None]] = {}
         # Subscriptions.
         self.size = 0
@@ -58,6 +70,12 @@ class Cohort:
         handle.undertaking = self
 
     def leave(self, handle: SubscriptionHandle) -> None:
+        """A member has ended."""
+        self.remove(handle)
+        if not self.size:
+            self._on_deserted()
+
+    def remove(self, handle: SubscriptionHandle) -> None:
         """A member goes: it is full, level, in the wrong lane, or has ended."""
         plan = handle.plan
         handles = self.members.get(plan)
