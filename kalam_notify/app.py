@@ -8,8 +8,6 @@ import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import uvloop
-
 from kalam_notify.config import (
     Address,
     Config,
@@ -20,6 +18,7 @@ from kalam_notify.config import (
 )
 from kalam_notify.errors import ConfigurationFault, Fault
 from kalam_notify.logs import configure_logging, hide
+from kalam_notify.loops import run as run_loop
 from kalam_notify.sockets.listeners import bind, bind_all, url_of
 from kalam_notify.supervision.messages import Listening
 from kalam_notify.supervision.supervisor import Supervisor
@@ -45,7 +44,7 @@ def run(
     _raise_file_limit(config.websocket.max_connections)
     reload = _reloader(config, dev, config_file, overrides)
     if config.server.workers == 1:
-        uvloop.run(_serve(Worker(config, reload, dev=dev), _bind(config)))
+        run_loop(_serve(Worker(config, reload, dev=dev), _bind(config)))
         return 0
     return asyncio.run(_supervise(config, reload, dev))
 

@@ -203,7 +203,9 @@ class Worker:
         self.service.on_moved = self.feeder.position_moved
         self.service.on_fallen = self.feeder.wake_all
         self.service.on_broken = self.feeder.disable
-        self.requests = SubscriptionRequests(self.catalog, self.manager, self.feeder)
+        self.requests = SubscriptionRequests(
+            self.catalog, self.manager, self.feeder, self.log.newest_columns
+        )
         self.requests.configure(config.websocket, config.limits.subscriptions_per_user)
         self.shared = Shared(
             config,
@@ -379,8 +381,9 @@ class Worker:
         """Whether a change is on its way to its subscribers."""
         return self.log.waiting_bytes > 0 or not self.service.is_idle
 
-    async def _explain(self, sql: str, identity: Identity) -> Mapping[str, Any]:
-        return await self.budget.do(self.requests.explain(sql, identity), identity.user_id)
+    async def _explain(self, sql: str, identity: Identity, params: object) -> Mapping[str, Any]:
+        steps = self.requests.explain(sql, identity, params)
+        return await self.budget.do(steps, identity.user_id)
 
     # Reload and drain
 

@@ -23,7 +23,7 @@ from kalam_notify.auth.keys import PublishedKey
 
 logger = logging.getLogger(__name__)
 
-LIFETIME = 60.0
+LIFETIME = 30.0
 """Seconds that a key which its publisher has withdrawn may go on to verify tokens."""
 
 PAUSE = 2.0

@@ -11,8 +11,8 @@ from typing import Any
 
 from kalam_notify.budget import Steps
 from kalam_notify.catchup.cohorts import Cohort
+from kalam_notify.filters import Filter
 from kalam_notify.model import Change
-from kalam_notify.sql import Filter
 from kalam_notify.sql.tree import Call, Expression
 from kalam_notify.subscriptions.deltas import Delta
 from kalam_notify.subscriptions.plans import FilterNode

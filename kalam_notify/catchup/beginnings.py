@@ -66,4 +66,6 @@ def acknowledgement(
 ) -> bytes:
     """The ack, framed."""
     schema = handle.plan.projection.schema(handle.plan.table)
-    return text_frame(messages.subscription_ack(handle.id, control, schema, resumed))
+    return text_frame(
+        messages.subscription_ack(handle.id, control, schema, resumed, handle.notices)
+    )

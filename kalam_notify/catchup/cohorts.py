@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from kalam_notify.sql import FilterIndex
+from kalam_notify.filters import FilterIndex
 from kalam_notify.store.base import Span
 from kalam_notify.subscriptions.handle import SubscriptionHandle
 from kalam_notify.subscriptions.plans import FilterNode, Plan

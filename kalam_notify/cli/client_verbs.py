@@ -1,6 +1,7 @@
 """`publish`, `tail` and `explain`: the verbs that talk to a running server."""
 
 import argparse
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,7 @@ def _add_tail(verbs: "Verbs") -> None:
     parser.add_argument("--last", metavar="N", type=_seq, help="the newest N rows, then live")
     parser.add_argument("--snapshot", action="store_true", help="all rows there are, then live")
     parser.add_argument("--json", action="store_true", help="one server message per line")
+    _add_params(parser)
     parser.set_defaults(run=_tail)
 
 
@@ -66,7 +68,25 @@ def _add_explain(verbs: "Verbs") -> None:
     _add_connection(parser)
     _add_api_key(parser)
     parser.add_argument("sql", metavar="SQL", type=_sql, help="the SELECT of a subscription")
+    _add_params(parser)
     parser.set_defaults(run=_explain)
+
+
+def _add_params(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--param",
+        metavar="V",
+        action="append",
+        type=_param,
+        help="the value of $1; again for $2, ... JSON where it is JSON, else text",
+    )
+
+
+def _param(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _add_connection(parser: argparse.ArgumentParser) -> None:

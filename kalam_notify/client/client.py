@@ -115,6 +115,7 @@ class Client:
         self,
         sql: str,
         *,
+        params: Sequence[Any] = (),
         id: str | None = None,
         options: Mapping[str, Any] | None = None,
         live_only: bool = False,
@@ -123,6 +124,7 @@ class Client:
     ) -> Subscription:
         """Subscribe to a query; answered by the events of the returned subscription.
 
+        `params` are the values of `$1`, `$2`, ...: JSON scalars, or a list for `= ANY($1)`.
         Without `options` it starts with a snapshot; `live_only` leaves that out. `options` are
         the protocol's: `batch_size`, `last_rows`, `from`. An `id` in use is replaced. A reader that
         wants the events alone saves the memory of a view with `keep_view=False`.
@@ -130,7 +132,7 @@ class Client:
         if self._fault is not None:
             raise self._fault
         name = id or f"q{next(self._names)}"
-        following = Following(name, sql, None if live_only else options or {})
+        following = Following(name, sql, None if live_only else options or {}, params)
         replaced = self._subscriptions.get(name)
         subscription = Subscription(self, following, View(primary_key) if keep_view else NoView())
         self._subscriptions[name] = subscription

@@ -46,7 +46,10 @@ def explain(args: Namespace) -> int:
     """Print how the server would serve `args.sql`."""
     try:
         server = Server(args.url, args.token, api_key=args.api_key)
-        answer = server.ask("GET", f"/v1/explain?sql={quote(args.sql, safe='')}")
+        path = f"/v1/explain?sql={quote(args.sql, safe='')}"
+        if args.param:
+            path += f"&params={quote(orjson.dumps(args.param).decode(), safe='')}"
+        answer = server.ask("GET", path)
     except KalamNotifyError as fault:
         return _complain(fault)
     if answer.status != 200:

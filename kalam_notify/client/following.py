@@ -41,13 +41,20 @@ class Reaction(NamedTuple):
 class Following:
     """The state of one subscription across connections.
 
-    `options` are those of the protocol (None: live changes only); `from` among them is where the
-    cursor begins.
+    `params` are the values of `$1`, `$2`, ... in `sql`. `options` are those of the protocol (None:
+    live changes only); `from` among them is where the cursor begins.
     """
 
-    def __init__(self, id: str, sql: str, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        id: str,
+        sql: str,
+        options: Mapping[str, Any] | None = None,
+        params: Sequence[Any] = (),
+    ) -> None:
         self.id = id
         self.sql = sql
+        self.params = list(params)
         self.phase = Phase.IDLE
         self._options = None if options is None else {"on_gap": ON_GAP, **options}
         self._is_live_only = options is None
@@ -62,7 +69,9 @@ class Following:
             kept = ("batch_size", "on_gap")
             options = {name: value for name, value in (options or {}).items() if name in kept}
             options = {"on_gap": ON_GAP, **options, "from": self.cursor.position}
-        subscription = {"id": self.id, "sql": self.sql, "options": options}
+        subscription: dict[str, Any] = {"id": self.id, "sql": self.sql, "options": options}
+        if self.params:
+            subscription["params"] = self.params
         return {"type": "subscribe", "subscription": subscription}
 
     def pause(self) -> None:

@@ -159,7 +159,8 @@ def _policies(config: Config) -> Iterator[Finding]:
     if not tables:
         return
     # Here and not on top: the sql room stands beside this one, and most runs have no policy.
-    from kalam_notify.sql import Limits, check_policy, parse_policy
+    from kalam_notify.filters import check_policy
+    from kalam_notify.sql import Limits, parse_policy
 
     limits = Limits(config.websocket.max_sql_bytes, config.websocket.max_sql_terms)
     for table, policy in tables:

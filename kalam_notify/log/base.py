@@ -19,7 +19,7 @@ Invariant: `append` returns only after the batch is durable, and a batch is visi
 Invariant: a page of rows and the position it stands at (`as_of`) agree exactly.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
@@ -131,6 +131,12 @@ class EventLog(Protocol):
 
         That is so when `as_of` is below `horizon(table)`; without a primary key, where the rows are
         the log's own entries, also when `as_of` is given and `after` is below it.
+        """
+
+    def newest_columns(self, table: TableDef, owner: Owner) -> Collection[str] | None:
+        """Names that one of the newest rows has; None: there has been no row, or nobody knows.
+
+        Answered at once, for it is asked while a subscription is made. Raises LogUnavailable.
         """
 
     async def newest(

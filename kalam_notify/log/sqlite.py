@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from kalam_notify.errors import Compacted, LogUnavailable, StorageFault
@@ -34,6 +34,7 @@ from kalam_notify.store.filtering import LoopFilter
 from kalam_notify.store.high_water import HighWaterMark
 from kalam_notify.store.pool import ReaderPool
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
+from kalam_notify.store.sampling import newest_columns
 from kalam_notify.store.settling import NOTHING
 from kalam_notify.store.storing import Posting
 from kalam_notify.store.tables import refuse_unfit
@@ -124,6 +125,11 @@ class SqliteLog:
     def _check_shapes(self, tables: Iterable[TableDef]) -> None:
         with self._pool.connection() as connection:
             refuse_changed_shapes(connection, tables)
+
+    def newest_columns(self, table: TableDef, owner: Owner) -> Collection[str] | None:
+        self._require_open()
+        with self._pool.connection() as connection:
+            return newest_columns(connection, table, owner)
 
     def _require_open(self) -> None:
         if not self._open:

@@ -10,6 +10,7 @@ from kalam_notify.model.ids import (
     TableId,
     UserId,
     parse_table_id,
+    table_id,
 )
 from kalam_notify.model.rows import Row
 from kalam_notify.model.tables import Access, TableDef
@@ -34,4 +35,5 @@ __all__ = [
     "parse_table_id",
     "same_claims",
     "settle",
+    "table_id",
 ]

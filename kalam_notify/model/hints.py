@@ -6,6 +6,11 @@ hint may be ignored, or be taken more loosely than it is meant, but never more s
 
 Values are those of JSON: numbers compare as numbers (1 and 1.0 are one), text by code point, a
 boolean only with a boolean. None of the hints holds of an absent column or of NULL.
+
+A hint with a `reading` is about what a column's declared type makes of its values: a row's value
+`v` is then held against the hint by `readings.sort_key(reading, v)`, of which None is NULL, and
+the hint's values are such keys already. The keys are in the order of what they stand for and may
+be equal for neighbours, so a range or list of them is never stricter than the filter.
 """
 
 from typing import NamedTuple
@@ -18,6 +23,7 @@ class ColumnIn(NamedTuple):
 
     column: str
     values: tuple[Scalar, ...]
+    reading: str | None = None
 
 
 class ColumnRange(NamedTuple):
@@ -29,6 +35,7 @@ class ColumnRange(NamedTuple):
     column: str
     low: int | float | str | None
     high: int | float | str | None
+    reading: str | None = None
 
 
 class ColumnPrefix(NamedTuple):

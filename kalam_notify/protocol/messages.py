@@ -37,11 +37,15 @@ class Authenticate(msgspec.Struct, frozen=True, tag_field="type", tag="authentic
 
 
 class SubscriptionRequest(msgspec.Struct, frozen=True):
-    """What a client wants to see. `options` is checked by protocol/options.py."""
+    """What a client wants to see. `options` is checked by protocol/options.py.
+
+    `params` are the values of `$1`, `$2`, ... in `sql`, checked when they are bound.
+    """
 
     id: str
     sql: str
     options: dict[str, Any] | None = None
+    params: Any = None
 
 
 class Subscribe(msgspec.Struct, frozen=True, tag_field="type", tag="subscribe"):
@@ -134,6 +138,7 @@ def subscription_ack(
     batch_control: Mapping[str, Any],
     schema: Sequence[Mapping[str, Any]],
     resumed: bool | None,
+    notices: Sequence[str] = (),
 ) -> bytes:
     message: dict[str, Any] = {
         "type": "subscription_ack",
@@ -144,6 +149,8 @@ def subscription_ack(
     }
     if resumed is not None:
         message["resumed"] = resumed
+    if notices:
+        message["notices"] = notices
     return orjson.dumps(message)
 
 

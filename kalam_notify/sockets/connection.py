@@ -420,7 +420,8 @@ class WebSocketConnection(asyncio.Protocol):
             try:
                 verdict = await self._shared.verifier.authenticate(token)
             except (AuthenticationFailed, KeysUnavailable) as failure:
-                verdict = failure
+                # Without its traceback, which holds this frame, which holds it.
+                verdict = failure.with_traceback(None)
             self._take_verdict(verdict)
         except Exception:
             # This task is the server's: a fault of one connection must not end it.

@@ -10,6 +10,7 @@ from kalam_notify.catchup.feeder import Feeder
 from kalam_notify.config import Config
 from kalam_notify.model import Identity
 from kalam_notify.sockets.addresses import TrustedProxies, is_loopback
+from kalam_notify.sockets.descriptors import Descriptors
 from kalam_notify.sockets.halves import HalfReceived
 from kalam_notify.sockets.wheel import Wheel
 from kalam_notify.subscriptions.manager import ConnectionsManager
@@ -75,6 +76,7 @@ class Shared:
         self.open_sockets: set[OpenSocket] = set()
         # Connections per client address.
         self.by_address: Counter[str] = Counter()
+        self.descriptors = Descriptors(clock)
         # Bytes of messages that have not come whole, of all connections.
         self.half_received = HalfReceived()
         # Closed connections by close code; 1006 where no close frame went either way.

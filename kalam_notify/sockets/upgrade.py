@@ -84,7 +84,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._expect_request()
+        if self.shared.descriptors.admits(transport.get_extra_info("socket").fileno()):
+            self._expect_request()
+        else:
+            self._refuse(_Refusal(503, "OVERLOADED", "the server has no descriptors left"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.shared.wheel.discard(self)
@@ -182,12 +185,12 @@ class HttpProtocol(HttpToolsProtocol):
     async def _upgrade_later(self, headers: Headers, offer: Offer) -> None:
         """The token's key has to be fetched first; the client waits for its answer meanwhile."""
         identity: Identity | None = None
-        failure: Exception | None = None
+        failure: _Refusal | None = None
         try:
             identity = await self.shared.verifier.authenticate(offer.token or "")
         except Exception as fault:
             # This task is the server's: a fault of one connection must not end it.
-            failure = fault
+            failure = _as_refusal(fault)
         rest, self._rest = self._rest or b"", None
         if self.transport.is_closing():
             return
@@ -195,7 +198,7 @@ class HttpProtocol(HttpToolsProtocol):
         if failure is None:
             self._switch(headers, offer, identity, rest)
         else:
-            self._refuse(_as_refusal(failure))
+            self._refuse(failure)
 
     def _switch(
         self, headers: Headers, offer: Offer, identity: Identity | None, rest: bytes

@@ -13,7 +13,7 @@ Invariant: it leaves LIVE for CATCHING_UP only when the fan-out visits it, with 
     same turn of the event loop. So nothing falls between, and nothing comes twice.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -140,7 +140,9 @@ class SubscriptionHandle:
         "has_sibling",
         "head",
         "live_query_id",
+        "notices",
         "options",
+        "params",
         "plan",
         "sink",
         "slot",
@@ -157,12 +159,16 @@ class SubscriptionHandle:
         plan: "Plan",
         sql: str,
         options: Options | None,
+        params: Sequence[Any] = (),
     ) -> None:
         self.live_query_id = live_query_id
         self.sink = sink
         self.plan = plan
         # What was asked, to be bound anew when the identity or the table changes.
         self.sql = sql
+        self.params = params
+        # What its acknowledgement says to whoever wrote the query.
+        self.notices: Sequence[str] = ()
         # How it was asked to begin; None: live changes only.
         self.options = options
         self.state = SubscriptionState.LOADING

@@ -10,10 +10,11 @@ whoever called it acts (sends, closes, wakes).
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from kalam_notify.errors import SubscriptionRefused
+from kalam_notify.filters import Query
 from kalam_notify.model import (
     SHARED,
     ConnectionId,
@@ -24,7 +25,6 @@ from kalam_notify.model import (
     UserId,
 )
 from kalam_notify.protocol.options import Options
-from kalam_notify.sql import Query
 from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle, payer_of
 from kalam_notify.subscriptions.plans import Counts, FilterNode, Plan, TablePlans
 
@@ -113,14 +113,14 @@ class ConnectionsManager:
         options: Options | None,
         *,
         sql: str = "",
+        params: Sequence[Any] = (),
         max_per_connection: int = 0,
         max_per_user: int = 0,
     ) -> Subscribed:
         """Index a new subscription; one of the same id is closed and replaced at one stroke.
 
-        `sql` is kept with the handle. A maximum of 0 is no limit. Raises SubscriptionRefused
-        (SUBSCRIPTION_LIMIT_EXCEEDED) and
-        leaves everything as it was.
+        `sql` and `params` are kept with the handle. A maximum of 0 is no limit. Raises
+        SubscriptionRefused (SUBSCRIPTION_LIMIT_EXCEEDED) and leaves everything as it was.
         """
         old = connection.subscriptions.get(subscription_id)
         user_id = connection.identity.user_id
@@ -130,7 +130,7 @@ class ConnectionsManager:
         live_query_id = LiveQueryId(user_id, connection.connection_id, subscription_id)
         owner = SHARED if query.table.is_shared else user_id
         plan = self._acquire(query, owner, payer_of(live_query_id))
-        handle = SubscriptionHandle(live_query_id, connection, plan, sql, options)
+        handle = SubscriptionHandle(live_query_id, connection, plan, sql, options, params)
         self._add(handle)
         return Subscribed(handle, old)
 

@@ -8,9 +8,9 @@ interned: made by the first subscription, dropped with the last.
 
 from collections.abc import Hashable, Iterator, Sequence
 
+from kalam_notify.filters import Filter, FilterIndex, Projection, Query
 from kalam_notify.model import Change, Owner, TableDef
 from kalam_notify.protocol.heads import Head
-from kalam_notify.sql import Filter, FilterIndex, Projection, Query
 from kalam_notify.subscriptions.deltas import Delta, delta
 from kalam_notify.subscriptions.handle import NO_FD, SubscriptionHandle
 from kalam_notify.subscriptions.routing import both_images, one_image

@@ -6,29 +6,22 @@ them comes as steps of the budget; whoever does them sees to it that requests of
 effect in the order they came.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
 from kalam_notify.budget import Steps
 from kalam_notify.errors import SubscriptionRefused
+from kalam_notify.filters import FilterIndex, Query, bind
 from kalam_notify.model import SHARED, Identity, TableDef, TableId
 from kalam_notify.model.catalog import Catalog
 from kalam_notify.protocol import messages
 from kalam_notify.protocol.messages import NextBatch, SubscriptionRequest
 from kalam_notify.protocol.options import UNREACHABLE, Options, parse_options, parse_seq
-from kalam_notify.sql import (
-    FilterIndex,
-    Limits,
-    Query,
-    Select,
-    bind,
-    parse,
-    parse_explain,
-    parse_policy,
-)
+from kalam_notify.sql import Limits, Select, parse, parse_explain, parse_policy
 from kalam_notify.subscriptions.handle import SubscriptionHandle
 from kalam_notify.subscriptions.manager import Connection, ConnectionsManager
+from kalam_notify.subscriptions.notices import ColumnsOf, Notices
 from kalam_notify.subscriptions.plans import FilterNode
 
 __all__ = ["RequestLimits", "SubscriptionRequests"]
@@ -63,10 +56,17 @@ class Starter(Protocol):
 class SubscriptionRequests:
     """Serves the subscribe, next_batch and unsubscribe requests of all connections."""
 
-    def __init__(self, catalog: Catalog, manager: ConnectionsManager, starter: Starter) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        manager: ConnectionsManager,
+        starter: Starter,
+        columns_of: ColumnsOf = lambda table, owner: None,
+    ) -> None:
         self._catalog = catalog
         self._manager = manager
         self._starter = starter
+        self._notices = Notices(columns_of)
 
     def configure(self, limits: RequestLimits, subscriptions_per_user: int) -> None:
         """Take the limits of a (re)loaded configuration; a count of 0 is no limit."""
@@ -79,13 +79,20 @@ class SubscriptionRequests:
         options = parse_options(
             request.options, batch_size=limits.batch_size, max_batch_size=limits.max_batch_size
         )
-        select = self._parse(request.sql)
+        select, params = self._parse(request.sql), _params(request.params)
         yield
-        query = self._bind(select, connection.identity)
+        query = self._bind(select, connection.identity, params)
         yield
-        self._start(connection, request.id, select.source.text, query, options)
+        handle = self._start(connection, request.id, select.source.text, params, query, options)
+        handle.notices = self._notices.of(
+            select,
+            query.table,
+            connection.identity,
+            is_declared=self._catalog.is_declared(query.table.id),
+        )
+        self._starter.begin(handle)
 
-    def explain(self, sql: str, identity: Identity) -> Steps[dict[str, Any]]:
+    def explain(self, sql: str, identity: Identity, params: object = None) -> Steps[dict[str, Any]]:
         """How a query would be served: its index, residual and company.
 
         `sql` is a SELECT, with or without EXPLAIN before it. Raises SubscriptionRefused.
@@ -94,7 +101,7 @@ class SubscriptionRequests:
         starts = sql.lstrip()[:7].upper() == "EXPLAIN"
         select = (parse_explain if starts else parse)(sql, limits)
         yield
-        query = self._bind(select, identity)
+        query = self._bind(select, identity, _params(params))
         yield
         owner = SHARED if query.table.is_shared else identity.user_id
         plans = self._manager.plans(query.table.id, owner)
@@ -114,13 +121,13 @@ class SubscriptionRequests:
     def _parse(self, sql: str) -> Select:
         return parse(sql, Limits(self._limits.max_sql_bytes, self._limits.max_sql_terms))
 
-    def _bind(self, select: Select, identity: Identity) -> Query:
+    def _bind(self, select: Select, identity: Identity, params: Sequence[Any]) -> Query:
         table = self._admitted(select.table, identity)
         policy = None
         if table.policy is not None:
             limits = Limits(self._limits.max_sql_bytes, self._limits.max_sql_terms)
             policy = _parse_policy(table.policy, limits)
-        return bind(select, table, identity, policy)
+        return bind(select, table, identity, policy, params)
 
     def _admitted(self, table_id: TableId, identity: Identity) -> TableDef:
         table = self._catalog.get(table_id)
@@ -135,9 +142,10 @@ class SubscriptionRequests:
         connection: Connection,
         name: str,
         sql: str,
+        params: Sequence[Any],
         query: Query,
         options: Options | None,
-    ) -> None:
+    ) -> SubscriptionHandle:
         # What an old subscription of this name still holds back goes out before the new ack.
         connection.flush()
         handle, _ = self._manager.subscribe(
@@ -146,10 +154,11 @@ class SubscriptionRequests:
             query,
             options,
             sql=sql,
+            params=params,
             max_per_connection=self._limits.max_subscriptions_per_connection,
             max_per_user=self._subscriptions_per_user,
         )
-        self._starter.begin(handle)
+        return handle
 
     def next_batch(self, connection: Connection, request: NextBatch) -> bool:
         """Send the next page of a snapshot; raises SubscriptionRefused.
@@ -192,14 +201,16 @@ class SubscriptionRequests:
         try:
             select = self._parse(handle.sql)
             yield
-            query = self._bind(select, connection.identity)
+            query = self._bind(select, connection.identity, handle.params)
             if handle.is_closed or (
                 query.table == plan.table
                 and query.filter.key == plan.filter.key
                 and query.projection.key == plan.projection.key
             ):
                 return
-            self._start(connection, handle.id, handle.sql, query, _afresh(handle.options))
+            options = _afresh(handle.options)
+            renewed = self._start(connection, handle.id, handle.sql, handle.params, query, options)
+            self._starter.begin(renewed)
         except SubscriptionRefused as refusal:
             if not handle.is_closed:
                 connection.flush()
@@ -217,3 +228,12 @@ def _afresh(options: Options | None) -> Options:
         why = "what you may see of it has changed; subscribe again without `from`"
         raise SubscriptionRefused("RESUME_EXPIRED", why)
     return Options(options.batch_size, from_seq=UNREACHABLE, on_gap="snapshot")
+
+
+def _params(given: object) -> Sequence[Any]:
+    """The values of a request's parameters; None is none."""
+    if given is None:
+        return ()
+    if not isinstance(given, list):
+        raise SubscriptionRefused("INVALID_SQL", "params is a list: the value of $1, of $2, ...")
+    return tuple(given)

@@ -25,8 +25,8 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from kalam_notify.filters import Filter, FilterIndex
 from kalam_notify.model import Change
-from kalam_notify.sql import Filter, FilterIndex
 from kalam_notify.sql.tree import Call, Constant, Expression
 from kalam_notify.subscriptions.deltas import Delta
 from kalam_notify.subscriptions.routing import both_images, one_image

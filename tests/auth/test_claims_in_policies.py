@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from kalam_notify.filters import Query, bind
 from kalam_notify.model import Identity, Role, TableDef, UserId, parse_table_id
-from kalam_notify.sql import Limits, Query, bind, parse, parse_policy
+from kalam_notify.sql import Limits, parse, parse_policy
 
 TABLE_ID = parse_table_id("app.docs")
 assert TABLE_ID is not None

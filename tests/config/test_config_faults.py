@@ -219,7 +219,10 @@ def test_a_declared_table_mirrors_its_declaration(load) -> None:
     ).tables.declared["app.orders"]
     assert (table.id, table.kind, table.access) == ("app.orders", "shared", "public")
     assert table.primary_key == ("b", "a")
-    assert list(table.columns.items()) == [("a", "BigInt"), ("b", "Text")]
+    assert [(name, str(kind)) for name, kind in table.columns.items()] == [
+        ("a", "BigInt"),
+        ("b", "Text"),
+    ]
     assert (table.policy, table.max_age) == (None, 5400.0)
 
 

@@ -8,9 +8,9 @@ from helpers.sinks import FakeConnection
 from helpers.world import World, world
 
 from kalam_notify.errors import LogUnavailable
+from kalam_notify.filters import Filter
 from kalam_notify.log import MemoryLog, Page, PageRequest
 from kalam_notify.model import ANONYMOUS, TableDef, TableId
-from kalam_notify.sql import Filter
 
 ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 ALL = "SELECT * FROM app.orders"

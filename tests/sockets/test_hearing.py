@@ -19,7 +19,7 @@ from websockets.server import ServerProtocol
 from kalam_notify.auth import KeyNotYetKnown
 from kalam_notify.budget import Budget
 from kalam_notify.config import Config
-from kalam_notify.errors import AuthenticationFailed
+from kalam_notify.errors import AuthenticationFailed, KeysUnavailable
 from kalam_notify.model import Identity, Role, UserId
 from kalam_notify.protocol import close
 from kalam_notify.sockets.connection import CLOSE_TIMEOUT, PARTING, WebSocketConnection
@@ -40,6 +40,8 @@ class Server:
         self.unknown_keys: set[str] = set()
         self.subscribed: list[str] = []
         self.tasks: list[Coroutine[Any, Any, None]] = []
+        self.failures: Counter[str] = Counter()
+        self.keys_are_away = False
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.wheel = Wheel(self.clock, tick=0.25)
         config = Config()
@@ -76,11 +78,10 @@ class Server:
             user_id=UserId(self.tokens[token]), role=Role.USER, claims={}, expires_at=None
         )
 
-    @property
-    def failures(self) -> Counter[str]:
-        return Counter()
-
     async def authenticate(self, token: str) -> Identity:
+        """The keys are there now, or cannot be had."""
+        if self.keys_are_away:
+            raise KeysUnavailable
         self.unknown_keys.clear()
         return self.verify(token)
 
@@ -225,6 +226,25 @@ def test_nobody_is_timed_out_while_the_server_fetches_a_key(server: Server) -> N
     server.finish_tasks()
     server.wait(10)
     assert talk.close_code is None, "the silence was not the client's choice"
+
+
+def test_whoever_awaits_a_key_that_cannot_be_had_is_closed_and_not_refused(server: Server) -> None:
+    server.unknown_keys.add("alice")
+    server.keys_are_away = True
+    talk = Talk(server)
+    talk.send(authenticate("alice"), subscribe("one"))
+    server.finish_tasks()
+    assert talk.close_code == 1013
+    assert b"auth_error" not in talk.transport.sent
+    assert server.subscribed == []
+
+
+def test_a_revoked_token_ends_its_connection_and_is_told(server: Server) -> None:
+    talk = Talk(server, "alice")
+    talk.connection.token_revoked()
+    assert talk.close_code == 1008
+    assert b"auth_error" in talk.transport.sent
+    talk.connection.token_revoked()
 
 
 # Work

@@ -15,11 +15,11 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from kalam_notify.sql.access import Access, Begins, Equals, Term, explain, rivals
-from kalam_notify.sql.compiler import Test, compile_predicate
+from kalam_notify.filters.access import Access, Begins, Equals, Term, access_paths, explain
+from kalam_notify.filters.compiler import Test, compile_predicate
+from kalam_notify.filters.filter import Filter
+from kalam_notify.filters.lookups import HashIndex, PrefixIndex, RangeIndex
 from kalam_notify.sql.describe import describe
-from kalam_notify.sql.filters import Filter
-from kalam_notify.sql.shelves import PrefixShelf, RangeShelf, ValueShelf
 from kalam_notify.sql.tree import FALSE, TRUE, Expression
 
 T = TypeVar("T", bound=Hashable)
@@ -43,7 +43,7 @@ class _Entry(Generic[T]):
         # The compiled residual and its data; None: what was met is TRUE.
         self.test: Test | None = None
         self.data: tuple[Any, ...] = ()
-        # Which of the filter's rival ways it is filed by.
+        # Which of the filter's rival paths it is filed by.
         self.choice = 0
         # Whether one row can lead here by more than one term.
         self.many = False
@@ -80,12 +80,12 @@ class FilterIndex(Generic[T]):
         self.on_broken = on_broken
         # Residuals and scanned filters asked so far.
         self.evaluations = 0
-        self._entries: dict[Expression, _Entry[T]] = {}
+        self._entries: dict[bytes, _Entry[T]] = {}
         self._always: _Entry[T] | None = None
         # Made when the first filter needs them: most tables have few kinds of filters.
-        self._values: ValueShelf[_Entry[T]] | None = None
-        self._ranges: RangeShelf[_Entry[T]] | None = None
-        self._prefixes: PrefixShelf[_Entry[T]] | None = None
+        self._values: HashIndex[_Entry[T]] | None = None
+        self._ranges: RangeIndex[_Entry[T]] | None = None
+        self._prefixes: PrefixIndex[_Entry[T]] | None = None
         self._scanned: dict[_Entry[T], None] | None = None
 
     def __len__(self) -> int:
@@ -94,20 +94,20 @@ class FilterIndex(Generic[T]):
 
     def add(self, filter: Filter, item: T) -> None:
         """File an item under a filter. Filing it twice is filing it once."""
-        entry = self._entries.get(filter.predicate)
+        entry = self._entries.get(filter.key)
         if entry is not None:
             return entry.add(item)
-        entry = self._entries[filter.predicate] = _Entry(item)
+        entry = self._entries[filter.key] = _Entry(item)
         return self._file(filter.predicate, entry)
 
     def discard(self, filter: Filter, item: T) -> None:
         """Forget an item under a filter; an item that is not there is no error."""
-        entry = self._entries.get(filter.predicate)
+        entry = self._entries.get(filter.key)
         if entry is None:
             return
         entry.discard(item)
         if not entry.items:
-            del self._entries[filter.predicate]
+            del self._entries[filter.key]
             self._take(filter.predicate, entry)
 
     def matching(self, values: dict[str, Any]) -> list[T]:
@@ -160,12 +160,12 @@ class FilterIndex(Generic[T]):
 
     def is_asked(self, filter: Filter) -> bool:
         """Whether a filter has to be asked of rows: a look-up alone cannot tell."""
-        entry = self._entries.get(filter.predicate)
+        entry = self._entries.get(filter.key)
         if entry is not None:
             return entry.test is not None
         if filter.predicate in (TRUE, FALSE):
             return False
-        return all(way.residual is not None for way in rivals(filter.predicate))
+        return all(path.residual is not None for path in access_paths(filter.predicate))
 
     def _hits(self, values: dict[str, Any]) -> list[_Entry[T]]:
         """The entries that the row leads to, and those that are always asked."""
@@ -188,14 +188,14 @@ class FilterIndex(Generic[T]):
 
     def explain(self, filter: Filter) -> Explanation:
         """How this filter is found here, whether or not it is filed."""
-        entry = self._entries.get(filter.predicate)
+        entry = self._entries.get(filter.key)
         shared = 0 if entry is None else len(entry.items)
         if filter.predicate in (TRUE, FALSE):
             return Explanation("every row" if filter.matches_all else "no row", None, shared)
-        ways = rivals(filter.predicate)
-        way = ways[self._least_crowded(ways) if entry is None else entry.choice]
-        residual = None if way.residual is None else describe(way.residual)
-        return Explanation("scan" if way.terms is None else explain(way.terms), residual, shared)
+        paths = access_paths(filter.predicate)
+        path = paths[self._most_selective(paths) if entry is None else entry.choice]
+        residual = None if path.residual is None else describe(path.residual)
+        return Explanation("scan" if path.terms is None else explain(path.terms), residual, shared)
 
     def _file(self, predicate: Expression, entry: _Entry[T]) -> None:
         if predicate == TRUE:
@@ -203,38 +203,39 @@ class FilterIndex(Generic[T]):
             return
         if predicate == FALSE:
             return
-        ways = rivals(predicate)
-        entry.choice = self._least_crowded(ways)
-        way = ways[entry.choice]
-        if way.residual is not None:
-            entry.test, entry.data = compile_predicate(way.residual)
-        if way.terms is None:
+        paths = access_paths(predicate)
+        entry.choice = self._most_selective(paths)
+        path = paths[entry.choice]
+        if path.residual is not None:
+            entry.test, entry.data = compile_predicate(path.residual)
+        if path.terms is None:
             self._scanned = {} if self._scanned is None else self._scanned
             self._scanned[entry] = None
             return
-        entry.many = _can_meet_twice(way.terms)
-        for term in way.terms:
+        entry.many = _can_meet_twice(path.terms)
+        for term in path.terms:
             self._file_term(term, entry)
 
-    def _least_crowded(self, ways: list[Access]) -> int:
-        """The place in `ways` of the one that leads to the fewest filters now."""
-        if len(ways) == 1 or self._values is None:
+    def _most_selective(self, paths: list[Access]) -> int:
+        """The place in `paths` of the one that leads to the fewest filters now."""
+        if len(paths) == 1 or self._values is None:
             return 0
-        crowd = self._values.crowd
-        crowds = [
-            sum(crowd(term) for term in way.terms or () if isinstance(term, Equals)) for way in ways
+        count = self._values.count
+        counts = [
+            sum(count(term) for term in path.terms or () if isinstance(term, Equals))
+            for path in paths
         ]
-        return crowds.index(min(crowds))
+        return counts.index(min(counts))
 
     def _file_term(self, term: Term, entry: _Entry[T]) -> None:
         if isinstance(term, Equals):
-            self._values = ValueShelf() if self._values is None else self._values
+            self._values = HashIndex() if self._values is None else self._values
             self._values.file(term, entry)
         elif isinstance(term, Begins):
-            self._prefixes = PrefixShelf() if self._prefixes is None else self._prefixes
+            self._prefixes = PrefixIndex() if self._prefixes is None else self._prefixes
             self._prefixes.file(term, entry)
         else:
-            self._ranges = RangeShelf() if self._ranges is None else self._ranges
+            self._ranges = RangeIndex() if self._ranges is None else self._ranges
             self._ranges.file(term, entry)
 
     def _take(self, predicate: Expression, entry: _Entry[T]) -> None:
@@ -242,10 +243,10 @@ class FilterIndex(Generic[T]):
             self._always = None
         if predicate in (TRUE, FALSE):
             return
-        way = rivals(predicate)[entry.choice]
-        if way.terms is None and self._scanned is not None:
+        path = access_paths(predicate)[entry.choice]
+        if path.terms is None and self._scanned is not None:
             self._scanned.pop(entry, None)
-        for term in way.terms or ():
+        for term in path.terms or ():
             self._take_term(term, entry)
 
     def _take_term(self, term: Term, entry: _Entry[T]) -> None:

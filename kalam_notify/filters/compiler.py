@@ -16,33 +16,45 @@ keeps the source linear in the predicate and within what Python's own parser can
 """
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
+from kalam_notify.model.readings import Clock, Instant
 from kalam_notify.sql.cache import LatestCache
-from kalam_notify.sql.instants import Instant
+from kalam_notify.sql.containment import Json
 from kalam_notify.sql.like import compile_like, literal_prefix
-from kalam_notify.sql.tree import COMPARISONS, Call, Column, Constant, Expression, is_predicate
-from kalam_notify.sql.values import FUNCTIONS
+from kalam_notify.sql.operators import FUNCTIONS
+from kalam_notify.sql.tree import (
+    COMPARISONS,
+    Call,
+    Column,
+    Constant,
+    Expression,
+    is_predicate,
+    postorder,
+)
 
 Test = Callable[[dict[str, Any], tuple[Any, ...]], bool]
 """A compiled predicate: (values of the row, its data) -> whether it is TRUE."""
 
 _OPPOSITE = {"=": "<>", "<>": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _PYTHON = {"=": "==", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
-_FAMILY = {"int": "number", "float": "number", "text": "text", "bool": "bool"} | {
-    "instant": "instant"
+_FAMILY = dict.fromkeys(("int", "float", "decimal"), "number") | {
+    kind: kind for kind in ("text", "bool", "instant", "clock")
 }
 _OF_FAMILY = {
     "number": "{0}.__class__ in NUMBERS",
     "text": "{0}.__class__ is str",
     "bool": "{0}.__class__ is bool",
     "instant": "{0}.__class__ is Instant",
+    "clock": "{0}.__class__ is Clock",
 }
 _DEEPEST = 20
 _NAMES = {op: f"f{index}" for index, op in enumerate(FUNCTIONS)}
 _GLOBALS = {
-    "NUMBERS": (int, float),
+    "NUMBERS": (int, float, Decimal),
     "Instant": Instant,
+    "Clock": Clock,
     **{_NAMES[op]: function for op, function in FUNCTIONS.items()},
 }
 
@@ -50,6 +62,7 @@ _GLOBALS = {
 def compile_predicate(predicate: Expression) -> tuple[Test, tuple[Any, ...]]:
     """The function that tells whether a predicate is TRUE of a row, and the data it wants."""
     writer = _Writer()
+    writer.prepare(predicate)
     result = writer.true(predicate)
     return _function(writer.source(result)), tuple(writer.data)
 
@@ -82,6 +95,16 @@ class _Writer:
         body = ["get = row.get", *unpacked, *self.lines, f"return {result}"]
         return "def test(row, data):\n" + "\n".join(f"    {line}" for line in body)
 
+    def prepare(self, predicate: Expression) -> None:
+        """Compute what is deep inside ahead, so that nothing below recurses far."""
+        heights: dict[int, int] = {}
+        for call in postorder(predicate):
+            height = heights[id(call)] = 1 + max(
+                (heights.get(id(arg), 0) for arg in call.args), default=0
+            )
+            if height % _DEEPEST == 0 and call.op not in ("and", "or", "not"):
+                self.done[id(call)] = self.ahead(self.value(call))
+
     def bind(self, datum: Any) -> str:
         """The variable that holds a piece of data."""
         self.data.append(datum)
@@ -112,6 +135,9 @@ class _Writer:
         if isinstance(p, Constant):
             return str(p.value is wanted)
         assert isinstance(p, Call), p
+        done = self.done.get(id(p))
+        if done is not None:
+            return f"({done} is {wanted})"
         if p.op in ("and", "or"):
             word = p.op if wanted else {"and": "or", "or": "and"}[p.op]
             ask = self.true if wanted else self.false
@@ -228,6 +254,8 @@ class _Writer:
     def _constant(self, found: Constant) -> str:
         if found.kind in ("null", "bool"):
             return str(found.value)
+        if found.kind == "json":
+            return self.bind(Json(found.value))
         return self.bind(found.value)
 
 

@@ -1,12 +1,14 @@
 """The WHERE clause of a query, ready to be asked."""
 
-from collections.abc import Hashable
+from hashlib import blake2b
 from typing import Any
 
+from kalam_notify.filters.compiler import Test, compile_predicate
+from kalam_notify.filters.cost import cost_of
+from kalam_notify.filters.hints import facts_of, hints_of
 from kalam_notify.model.hints import Hint
-from kalam_notify.sql.compiler import Test, compile_predicate
 from kalam_notify.sql.describe import describe
-from kalam_notify.sql.hints import hints_of
+from kalam_notify.sql.normal import order
 from kalam_notify.sql.tree import FALSE, TRUE, Expression
 
 
@@ -16,17 +18,15 @@ class Filter:
     Two filters that mean the same (see `normal`) are equal.
     """
 
-    __slots__ = ("_data", "_test", "predicate")
+    __slots__ = ("_data", "_test", "key", "predicate")
 
     def __init__(self, predicate: Expression) -> None:
         self.predicate = predicate
+        # A digest of the normal form: as good as the form itself, and quick to compare.
+        text = order(predicate).encode("utf-8", "surrogatepass")
+        self.key = blake2b(text, digest_size=20).digest()
         self._test: Test | None = None
         self._data: tuple[Any, ...] = ()
-
-    @property
-    def key(self) -> Hashable:
-        """The normal form itself."""
-        return self.predicate
 
     @property
     def matches_all(self) -> bool:
@@ -43,6 +43,16 @@ class Filter:
         """At least one of these holds of every row that matches; None: nothing is known."""
         return hints_of(self.predicate)
 
+    @property
+    def facts(self) -> tuple[Hint, ...]:
+        """All of these hold of every row that matches: equalities, lists, ranges and prefixes."""
+        return facts_of(self.predicate)
+
+    @property
+    def cost(self) -> int:
+        """How dear one evaluation is at most, in comparisons; a LIKE counts for several."""
+        return cost_of(self.predicate)
+
     def matches(self, values: dict[str, Any]) -> bool:
         """Whether the filter is TRUE of a row's values. May be called from any thread."""
         test = self._test
@@ -58,10 +68,10 @@ class Filter:
         return describe(self.predicate)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Filter) and self.predicate == other.predicate
+        return isinstance(other, Filter) and self.key == other.key
 
     def __hash__(self) -> int:
-        return hash(self.predicate)
+        return hash(self.key)
 
     def __repr__(self) -> str:
         return f"Filter({self.sql})"

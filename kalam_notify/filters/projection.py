@@ -34,9 +34,9 @@ class Projection:
     def schema(self, table: TableDef) -> list[dict[str, Any]]:
         """`[{"name", "data_type", "index", "flags"?}]`, in the order of the payload's columns.
 
-        `data_type` is the declared type, "Json" where none is declared; `flags` is ["pk"] for the
-        columns of the primary key. Under `*` these are the declared columns, or the primary key
-        alone where the table declares none.
+        `data_type` is the declared type as KalamDB's clients read it, "Json" where none is
+        declared; `flags` is ["pk"] for the columns of the primary key. Under `*` these are the
+        declared columns, or the primary key alone where the table declares none.
         """
         names = self.names(table.primary_key)
         if names is None:
@@ -55,7 +55,9 @@ class Projection:
 
 
 def _described(table: TableDef, index: int, name: str) -> dict[str, Any]:
-    column = {"name": name, "data_type": (table.columns or {}).get(name, "Json"), "index": index}
+    declared = (table.columns or {}).get(name)
+    data_type = "Json" if declared is None else declared.wire
+    column: dict[str, Any] = {"name": name, "data_type": data_type, "index": index}
     if name in table.primary_key:
         column["flags"] = ["pk"]
     return column

@@ -1,17 +1,37 @@
 """What the operators and functions make of values. Every function here is total: no value that
 JSON can hold makes it raise, and what has no answer is None (NULL, UNKNOWN).
 
-Values are None, bool, int, float, str, Instant, and JSON arrays and objects (list, dict). Two
-values compare when both are numbers, both text, both booleans or both instants. Arrays and objects
-compare with nothing.
+Values are None, bool, int, float, Decimal, str, Instant, Clock, and JSON arrays and objects (list,
+dict). Two values compare when both are numbers, both text, both booleans, both instants or both
+times of day. Arrays and objects compare with nothing.
 """
 
 import json
 import math
+import operator
 from collections.abc import Callable
+from decimal import MAX_EMAX, MIN_EMIN, ROUND_HALF_UP, Context, Decimal, localcontext
 from typing import Any
 
-from kalam_notify.sql.instants import Instant, parse_instant
+from kalam_notify.model.readings import (
+    MAX_DIGITS,
+    Clock,
+    Instant,
+    bounded,
+    clock_of,
+    instant_of,
+    uuid_of,
+)
+from kalam_notify.sql.casts import (
+    as_boolean,
+    as_date,
+    as_double,
+    as_integer,
+    as_numeric,
+    as_real,
+    as_text,
+)
+from kalam_notify.sql.containment import contains, has_key
 from kalam_notify.sql.like import BadPattern, cached_like
 from kalam_notify.sql.logic import Truth
 
@@ -21,10 +41,19 @@ MAX_TEXT = 1_048_576
 MAX_TRIMMED = 256
 """Different characters that TRIM can take off; with more the result is NULL."""
 
-_FAMILY: dict[type, str] = {int: "number", float: "number", str: "text", bool: "bool"} | {
-    Instant: "instant"
+MAX_INTEGER = 10**4000
+"""A sum or product of integers as large as this is NULL: its digits could not be written."""
+
+_FAMILY: dict[type, str] = {
+    int: "number",
+    float: "number",
+    Decimal: "number",
+    str: "text",
+    bool: "bool",
+    Instant: "instant",
+    Clock: "clock",
 }
-_NUMBERS = (int, float)
+_NUMBERS = (int, float, Decimal)
 
 
 def comparable(a: Any, b: Any) -> bool:
@@ -33,35 +62,35 @@ def comparable(a: Any, b: Any) -> bool:
     return family is not None and family == _FAMILY.get(b.__class__)
 
 
-def equal(a: Any, b: Any) -> Truth:
-    return a == b if comparable(a, b) else None
+def _alike(a: Any, b: Any) -> tuple[Any, Any]:
+    """A decimal and a double, both as decimals: 0.1 is a tenth in either."""
+    if a.__class__ is Decimal and b.__class__ is float:
+        return a, Decimal(repr(b))
+    if a.__class__ is float and b.__class__ is Decimal:
+        return Decimal(repr(a)), b
+    return a, b
 
 
-def unequal(a: Any, b: Any) -> Truth:
-    return a != b if comparable(a, b) else None
+def _comparison(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Truth]:
+    def compared(a: Any, b: Any) -> Truth:
+        return compare(*_alike(a, b)) if comparable(a, b) else None
+
+    return compared
 
 
-def less(a: Any, b: Any) -> Truth:
-    return a < b if comparable(a, b) else None
-
-
-def less_or_equal(a: Any, b: Any) -> Truth:
-    return a <= b if comparable(a, b) else None
-
-
-def greater(a: Any, b: Any) -> Truth:
-    return a > b if comparable(a, b) else None
-
-
-def greater_or_equal(a: Any, b: Any) -> Truth:
-    return a >= b if comparable(a, b) else None
+equal = _comparison(operator.eq)
+unequal = _comparison(operator.ne)
+less = _comparison(operator.lt)
+less_or_equal = _comparison(operator.le)
+greater = _comparison(operator.gt)
+greater_or_equal = _comparison(operator.ge)
 
 
 def distinct(a: Any, b: Any) -> bool:
     """IS DISTINCT FROM: never UNKNOWN; values of unlike types, arrays and objects are distinct."""
     if a is None or b is None:
         return a is not b
-    return not (comparable(a, b) and a == b)
+    return not equal(a, b)
 
 
 def member(a: Any, *values: Any) -> Truth:
@@ -74,6 +103,15 @@ def member(a: Any, *values: Any) -> Truth:
         if same is None:
             result = None
     return result
+
+
+def any_of(a: Any, values: Any) -> Truth:
+    """`a = ANY(array)`: as IN; UNKNOWN of what is no array."""
+    if values.__class__ is not list or (a is None and values):
+        return None
+    if (a.__class__ is str and a in values) or not values:
+        return bool(values)
+    return member(a, *values)
 
 
 def like(a: Any, pattern: Any, escape: str | None = None) -> Truth:
@@ -97,32 +135,59 @@ def _is_number(value: Any) -> bool:
     return value.__class__ in _NUMBERS
 
 
-def _finite(value: Any) -> int | float | None:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    number: int | float | None = value
-    return number
+def _finite(value: Any) -> int | float | Decimal | None:
+    if value.__class__ is float:
+        return value if math.isfinite(value) else None
+    if value.__class__ is int:
+        return value if -MAX_INTEGER < value < MAX_INTEGER else None
+    return None if value is None else bounded(value)
 
 
-def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], int | float | None]:
-    """An operation on two numbers; NULL for anything else and where a double overflows."""
+def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """An operation on two numbers; NULL for anything else and where it overflows.
 
-    def compute(a: Any, b: Any) -> int | float | None:
+    Of unlike numbers a double makes the other a double, else a decimal makes the other a decimal.
+    """
+
+    def compute(a: Any, b: Any) -> int | float | Decimal | None:
         if not (_is_number(a) and _is_number(b)):
             return None
         try:
+            if a.__class__ is Decimal and b.__class__ is float:
+                a = float(a)
+            elif a.__class__ is float and b.__class__ is Decimal:
+                b = float(b)
+            elif a.__class__ is Decimal or b.__class__ is Decimal:
+                with localcontext(_EXACT):
+                    return _finite(operation(a, b))
             return _finite(operation(a, b))
-        except (OverflowError, ZeroDivisionError):
+        except (ArithmeticError, ValueError):
             return None
 
     return compute
+
+
+# More digits than a product of two bounded decimals has.
+_EXACT = Context(prec=8 * MAX_DIGITS, rounding=ROUND_HALF_UP, Emax=MAX_EMAX, Emin=MIN_EMIN)
+_QUOTIENT_DIGITS = 20
 
 
 def _quotient(a: Any, b: Any) -> Any:
     if isinstance(a, int) and isinstance(b, int):
         size = abs(a) // abs(b)
         return size if (a < 0) == (b < 0) else -size
-    return a / b
+    if a.__class__ is float or b.__class__ is float:
+        return a / b
+    return _decimal_quotient(Decimal(a), Decimal(b))
+
+
+def _decimal_quotient(a: Decimal, b: Decimal) -> Decimal:
+    """With 20 digits after the point, or as many as the operands have, half away from zero."""
+    with localcontext(_EXACT):
+        digits = max(_QUOTIENT_DIGITS, -int(a.as_tuple().exponent), -int(b.as_tuple().exponent))
+        # Cut first with digits to spare, so that rounding happens once.
+        exact = a / b
+        return exact.quantize(Decimal(1).scaleb(-digits))
 
 
 def _remainder(a: Any, b: Any) -> Any:
@@ -131,7 +196,7 @@ def _remainder(a: Any, b: Any) -> Any:
         return -size if a < 0 else size
     if b == 0:
         return None
-    return math.fmod(a, b)
+    return math.fmod(a, b) if a.__class__ is float or b.__class__ is float else a % b
 
 
 add = _arithmetic(lambda a, b: a + b)
@@ -141,11 +206,15 @@ divide = _arithmetic(_quotient)
 modulo = _arithmetic(_remainder)
 
 
-def negate(a: Any) -> int | float | None:
+def negate(a: Any) -> Any:
+    if a.__class__ is Decimal:
+        return a.copy_negate()  # the operator would round
     return -a if _is_number(a) else None
 
 
-def absolute(a: Any) -> int | float | None:
+def absolute(a: Any) -> Any:
+    if a.__class__ is Decimal:
+        return a.copy_abs()
     return abs(a) if _is_number(a) else None
 
 
@@ -208,13 +277,6 @@ def nullif(a: Any, b: Any) -> Any:
     return None if equal(a, b) else a
 
 
-def timestamp(a: Any) -> Instant | None:
-    """An instant out of ISO 8601 text; numbers and other text are NULL."""
-    if isinstance(a, str):
-        return parse_instant(a)
-    return a if a.__class__ is Instant else None
-
-
 def member_of(a: Any, key: Any) -> Any:
     """`->`: the value under a name of an object or at a place (from 0) of an array."""
     if isinstance(a, dict) and isinstance(key, str):
@@ -260,7 +322,19 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "substr": substring,
     "coalesce": coalesce,
     "nullif": nullif,
-    "timestamp": timestamp,
+    "any": any_of,
+    "@>": contains,
+    "?": has_key,
+    "numeric": as_numeric,
+    "integer": as_integer,
+    "double": as_double,
+    "real": as_real,
+    "boolean": as_boolean,
+    "text": as_text,
+    "timestamp": instant_of,
+    "date": as_date,
+    "time": clock_of,
+    "uuid": uuid_of,
     "->": member_of,
     "->>": text_of,
 }

@@ -5,37 +5,43 @@ residual that has to be asked once a term was met (None: the terms say it all).
 
 Of the operands of an AND the one expected to hold for the fewest rows is taken, by a fixed rule:
 equality, IN, long prefixes, closed ranges, short prefixes, half-open ranges, booleans. Among
-several equalities (and INs) the index decides by how crowded their places are. An OR can be found
-when each of its operands can.
+several equalities (and INs) the index decides by how many filters each of them leads to. An OR can
+be found when each of its operands can.
 """
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from kalam_notify.filters.ranges import Bound, Interval
 from kalam_notify.sql.describe import listed, literal
 from kalam_notify.sql.like import literal_prefix
 from kalam_notify.sql.normal import conjunction
-from kalam_notify.sql.ranges import Bound, Interval
-from kalam_notify.sql.tree import Call, Column, Constant, Expression
+from kalam_notify.sql.tree import Call, Column, Constant, Expression, is_reading
 
 MAX_PREFIX = 32
 """Characters of a LIKE prefix that the index knows; the rest is asked."""
 
-_NUMBER = ("int", "float")
+Place = str | tuple[str, str]
+"""A column by its name, or the reading of a column (`readings`) and its name."""
+
+_FAMILY = dict.fromkeys(("int", "float", "decimal"), "number") | {
+    kind: kind for kind in ("text", "instant", "clock")
+}
+_LOOKED_UP = {*_FAMILY, "bool"}
 _ORDERINGS = ("<", "<=", ">", ">=")
 
 
 class Equals(NamedTuple):
     """The column has this value; booleans as their keys (`value_key`)."""
 
-    column: str
+    column: Place
     value: object
 
 
 class Within(NamedTuple):
-    """The column lies in the interval; `family` is number or text."""
+    """The column lies in the interval; `family` is number, text, instant or clock."""
 
-    column: str
+    column: Place
     family: str
     interval: Interval
 
@@ -43,7 +49,7 @@ class Within(NamedTuple):
 class Begins(NamedTuple):
     """The column's text begins so."""
 
-    column: str
+    column: Place
     prefix: str
 
 
@@ -75,26 +81,42 @@ TRUE_KEY, FALSE_KEY = TruthKey(True), TruthKey(False)
 
 def access(predicate: Expression) -> Access:
     """The way to find a predicate in normal form that the fixed rule prefers."""
-    return rivals(predicate)[0]
+    return all_paths(predicate)[0]
 
 
-def rivals(predicate: Expression) -> list[Access]:
-    """The preferred way, then the others that ask for values of a column as it does.
+def access_paths(predicate: Expression) -> list[Access]:
+    """The preferred path, then the others that ask for values of a column as it does.
 
     Which of two equalities holds for fewer rows no rule can know from the filter alone: the index
     takes the one that fewer of its filters ask for (`tenant = 'a' AND id = 7` by `id`).
     """
+    paths = all_paths(predicate)
+    return [path for path in paths if path is paths[0] or path.cost < _VALUES_COST]
+
+
+def all_paths(predicate: Expression) -> list[Access]:
+    """Every way to find a predicate, the preferred one first; at least that of asking it."""
     operands = predicate.args if isinstance(predicate, Call) and predicate.op == "and" else ()
     candidates = sorted(_candidates(operands or (predicate,)), key=lambda each: each.cost)
     if not candidates:
         return [Access(None, predicate, float("inf"))]
-    ways = [_access(candidate, operands or (predicate,)) for candidate in candidates]
-    return [way for way in ways if way is ways[0] or way.cost < _VALUES_COST]
+    return [_access(candidate, operands or (predicate,)) for candidate in candidates]
 
 
 def _access(candidate: "_Candidate", operands: Iterable[Expression]) -> Access:
-    rest = [operand for operand in operands if operand not in candidate.covers]
+    covered = set(map(id, candidate.covers))
+    rest = [operand for operand in operands if id(operand) not in covered]
     return Access(candidate.terms, conjunction(rest) if rest else None, candidate.cost)
+
+
+def place_of(expression: Expression) -> Place | None:
+    """What an index would look up in a row for an expression; None: nothing."""
+    if isinstance(expression, Column):
+        return expression.name
+    if is_reading(expression) and isinstance(expression, Call):
+        column = expression.args[0]
+        return (expression.op, column.name) if isinstance(column, Column) else None
+    return None
 
 
 class _Candidate(NamedTuple):
@@ -104,24 +126,23 @@ class _Candidate(NamedTuple):
 
 
 def _candidates(operands: Iterable[Expression]) -> Iterable[_Candidate]:
-    bounds: dict[tuple[str, str], list[Call]] = {}
+    bounds: dict[tuple[Place, str], list[Call]] = {}
     for operand in operands:
         if not isinstance(operand, Call):
             continue
         if operand.op == "or":
             yield from _alternatives(operand)
-        this, other = operand.args[0], operand.args[-1]
-        if not isinstance(this, Column) or not isinstance(other, Constant):
+        place, other = place_of(operand.args[0]), operand.args[-1]
+        if place is None or not isinstance(other, Constant):
             continue
         if operand.op in ("=", "in"):
-            yield from _values(this.name, operand)
+            yield from _values(place, operand)
         elif operand.op == "like":
-            yield from _prefix(this.name, operand)
-        elif operand.op in _ORDERINGS and other.kind in (*_NUMBER, "text"):
-            family = "text" if other.kind == "text" else "number"
-            bounds.setdefault((this.name, family), []).append(operand)
-    for (column, family), calls in bounds.items():
-        yield _range(column, family, calls)
+            yield from _prefix(place, operand)
+        elif operand.op in _ORDERINGS and other.kind in _FAMILY:
+            bounds.setdefault((place, _FAMILY[other.kind]), []).append(operand)
+    for (place, family), calls in bounds.items():
+        yield _range(place, family, calls)
 
 
 def _alternatives(call: Call) -> Iterable[_Candidate]:
@@ -136,10 +157,10 @@ def _alternatives(call: Call) -> Iterable[_Candidate]:
     yield _Candidate(unique, (call,) if exact else (), sum(way.cost for way in ways))
 
 
-def _values(column: str, call: Call) -> Iterable[_Candidate]:
+def _values(column: Place, call: Call) -> Iterable[_Candidate]:
     members = [found for found in call.args[1:] if isinstance(found, Constant)]
     kinds = {found.kind for found in members} - {"null"}
-    if not kinds <= {"int", "float", "text", "bool"}:
+    if not kinds <= _LOOKED_UP:
         return
     keys = [value_key(found.value) for found in members if found.value is not None]
     terms = tuple(Equals(column, key) for key in keys)
@@ -147,7 +168,7 @@ def _values(column: str, call: Call) -> Iterable[_Candidate]:
     yield _Candidate(terms, (call,), cost)
 
 
-def _prefix(column: str, call: Call) -> Iterable[_Candidate]:
+def _prefix(column: Place, call: Call) -> Iterable[_Candidate]:
     pattern, escape = (*(arg.value for arg in call.args[1:] if isinstance(arg, Constant)), None)[:2]
     prefix, rest = literal_prefix(pattern, escape)
     if not prefix:
@@ -157,7 +178,7 @@ def _prefix(column: str, call: Call) -> Iterable[_Candidate]:
     yield _Candidate((Begins(column, prefix[:MAX_PREFIX]),), (call,) if exact else (), cost)
 
 
-def _range(column: str, family: str, calls: list[Call]) -> _Candidate:
+def _range(column: Place, family: str, calls: list[Call]) -> _Candidate:
     lows: list[Bound] = []
     highs: list[Bound] = []
     for call in calls:
@@ -186,16 +207,21 @@ def explain(terms: Iterable[Term]) -> str:
     for term in terms:
         if isinstance(term, Equals):
             value = term.value.value if isinstance(term.value, TruthKey) else term.value
-            values.setdefault(term.column, []).append(literal(value))
+            values.setdefault(named(term.column), []).append(literal(value))
         elif isinstance(term, Begins):
-            others.append(f"prefix {term.column} {literal(term.prefix)}")
+            others.append(f"prefix {named(term.column)} {literal(term.prefix)}")
         else:
-            others.append(f"range {term.column} {_interval(term.interval)}")
+            others.append(f"range {named(term.column)} {_interval(term.interval)}")
     hashes = [
         f"hash {column} = {found[0]}" if len(found) == 1 else f"hash {column} IN {listed(found)}"
         for column, found in values.items()
     ]
     return " or ".join(sorted(hashes) + sorted(others))
+
+
+def named(place: Place) -> str:
+    """The column's name, for people."""
+    return place if isinstance(place, str) else place[1]
 
 
 def _interval(interval: Interval) -> str:
