@@ -9,8 +9,8 @@ import pytest
 from kalam_notify.budget import at_once
 from kalam_notify.catchup.asking import Asking
 from kalam_notify.catchup.cohorts import Cohort
-from kalam_notify.model import ANONYMOUS, Change, Row, TableDef, TableId
 from kalam_notify.filters import bind
+from kalam_notify.model import ANONYMOUS, Change, Row, TableDef, TableId
 from kalam_notify.sql import Limits, parse
 from kalam_notify.subscriptions.plans import Counts, TablePlans
 

@@ -218,8 +218,8 @@ class TestDemoted:
             assert handle.state is SubscriptionState.CATCHING_UP
             assert it.feeder.is_at_head(handle)
             assert ids(dear) == ids(cheap) == list(range(300))
-            assert at_once(it.requests.explain(f"{ALL} {where}", user("x")))["demoted"] is True
-            assert at_once(it.requests.explain(ALL, user("x")))["demoted"] is False
+            assert at_once(it.requests.explain(f"{ALL} {where}", user("x")))[1]["demoted"] is True
+            assert at_once(it.requests.explain(ALL, user("x")))[1]["demoted"] is False
             it.requests.disconnect(dear)
             assert it.manager.counts.demoted == 0
 
