@@ -9,6 +9,7 @@ look at the same columns are asked once for each combination of values.
 from collections.abc import Sequence
 from typing import Any
 
+from kalam_notify.budget import Steps
 from kalam_notify.filters.index import Entry as IndexEntry
 from kalam_notify.sql.tree import Call, Column, Expression
 from kalam_notify.subscriptions.plans import FilterNode
@@ -73,12 +74,20 @@ class Answers:
 
     __slots__ = ("groups",)
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.groups = groups
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> "Steps[Answers]":
+        """Nothing answered yet by these entries."""
         groups: dict[tuple[str, ...], Group] = {}
         for entry in entries:
-            columns = columns_of(next(iter(entry.items)).filter.predicate)
-            groups.setdefault(columns, Group(columns)).entries.append(entry)
-        self.groups = [*groups.values()]
+            node = next(iter(entry.items), None)
+            if node is not None:
+                columns = columns_of(node.filter.predicate)
+                groups.setdefault(columns, Group(columns)).entries.append(entry)
+            yield
+        return cls([*groups.values()])
 
 
 def columns_of(predicate: Expression) -> tuple[str, ...]:

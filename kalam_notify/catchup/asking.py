@@ -53,8 +53,7 @@ class Asking:
         run = _RUN if size <= _SMALL_ROW else 1
         answers = cohort.answers
         if answers is None:
-            answers = cohort.answers = Answers(index.scanned)
-            yield
+            answers = cohort.answers = yield from Answers.of(index.scanned)
         found, to_ask = index.sort_out(values, with_scanned=False)
         for entry in (yield from self._ask(index, to_ask, values, run)):
             found.extend(entry.items)
