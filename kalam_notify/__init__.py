@@ -19,7 +19,7 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     sockets/        the asyncio side of a connection: upgrade, send buffer, heartbeat
     http/           POST /v1/changes with its decoders and rules; what operators ask
     singleflight.py equal calls made once
-    metrics.py      what is counted
+    metrics/        what is counted, and the loop's pulse
     scrape.py       ... added up over several processes
     config/         settings from file, environment and flags
     logs.py         log lines for people and machines, without secrets

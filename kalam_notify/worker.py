@@ -31,11 +31,12 @@ from kalam_notify.http.answers import ERROR_HANDLERS
 from kalam_notify.http.gate import Gate
 from kalam_notify.http.ingest import create_ingest_routes
 from kalam_notify.http.limits import IngestLimits
+from kalam_notify.http.openapi import openapi_route
 from kalam_notify.http.operations import OpsEndpoints
 from kalam_notify.http.revoking import Revoking
 from kalam_notify.log import Retention, open_log
 from kalam_notify.logs import hide, set_level
-from kalam_notify.metrics import Metrics, StateCollector
+from kalam_notify.metrics import Metrics, Pulse, StateCollector
 from kalam_notify.model import SHARED, Identity
 from kalam_notify.model.catalog import Catalog
 from kalam_notify.protocol import close
@@ -166,6 +167,7 @@ class Worker:
             tasks.create_task(self.shared.wheel.run(), name="wheel"),
             tasks.create_task(collect_in_small_steps(), name="garbage"),
             tasks.create_task(self._revocation_file.watch(self._found_revoked), name="revocations"),
+            tasks.create_task(self.pulse.run(), name="pulse"),
         ]
         self._keep_keys_fresh()
         listeners = self._listeners(sockets)
@@ -240,6 +242,13 @@ class Worker:
 
         self.log.on_append = appended
         self.stats.observe_fanout = fanned_out
+        self.pulse = Pulse(
+            metrics.loop_lag_seconds,
+            self.log,
+            self.manager,
+            lambda: self.service.position,
+            clock=clock,
+        )
         metrics.registry.register(
             StateCollector(
                 metrics,
@@ -249,6 +258,7 @@ class Worker:
                 self.shared.closes,
                 self.auth_failures,
                 lambda: sum(c.waiting for c in self.manager.connections.values()),
+                lambda: self.pulse.slowest_seconds,
             )
         )
 
@@ -394,6 +404,11 @@ class Worker:
 
     def reload(self) -> bool:
         """Take what can be taken of the configuration as it is now; keep the old one if bad."""
+        taken = self._reload()
+        self.metrics.last_reload_successful = taken and self._renew_certificate()
+        return taken
+
+    def _reload(self) -> bool:
         try:
             new = self._load_config()
             differences = reload_differences(self.config, new)
@@ -401,18 +416,20 @@ class Worker:
         except OperatorFault as fault:
             _log.error("the configuration was not reloaded: %s", fault)
             return False
-        self._renew_certificate()
         _log.info("configuration reloaded; changed: %s", ", ".join(differences.applied) or "none")
         if differences.needs_restart:
             _log.warning("waits for a restart: %s", ", ".join(differences.needs_restart))
         return True
 
-    def _renew_certificate(self) -> None:
-        if self._tls is not None:
-            try:
-                self._tls.renew()
-            except OperatorFault as fault:
-                _log.error("the certificate was not renewed: %s", fault)
+    def _renew_certificate(self) -> bool:
+        if self._tls is None:
+            return True
+        try:
+            self._tls.renew()
+        except OperatorFault as fault:
+            _log.error("the certificate was not renewed: %s", fault)
+            return False
+        return True
 
     def _apply(self, config: Config) -> None:
         before = {table.id: table for table in self.catalog.tables()}
@@ -463,7 +480,9 @@ def _application(routes: Sequence[Route], ingest: Sequence[Route] = ()) -> ASGIA
 
     A post comes after every fan-out, when nothing of Starlette's five layers is in the cache.
     """
-    application = Starlette(routes=[*ingest, *routes], exception_handlers=dict(ERROR_HANDLERS))
+    every = [*ingest, *routes]
+    every.append(openapi_route(every))
+    application = Starlette(routes=every, exception_handlers=dict(ERROR_HANDLERS))
     application.router.redirect_slashes = False
     direct = {route.path: route.app for route in ingest}
 

@@ -124,6 +124,7 @@ class Follower:
             "window_changes": len(self._window),
             "window_bytes": self._window.memory,
             "log_bytes": self._edges.bytes + self._window.entered - self._entered,
+            "oldest_at": self._edges.oldest_at,
             "first_seq": self.first_seq,
             "last_seq": self.last_seq,
         }

@@ -173,6 +173,7 @@ class MemoryLog:
             "window_changes": len(self._all),
             "window_bytes": self._all.bytes,
             "log_bytes": self._bytes,
+            "oldest_at": next(iter(self._at.values()), 0.0),
             "file_bytes": 0,
             "appends": self._appends,
             "append_faults": 0,

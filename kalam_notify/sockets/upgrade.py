@@ -251,20 +251,22 @@ class HttpProtocol(HttpToolsProtocol):
         )
         # Of no use to us, and there may be 25,000 of them.
         protocol.id = None  # type: ignore[assignment]
-        response = protocol.accept(
-            Request(
-                self.url.decode("latin-1"),
-                headers,
-                self.scope["method"],
-                f"HTTP/{self.scope['http_version']}",
-            )
-        )
+        self._require_get()
+        response = protocol.accept(Request(self.url.decode("latin-1"), headers))
         if response.status_code != 101:
             body = response.body.decode() if response.body else ""
             raise _Refusal(response.status_code, "INVALID_REQUEST", body.strip())
         address = self._count_address(headers)
         connection = WebSocketConnection(shared, protocol, address)
         return connection, response.serialize()
+
+    def _require_get(self) -> None:
+        """The request line, which websockets looks at from its release 17 on only."""
+        method, version = self.scope["method"], self.scope["http_version"]
+        if method != "GET":
+            raise _Refusal(405, "METHOD_NOT_ALLOWED", f"{method} /v1/ws: only GET")
+        if version != "1.1":
+            raise _Refusal(505, "INVALID_REQUEST", "a WebSocket begins with HTTP/1.1")
 
     def _count_address(self, headers: Headers) -> str:
         shared = self.shared

@@ -41,7 +41,8 @@ class Edges(NamedTuple):
     """Where the log begins, for all tables and table by table, and the bytes it holds.
 
     `floor` is a horizon of all tables, those included that the log has never seen; `base` is where
-    this life of the log began. `version` rises whenever any of it moves.
+    this life of the log began. `version` rises whenever any of it moves. `oldest_at` is when the
+    first change was stored, Unix time in seconds; 0 where the log holds none.
     """
 
     first_seq: int
@@ -51,6 +52,7 @@ class Edges(NamedTuple):
     floor: int = 0
     base: int = 0
     version: int = 0
+    oldest_at: float = 0.0
 
     def horizon_of(self, table: TableId) -> int:
         return max(self.horizons.get(table, 0), self.floor)
@@ -118,9 +120,10 @@ def _remove(connection: Connection, after: int, upto: int, numbers: Sequence[int
 
 def edges(connection: Connection) -> Edges:
     """Where the log begins now; to be read in one transaction."""
-    last_seq, horizon, held, floor, base, version, first = connection.execute(
-        "SELECT last_seq, horizon, bytes, floor, base, trims, (SELECT min(seq) FROM log) FROM state"
+    last_seq, horizon, held, floor, base, version = connection.execute(
+        "SELECT last_seq, horizon, bytes, floor, base, trims FROM state"
     ).fetchone()
+    oldest = connection.execute("SELECT seq, at FROM log ORDER BY seq LIMIT 1").fetchone()
+    first, at = (last_seq + 1, 0) if oldest is None else oldest
     horizons = {name: table.horizon for name, table in stored_tables(connection).items()}
-    first_seq = last_seq + 1 if first is None else first
-    return Edges(first_seq, horizon, held, horizons, floor, base, version)
+    return Edges(first, horizon, held, horizons, floor, base, version, at / 1000)

@@ -193,6 +193,13 @@ class SubscriptionHandle:
         return self.live_query_id.subscription_id
 
     @property
+    def position(self) -> int | None:
+        """Up to where everything was handed over; None while LIVE, or before the first page."""
+        if self.state is SubscriptionState.CATCHING_UP:
+            return self.cursor
+        return None if self.snapshot is None else self.snapshot.as_of
+
+    @property
     def payer(self) -> Hashable:
         """Who answers for what it costs."""
         return payer_of(self.live_query_id)

@@ -87,6 +87,8 @@ class Supervisor:
         # What workers that are no more had counted when they last told.
         self._departed: Scrape = []
         self._replaced = 0
+        # Whether the configuration could be read when it was last asked for.
+        self._last_read_successful = True
 
     def stop(self) -> None:
         """Let every worker drain and end."""
@@ -100,7 +102,9 @@ class Supervisor:
             new = self._load_config()
         except OperatorFault as fault:
             _log.error("the configuration was not reloaded: %s", fault)
+            self._last_read_successful = False
             return
+        self._last_read_successful = True
         self._offered = new
         for slot in self._slots:
             if slot.is_ready:
@@ -260,6 +264,19 @@ class Supervisor:
         asker.send(Gathered(request, added([*told, self._departed, self._own()])))
 
     def _own(self) -> Scrape:
-        name = "kalam_notify_worker_restarts"
-        sample = Sample(f"{name}_total", (), float(self._replaced))
-        return [Family(name, "counter", "Worker processes that were replaced", [sample])]
+        """What the supervisor knows by itself; a reload that it refuses never reaches a worker."""
+        return [
+            _family("worker_restarts", "counter", "Worker processes replaced", self._replaced),
+            _family(
+                "config_last_reload_successful",
+                "gauge",
+                "Whether the configuration that was last read was taken",
+                self._last_read_successful,
+            ),
+        ]
+
+
+def _family(name: str, kind: str, text: str, value: float) -> Family:
+    name = f"kalam_notify_{name}"
+    sample = f"{name}_total" if kind == "counter" else name
+    return Family(name, kind, text, [Sample(sample, (), float(value))])

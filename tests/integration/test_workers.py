@@ -386,10 +386,12 @@ def test_sighup_reaches_all_workers_and_those_that_come_later(crew_of_its_own: S
     server.configure("tables: [nonsense")
     server.signal(signal.SIGHUP)
     until(lambda: "not reloaded" in server.errors, "the bad configuration is refused")
+    assert server.metric("config_last_reload_successful") == 0
     fresh = merged(server.settings, {"tables": {"declared": {"app.fresh": {"type": "shared"}}}})
     server.configure(yaml.safe_dump(fresh))
     server.signal(signal.SIGHUP)
     until(lambda: server.errors.count("configuration reloaded") == 3, "all have reloaded")
+    assert server.metric("config_last_reload_successful") == 1
     # What was loaded last, not what the file says by now, is what a new worker gets.
     server.configure("tables: [nonsense")
     replaced(server, 3, kill_worker(server, 3))
@@ -500,6 +502,10 @@ async def test_one_scrape_tells_of_all_workers_whoever_is_asked(crew_of_its_own:
         assert sample(text, "log_last_seq") == [last]
         assert text.count("kalam_notify_build_info{version=") == 1
         assert text.count("# TYPE kalam_notify_connections gauge") == 1
+        assert sample(text, "config_last_reload_successful") == [1]
+        assert 0 < sample(text, "log_bytes")[0] < 1000
+        assert sample(text, "slowest_subscription_seconds")[0] < 60
+    assert server.metric("loop_lag_seconds_count") > 0
 
 
 def test_what_a_dead_worker_had_counted_stays(crew_of_its_own: Server) -> None:

@@ -1,33 +1,30 @@
 """What /metrics tells, in Prometheus' terms.
 
 Nothing is counted per delivery: the fan-out adds its sums per chunk to plain integers
-(fanout/stats.py), and everything that can be told from the present state is read at the scrape.
+(delivery/stats.py), and everything that can be told from the present state is read at the scrape.
 """
 
-from bisect import bisect_left
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
-    HistogramMetricFamily,
 )
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.log import EventLog
+from kalam_notify.metrics.histogram import SecondsHistogram
+from kalam_notify.metrics.process import ProcessCollector
 from kalam_notify.model import TableId
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.version import __version__
 
 PREFIX = "kalam_notify_"
-
-_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
@@ -37,6 +34,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.changes_ingested: Counter[TableId] = Counter()
         self.ingest_requests: Counter[int] = Counter()
+        # Whether what was last read of the configuration, at start or at a reload, was taken.
+        self.last_reload_successful = True
         self.log_append_seconds = self._histogram(
             "log_append_seconds", "From handing a batch to the log until it was durable"
         )
@@ -47,8 +46,12 @@ class Metrics:
             "ingest_to_socket_seconds",
             "From handing a batch to the log until its changes were offered to the last socket",
         )
+        self.loop_lag_seconds = self._histogram(
+            "loop_lag_seconds", "How much later than asked the event loop woke a sleeper"
+        )
+        self.registry.register(ProcessCollector())
 
-    def _histogram(self, name: str, text: str) -> "SecondsHistogram":
+    def _histogram(self, name: str, text: str) -> SecondsHistogram:
         histogram = SecondsHistogram(PREFIX + name, text)
         self.registry.register(histogram)
         return histogram
@@ -66,24 +69,6 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class SecondsHistogram(Collector):
-    """Durations in buckets, for one thread: a change is observed three times on its way."""
-
-    def __init__(self, name: str, text: str) -> None:
-        self._name, self._text = name, text
-        self._counts = [0] * (len(_FAST) + 1)
-        self._sum = 0.0
-
-    def observe(self, seconds: float) -> None:
-        self._counts[bisect_left(_FAST, seconds)] += 1
-        self._sum += seconds
-
-    def collect(self) -> Iterator[Metric]:
-        bounds = [*map(floatToGoString, _FAST), "+Inf"]
-        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
-        yield HistogramMetricFamily(self._name, self._text, buckets=buckets, sum_value=self._sum)
-
-
 class StateCollector(Collector):
     """Metrics that are read from the server's state when they are asked for."""
 
@@ -96,6 +81,7 @@ class StateCollector(Collector):
         closes: Counter[int],
         auth_failures: Counter[str],
         send_buffer_bytes: Callable[[], int],
+        slowest_seconds: Callable[[], float],
     ) -> None:
         self._metrics = metrics
         self._log = log
@@ -104,6 +90,7 @@ class StateCollector(Collector):
         self._closes = closes
         self._auth_failures = auth_failures
         self._send_buffer_bytes = send_buffer_bytes
+        self._slowest_seconds = slowest_seconds
 
     def collect(self) -> Iterator[Metric]:
         manager, stats = self._manager, self._stats
@@ -119,7 +106,17 @@ class StateCollector(Collector):
             "Subscriptions that are fed from the log, not live",
             manager.lagging_count,
         )
-        yield _gauge("log_last_seq", "The newest seq of the log", self._log.last_seq)
+        yield _gauge(
+            "slowest_subscription_seconds",
+            "Age of the oldest change that a subscription still waits for",
+            self._slowest_seconds(),
+        )
+        yield from self._of_the_log()
+        yield _gauge(
+            "config_last_reload_successful",
+            "Whether the configuration that was last read was taken",
+            float(self._metrics.last_reload_successful),
+        )
         yield _gauge("send_buffer_bytes", "Bytes that wait for sockets", self._send_buffer_bytes())
         yield _counter("deliveries", "Row-changes handed to a socket", stats.deliveries)
         yield _counter("delivery_bytes", "Bytes handed to sockets", stats.delivery_bytes)
@@ -148,6 +145,14 @@ class StateCollector(Collector):
         build = GaugeMetricFamily(PREFIX + "build_info", "The release", labels=["version"])
         build.add_metric([__version__], 1)
         yield build
+
+    def _of_the_log(self) -> Iterator[Metric]:
+        statistics = self._log.statistics()
+        yield _gauge("log_last_seq", "The newest seq of the log", self._log.last_seq)
+        yield _gauge("log_bytes", "Bytes of changes in the log", statistics["log_bytes"])
+        oldest = statistics["oldest_at"]
+        age = max(time.time() - oldest, 0.0) if oldest else 0.0
+        yield _gauge("log_oldest_seconds", "Age of the oldest change in the log", age)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
