@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from math import isfinite
 from types import TracebackType
 from typing import Any, TextIO
@@ -92,6 +93,40 @@ def _write_redacted(
 ) -> None:
     if sys.stderr is not None and not issubclass(kind, SystemExit):
         sys.stderr.write(redact("".join(traceback.format_exception(kind, fault, trace))))
+
+
+class Complaints:
+    """Says the first complaint of a kind at once, and of the same ones after it once a minute how
+    many there were: what fails fails for every request.
+    """
+
+    def __init__(
+        self,
+        logger: logging.Logger,
+        clock: Callable[[], float] = time.monotonic,
+        seconds: float = 60.0,
+    ) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._seconds = seconds
+        # Kind -> when it was said last, and how often it has come since.
+        self._said: dict[str, tuple[float, int]] = {}
+
+    def say(self, kind: str, message: str) -> None:
+        now = self._clock()
+        said, more = self._said.get(kind, (None, 0))
+        if said is not None and now - said < self._seconds:
+            self._said[kind] = (said, more + 1)
+            return
+        if len(self._said) >= 100:
+            self._said.clear()
+        self._said[kind] = (now, 0)
+        again = f" (and {more} times more since it was said last)" if more else ""
+        self._logger.error("%s%s", message, again)
+
+    def over(self) -> None:
+        """All is well again: the next complaint is a first one."""
+        self._said.clear()
 
 
 class TextLines(logging.Formatter):

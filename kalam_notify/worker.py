@@ -37,7 +37,7 @@ from kalam_notify.http.revoking import Revoking
 from kalam_notify.log import Retention, open_log
 from kalam_notify.logs import hide, set_level
 from kalam_notify.metrics import Metrics, Pulse, StateCollector
-from kalam_notify.model import Identity
+from kalam_notify.model import SHARED, Identity
 from kalam_notify.model.catalog import Catalog
 from kalam_notify.protocol import close
 from kalam_notify.scrape import Scrape, exposition
@@ -110,10 +110,12 @@ class Worker:
             config.server.data_dir,
             config.log.durability,
             Retention(retention.max_age, retention.max_bytes),
+            config.log.window_bytes,
         )
         self.catalog = Catalog(
             config.tables.declared.values(),
             auto_create=config.tables.auto_create,
+            max_tables=config.limits.max_tables,
             on_create=lambda table: self.log.declare([table]),
         )
         self.manager = ConnectionsManager()
@@ -361,7 +363,7 @@ class Worker:
             return "starting"
         if self._authenticator.tokens.lacks_keys:
             return "no keys for tokens yet"
-        return self.service.fault or self.feeder.faults.reason
+        return self.log.why_not_ready() or self.service.fault or self.feeder.faults.reason
 
     async def _exposition(self) -> bytes:
         return (
@@ -393,7 +395,10 @@ class Worker:
 
     async def _explain(self, sql: str, identity: Identity, params: object) -> Mapping[str, Any]:
         steps = self.requests.explain(sql, identity, params)
-        return await self.budget.do(steps, identity.user_id)
+        query, explanation = await self.budget.do(steps, identity.user_id)
+        owner = SHARED if query.table.is_shared else identity.user_id
+        path = await self.log.access_path(query.table, owner, query.filter.hints)
+        return {**explanation, "snapshot": path}
 
     # Reload and drain
 
@@ -436,7 +441,11 @@ class Worker:
         self.shared.verifier = authenticator.tokens
         self._key_keeper.cancel()
         self._keep_keys_fresh()
-        self.catalog.replace(config.tables.declared.values(), auto_create=config.tables.auto_create)
+        self.catalog.replace(
+            config.tables.declared.values(),
+            auto_create=config.tables.auto_create,
+            max_tables=config.limits.max_tables,
+        )
         self.log.retain(Retention(config.log.retention.max_age, config.log.retention.max_bytes))
         self.requests.configure(config.websocket, config.limits.subscriptions_per_user)
         self.shared.configure(config)

@@ -172,6 +172,8 @@ def _read_log_url(value: object) -> str:
 class LogSettings(msgspec.Struct, frozen=True):
     url: Annotated[str, r.Reader(_read_log_url)] = "sqlite:"
     durability: Annotated[Literal["commit", "os"], r.choice("commit", "os")] = "commit"
+    # Bytes of the newest changes that are held in memory.
+    window_bytes: Size = 32 * MIB
     retention: RetentionSettings = RetentionSettings()
 
 
@@ -189,6 +191,8 @@ class LimitSettings(msgspec.Struct, frozen=True):
     # None: `auto`, see Config.connections_per_address.
     connections_per_address: Annotated[int | None, r.auto_or_limit] = None
     subscriptions_per_user: Limit = 0
+    # Declared and created ones together.
+    max_tables: Limit = 10_000
 
 
 class LoggingSettings(msgspec.Struct, frozen=True):

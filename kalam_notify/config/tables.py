@@ -44,6 +44,12 @@ def _read_key(value: object) -> tuple[str, ...]:
     return key
 
 
+def _read_indexes(value: object) -> tuple[tuple[str, ...], ...]:
+    if not isinstance(value, list):
+        raise BadValue("give a list of columns, or of lists of columns, such as [status, [a, b]]")
+    return tuple(dict.fromkeys(_read_key(index) for index in value))
+
+
 def _read_columns(value: object) -> Mapping[str, ColumnType]:
     if not isinstance(value, Mapping) or not value:
         raise BadValue("give a mapping of column names to types, or leave it out for any column")
@@ -70,6 +76,9 @@ class TableDeclaration(msgspec.Struct, frozen=True):
     access: Annotated[str, r.choice("public", "restricted", "private", "dba")] = "private"
     primary_key: Annotated[tuple[str, ...] | None, r.nullable(r.Reader(_read_key))] = None
     columns: Annotated[Mapping[str, ColumnType] | None, r.nullable(r.Reader(_read_columns))] = None
+    indexes: Annotated[tuple[tuple[str, ...], ...] | None, r.nullable(r.Reader(_read_indexes))] = (
+        None
+    )
     policy: Annotated[str | None, r.nullable(r.text)] = None
     retention: TableRetention = TableRetention()
 
@@ -81,6 +90,7 @@ def table_of(table_id: TableId, declaration: TableDeclaration) -> TableDef:
         access=cast(Access, declaration.access),
         primary_key=declaration.primary_key or (),
         columns=declaration.columns,
+        indexes=declaration.indexes or (),
         policy=declaration.policy,
         max_age=declaration.retention.max_age,
     )
@@ -99,6 +109,13 @@ def contradictions(table: TableDef) -> Iterator[Contradiction]:
         if table.columns is not None and column not in table.columns:
             cure = f"the primary key is not among the columns: {', '.join(table.columns)}"
             yield Contradiction("primary_key", repr(column), cure)
+    if table.indexes and not table.is_keyed:
+        cure = "no rows are kept without a primary key, so there is nothing to index: declare one"
+        yield Contradiction("indexes", show(", ".join(map(str, table.indexes))), cure)
+    for column in dict.fromkeys(column for index in table.indexes for column in index):
+        if table.columns is not None and column not in {*table.columns, *table.primary_key}:
+            cure = f"there is no such column: {', '.join(table.columns)}"
+            yield Contradiction("indexes", repr(column), cure)
     if table.policy is not None and not table.is_shared:
         cure = "policies are for shared tables: the rows of a user table are its user's own"
         yield Contradiction("policy", show(table.policy), cure)

@@ -5,8 +5,8 @@ from typing import Any
 
 from kalam_notify.filters.compiler import Test, compile_predicate
 from kalam_notify.filters.cost import cost_of
-from kalam_notify.filters.hints import facts_of, hints_of
-from kalam_notify.model.hints import Hint
+from kalam_notify.filters.hints import hints_of
+from kalam_notify.model.hints import Hints
 from kalam_notify.sql.describe import describe
 from kalam_notify.sql.normal import order
 from kalam_notify.sql.tree import FALSE, TRUE, Expression
@@ -39,14 +39,9 @@ class Filter:
         return self.predicate == FALSE
 
     @property
-    def hints(self) -> tuple[Hint, ...] | None:
-        """At least one of these holds of every row that matches; None: nothing is known."""
+    def hints(self) -> Hints:
+        """Clauses that hold of every row that matches."""
         return hints_of(self.predicate)
-
-    @property
-    def facts(self) -> tuple[Hint, ...]:
-        """All of these hold of every row that matches: equalities, lists, ranges and prefixes."""
-        return facts_of(self.predicate)
 
     @property
     def cost(self) -> int:

@@ -1,11 +1,11 @@
-"""What a storage may know of a filter: the terms the index files it by, as hints.
+"""What a storage may know of a filter: every set of terms that an index could file it by, as hints.
 
-The index and the storage want the same thing, terms of which one holds wherever the filter is TRUE
-(see `access`); the index has them exact, the storage may take them as loosely as it likes.
+The index of filters and the storage want the same thing, terms of which one holds wherever the
+filter is TRUE (see `access`). The index takes the best set of them and has them exact; the storage
+is told of every set, since all of them hold, and may take them as loosely as it likes.
 """
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from kalam_notify.filters.access import (
@@ -17,43 +17,40 @@ from kalam_notify.filters.access import (
     Within,
     all_paths,
 )
-from kalam_notify.model.hints import ColumnIn, ColumnPrefix, ColumnRange, Hint, Scalar
+from kalam_notify.model.hints import (
+    Clause,
+    ColumnIn,
+    ColumnPrefix,
+    ColumnRange,
+    Hint,
+    Hints,
+    Scalar,
+)
 from kalam_notify.model.readings import sort_key
 from kalam_notify.sql.tree import FALSE, Expression
 
+MAX_CLAUSES = 16
 MAX_HINTS = 16
 """More ranges and prefixes than these are not worth asking one by one of every row."""
 
-MAX_VALUES = 512
-
-# Names that need no care in any storage's language.
-_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+MAX_VALUES = 10_000
 
 
-def hints_of(predicate: Expression) -> tuple[Hint, ...] | None:
-    """Hints of a predicate in normal form: none holds, it is not TRUE. None: nothing is known."""
+def hints_of(predicate: Expression) -> Hints:
+    """Hints of a predicate in normal form: where a clause does not hold, it is not TRUE."""
     if predicate == FALSE:
-        return ()
-    for path in all_paths(predicate):
-        terms = path.terms
-        if terms is None or not all(_is_plain(term) and _can_be_told(term) for term in terms):
-            continue
-        hints = [*_memberships(terms), *_intervals(terms)]
-        values = sum(len(hint.values) for hint in hints if isinstance(hint, ColumnIn))
-        if len(hints) <= MAX_HINTS and values <= MAX_VALUES:
-            return tuple(hints)
-    return None
+        return ((),)
+    clauses = (_clause(path.terms) for path in all_paths(predicate) if path.terms is not None)
+    return tuple(clause for clause in clauses if clause is not None)[:MAX_CLAUSES]
 
 
-def facts_of(predicate: Expression) -> tuple[Hint, ...]:
-    """What holds of every row of which a predicate in normal form is TRUE, the best first."""
-    facts: list[Hint] = []
-    for path in all_paths(predicate):
-        terms = path.terms or ()
-        found = [*_memberships(terms), *_intervals(terms)]
-        if len(found) == 1 and all(map(_is_storable, terms)):
-            facts.extend(found)
-    return tuple(facts)
+def _clause(terms: Sequence[Term]) -> Clause | None:
+    """The terms as hints; None where they cannot be told, or not briefly."""
+    if not all(map(_can_be_told, terms)):
+        return None
+    hints = [*_memberships(terms), *_intervals(terms)]
+    values = sum(len(hint.values) for hint in hints if isinstance(hint, ColumnIn))
+    return tuple(hints) if len(hints) <= MAX_HINTS and values <= MAX_VALUES else None
 
 
 def _memberships(terms: Iterable[Term]) -> Iterable[Hint]:
@@ -100,17 +97,12 @@ def _plain(value: object, place: Place) -> Scalar:
     return value
 
 
-def _is_plain(term: Term) -> bool:
-    """Whether the values are the row's own, and numbers among them of JSON's kinds."""
-    return isinstance(term.column, str) and not any(isinstance(v, Decimal) for v in _texts(term))
-
-
-def _is_storable(term: Term) -> bool:
-    return all(map(_is_unicode, _texts(term)))
-
-
 def _can_be_told(term: Term) -> bool:
-    return _PLAIN_NAME.fullmatch(_column(term.column)) is not None and _is_storable(term)
+    """Whether a storage could hold the values, and has numbers as exact where they are a row's."""
+    values = _texts(term)
+    if isinstance(term.column, str) and any(isinstance(value, Decimal) for value in values):
+        return False
+    return all(map(_is_unicode, values))
 
 
 def _texts(term: Term) -> list[object]:

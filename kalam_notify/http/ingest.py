@@ -185,7 +185,8 @@ class ChangesEndpoint:
         try:
             appended = await self._log.append(changes, batch_key)
         except LogUnavailable as fault:
-            logger.warning("the log takes no changes: %s", fault)
+            # The log itself has said so, and not for every request.
+            logger.debug("the log takes no changes: %s", fault)
             raise overloaded("changes cannot be stored at the moment") from fault
         for table, count in (await self._per_table(changes, appended)).items():
             self._metrics.ingested(table, count)

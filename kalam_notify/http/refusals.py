@@ -142,6 +142,14 @@ class _Examination:
                 "table",
                 code="UNKNOWN_TABLE",
             )
+        catalog = self._rules.catalog
+        if not catalog.takes_changes(table_id):
+            raise self._refusal(
+                f"there is no table {table_id}, and no room for another one: limits.max_tables"
+                f" is {catalog.max_tables}",
+                "table",
+                code="UNKNOWN_TABLE",
+            )
         return table
 
     def _owner(self, user_id: object, table: TableDef) -> None:

@@ -7,6 +7,9 @@ interface may know which log it is. Its edges have names:
 - `latest()`      the newest change there is: ahead of `last_seq` for as long as another process
                   has written what has not arrived here.
 - `first_seq`     the oldest change still held (`last_seq + 1` when none is).
+- `base`          where this life of the log began. A log that begins anew begins at the time in
+                  microseconds, so that a position of another life lies below it (or above
+                  `last_seq`): no reader may go on from there. Only 0 stands for `base` itself.
 - `horizon(t)`    the lowest position from which table t reads completely. A read after a lower
                   position raises `Compacted`.
 - `wait_beyond`   resumes as soon as there is a change after a position.
@@ -23,7 +26,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
-from kalam_notify.model.hints import Hint
+from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 
@@ -41,6 +44,9 @@ class EventLog(Protocol):
 
     @property
     def first_seq(self) -> int: ...
+
+    @property
+    def base(self) -> int: ...
 
     @property
     def last_seq(self) -> int: ...
@@ -65,6 +71,13 @@ class EventLog(Protocol):
 
     def statistics(self) -> dict[str, float]:
         """Queue lengths, bytes held and the like, for metrics and /health."""
+
+    def why_not_ready(self) -> str | None:
+        """Why no change can be stored at the moment; None: as far as is known, it can.
+
+        After a failed append until one has succeeded (it is tried every second), while one has
+        been waiting for more than three, and while a file is not the one that was opened.
+        """
 
     async def start(self) -> None:
         """Open the log; raises StorageFault for files this release must not touch."""
@@ -145,7 +158,7 @@ class EventLog(Protocol):
         owner: Owner,
         matches: Matches | None,
         count: int,
-        hints: tuple[Hint, ...] | None = None,
+        hints: Hints = NO_HINTS,
     ) -> tuple[int, int]:
         """Where the newest `count` matching rows begin: `(as_of, after)` for a PageRequest.
 
@@ -154,3 +167,17 @@ class EventLog(Protocol):
         The rows with a seq greater than `after`, as of `as_of`, are the `count` newest matching
         ones (all of them when there are fewer). With `count` 0, `after` equals `as_of`.
         """
+
+    async def access_path(self, table: TableDef, owner: Owner, hints: Hints) -> str:
+        """How a snapshot under these hints finds its rows: by a key, an index, or a scan."""
+
+
+def reaches(log: EventLog, position: int, head: int, table: TableId) -> bool:
+    """Whether a reader of the table may go on from a position of its, where the log ends at `head`.
+
+    That is so when this life of the log gave it, and nothing of the table after it is gone. 0 is
+    before the first change of every life.
+    """
+    if position == 0:
+        return log.horizon(table) <= log.base
+    return max(log.base, log.horizon(table)) <= position <= head

@@ -18,9 +18,10 @@ from kalam_notify.log.waiters import Waiters
 from kalam_notify.log.window import Window
 from kalam_notify.model import SHARED, Change, Owner, PostedChange, Row, TableDef, TableId
 from kalam_notify.model.changes import Stored
-from kalam_notify.model.hints import Hint
+from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.filtering import Candidate, LoopFilter
+from kalam_notify.store.log_time import LogTime
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
 from kalam_notify.store.selection import fill_page, keep_matching
 from kalam_notify.store.settling import RowKey, Seen, settle_batch
@@ -61,7 +62,7 @@ class MemoryRows:
 
 
 class MemoryLog:
-    """An EventLog without a file. `clock` gives Unix time in seconds."""
+    """An EventLog without a file. `clock` gives Unix time in seconds; seqs begin after `begin`."""
 
     def __init__(
         self,
@@ -69,13 +70,16 @@ class MemoryLog:
         retention: Retention | None = None,
         trim_seconds: float = TRIM_SECONDS,
         clock: Callable[[], float] = time.time,
+        ticking: Callable[[], float] = time.monotonic,
+        begin: int = 0,
     ) -> None:
         self.on_append: OnAppend | None = None
         self._retention = retention or Retention()
         self._trim_seconds = trim_seconds
-        self._clock = clock
+        self._clock = LogTime(clock, ticking)
         self._declared: dict[TableId, TableDef] = {}
-        self._all = Window()
+        self.base = begin
+        self._all = Window(begin)
         self._runs: dict[Scope, Window] = {}
         self._rows = MemoryRows()
         self._at: dict[int, float] = {}
@@ -159,6 +163,9 @@ class MemoryLog:
             return max(self._horizons.values(), default=0)
         return self._horizons.get(table, 0)
 
+    def why_not_ready(self) -> str | None:
+        return None if self._open else "the log is closed"
+
     def statistics(self) -> dict[str, float]:
         return {
             "waiting_batches": 0,
@@ -170,7 +177,7 @@ class MemoryLog:
             "file_bytes": 0,
             "appends": self._appends,
             "append_faults": 0,
-            "changes": self._all.last_seq,
+            "changes": self._all.last_seq - self.base,
             "last_append_seconds": 0.0,
             "first_seq": self.first_seq,
             "last_seq": self.last_seq,
@@ -329,7 +336,7 @@ class MemoryLog:
         owner: Owner,
         matches: Matches | None,
         count: int,
-        hints: tuple[Hint, ...] | None = None,
+        hints: Hints = NO_HINTS,
     ) -> tuple[int, int]:
         """See EventLog.newest."""
         self._require_open()
@@ -347,6 +354,9 @@ class MemoryLog:
             return beginning if found is None else found[0] - 1
 
         return as_of, await asyncio.to_thread(seek)
+
+    async def access_path(self, table: TableDef, owner: Owner, hints: Hints) -> str:
+        return "scan"
 
     def _rows_as_of(self, scope: Scope, table: TableDef, after: int, as_of: int) -> list[Candidate]:
         """Rows with `after < seq <= as_of` as they stood then; a copy that a thread may keep."""

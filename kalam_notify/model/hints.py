@@ -1,8 +1,9 @@
 """Hints: what must be so of a row that a filter keeps, said without the filter's language.
 
-A filter may come with a set of hints; at least one of them then holds of every row it keeps. Who
-stores rows may leave out those of which none holds, and must ask the filter about the rest. So a
-hint may be ignored, or be taken more loosely than it is meant, but never more strictly.
+A filter may come with clauses, all of which hold of every row it keeps; a clause is a set of hints
+at least one of which then holds. Who stores rows may leave out those of which some clause does not
+hold, and must ask the filter about the rest. So a clause may be ignored, and a hint be taken more
+loosely than it is meant, but never more strictly.
 
 Values are those of JSON: numbers compare as numbers (1 and 1.0 are one), text by code point, a
 boolean only with a boolean. None of the hints holds of an absent column or of NULL.
@@ -46,3 +47,14 @@ class ColumnPrefix(NamedTuple):
 
 
 Hint = ColumnIn | ColumnRange | ColumnPrefix
+
+Clause = tuple[Hint, ...]
+"""At least one of them holds; none in it: nothing passes the filter."""
+
+Hints = tuple[Clause, ...]
+"""All of the clauses hold, the one that is expected to hold for the fewest rows first.
+
+No clause: nothing is known.
+"""
+
+NO_HINTS: Hints = ()

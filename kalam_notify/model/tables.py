@@ -29,6 +29,8 @@ class TableDef(msgspec.Struct, frozen=True):
     primary_key: tuple[str, ...] = ()
     # Column -> its type, in declared order; None: any column may appear.
     columns: Mapping[str, ColumnType] | None = None
+    # Columns by which current rows are found without reading all of them; each index a tuple.
+    indexes: tuple[tuple[str, ...], ...] = ()
     # A WHERE expression joined to every subscriber's own filter; SHARED tables only.
     policy: str | None = None
     # Seconds after which a change of this table leaves the log; None: the log's own retention.

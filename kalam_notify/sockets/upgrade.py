@@ -124,6 +124,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_half = False
         self.transport.abort()
 
+    def _holds(self, size: int) -> None:
+        """So many bytes have come that are no whole request yet, or wait behind one."""
+        self._is_half = True
+        for holder in self.shared.half_received.note(self, size):
+            holder.make_room()
+
     def _is_whole(self) -> None:
         if self._is_half:
             self._is_half = False
@@ -156,9 +162,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = size
         if self.wheel_tick is None:
             self._expect_request()
-        self._is_half = True
-        for holder in self.shared.half_received.note(self, size):
-            holder.make_room()
+        self._holds(size)
         if size > MAX_HEAD_BYTES:
             self._refuse(_Refusal(431, "TOO_LARGE", "the request's head is too large"))
 
@@ -175,6 +179,7 @@ class HttpProtocol(HttpToolsProtocol):
             identity = None if offer.token is None else self.shared.verifier.verify(offer.token)
         except KeyNotYetKnown:
             self._rest = rest
+            self._holds(len(rest))
             self.transport.pause_reading()
             self.shared.spawn(self._upgrade_later(headers, offer))
         except (_Refusal, AuthenticationFailed, KeysUnavailable) as refusal:
@@ -192,6 +197,7 @@ class HttpProtocol(HttpToolsProtocol):
             # This task is the server's: a fault of one connection must not end it.
             failure = _as_refusal(fault)
         rest, self._rest = self._rest or b"", None
+        self._is_whole()
         if self.transport.is_closing():
             return
         self.transport.resume_reading()

@@ -92,8 +92,10 @@ class SubscriptionRequests:
         )
         self._starter.begin(handle)
 
-    def explain(self, sql: str, identity: Identity, params: object = None) -> Steps[dict[str, Any]]:
-        """How a query would be served: its index, residual and company.
+    def explain(
+        self, sql: str, identity: Identity, params: object = None
+    ) -> Steps[tuple[Query, dict[str, Any]]]:
+        """The query, and how its live changes would be served: index, residual and company.
 
         `sql` is a SELECT, with or without EXPLAIN before it. Raises SubscriptionRefused.
         """
@@ -108,7 +110,7 @@ class SubscriptionRequests:
         index = FilterIndex[FilterNode]() if plans is None else plans.index
         explanation = index.explain(query.filter)
         plan = None if plans is None else plans.find(query)
-        return {
+        return query, {
             "table": query.table.id,
             "index": explanation.index,
             "residual": explanation.residual,

@@ -54,6 +54,7 @@ async def test_what_is_said_while_the_keys_are_fetched_is_heard_afterwards_in_or
                 return
             assert (await client.hear_type("auth_success"))["user"] == "alice"
             assert (await client.hear_type("subscription_ack"))["subscription_id"] == "first"
+            await client.hear_type("initial_data_batch")
             assert (await client.hear_type("subscription_ack"))["subscription_id"] == "second"
             await client.hear_type("initial_data_batch")
 

@@ -74,6 +74,22 @@ FAULTS = [
         "public, restricted, private, dba",
     ),
     (
+        "tables: {declared: {a.b: {type: shared, primary_key: id, indexes: status}}}",
+        "tables.declared.a.b.indexes",
+        "list of columns",
+    ),
+    (
+        "tables: {declared: {a.b: {type: shared, indexes: [status]}}}",
+        "tables.declared.a.b.indexes",
+        "primary key",
+    ),
+    (
+        "tables: {declared: {a.b: {type: shared, primary_key: id, columns: {id: Int},"
+        " indexes: [[id, stauts]]}}}",
+        "tables.declared.a.b.indexes",
+        "no such column",
+    ),
+    (
         "tables: {declared: {a.b: {type: shared, primary_key: [id], columns: {x: Int}}}}",
         "tables.declared.a.b.primary_key",
         "not among the columns",

@@ -159,6 +159,14 @@ class TestMeaning:
         assert anything.get(TableId("new.two")) is not None
         assert [table.id for table in anything.tables()] == ["new.one"]
 
+    def test_no_more_tables_are_created_than_may_be(self) -> None:
+        two = Catalog(auto_create=True, max_tables=2)
+        decode(body(insert(table="new.one"), insert(table="new.two")), catalog=two)
+        decode(body(insert(table="new.one")), catalog=two)
+        with pytest.raises(ChangeRefused, match=r"limits\.max_tables") as caught:
+            decode(body(insert(table="new.three")), catalog=two)
+        assert (caught.value.code, caught.value.field) == ("UNKNOWN_TABLE", "table")
+
 
 DEEP = 100_000
 BAD_JSON = [

@@ -118,6 +118,7 @@ async def test_a_hundred_subscriptions_and_a_thousand_pages_are_no_flood(
             )
         for _ in range(99):
             await client.hear_type("subscription_ack")
+            await client.hear_type("initial_data_batch")
         await client.subscribe("pages", "SELECT * FROM app.orders", {"batch_size": 1})
         await client.hear_type("subscription_ack")
         pages = 0
