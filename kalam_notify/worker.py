@@ -27,7 +27,7 @@ from kalam_notify.http.gate import Gate
 from kalam_notify.http.ingest import create_ingest_routes
 from kalam_notify.http.limits import IngestLimits
 from kalam_notify.http.operations import OpsEndpoints
-from kalam_notify.log import Retention, open_log
+from kalam_notify.log import Appended, Retention, open_log
 from kalam_notify.logs import set_level
 from kalam_notify.metrics import Metrics, StateCollector
 from kalam_notify.model import SHARED, Identity
@@ -197,10 +197,11 @@ class Worker:
         metrics = self.metrics
         arrivals: list[tuple[int, float]] = []
 
-        def appended(seconds: float, changes: int) -> None:
+        def appended(seconds: float, stored: Appended) -> None:
             metrics.log_append_seconds.observe(seconds)
-            if changes:
-                arrivals.append((self.log.last_seq, clock() - seconds))
+            if stored.last_seq is not None:
+                # The batch's own: the log may have gone on by others' meanwhile.
+                arrivals.append((stored.last_seq, clock() - seconds))
 
         def fanned_out(seconds: float, position: int) -> None:
             metrics.fanout_seconds.observe(seconds)

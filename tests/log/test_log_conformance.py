@@ -305,11 +305,11 @@ async def test_a_table_without_data_may_change_its_shape(log: EventLog) -> None:
 
 
 async def test_every_stored_batch_is_told_to_the_hook(log: EventLog) -> None:
-    told: list[tuple[float, int]] = []
-    log.on_append = lambda seconds, changes: told.append((seconds, changes))
+    told: list[tuple[float, Appended]] = []
+    log.on_append = lambda seconds, stored: told.append((seconds, stored))
     await log.append([put(1, id="a"), put(2)])
     await log.append([put(1, id="a")])
-    assert [changes for _, changes in told] == [2, 0]
+    assert [(stored.accepted, stored.last_seq) for _, stored in told] == [(2, 2), (0, None)]
     assert all(seconds >= 0 for seconds, _ in told)
 
 
