@@ -94,6 +94,7 @@ class StateCollector(Collector):
         manager: ConnectionsManager,
         stats: FanoutStats,
         closes: Counter[int],
+        auth_failures: Counter[str],
         send_buffer_bytes: Callable[[], int],
     ) -> None:
         self._metrics = metrics
@@ -101,6 +102,7 @@ class StateCollector(Collector):
         self._manager = manager
         self._stats = stats
         self._closes = closes
+        self._auth_failures = auth_failures
         self._send_buffer_bytes = send_buffer_bytes
 
     def collect(self) -> Iterator[Metric]:
@@ -125,6 +127,11 @@ class StateCollector(Collector):
         yield _counter(
             "plans_disabled", "Filters whose evaluation raised an error", stats.plans_disabled
         )
+        yield _gauge(
+            "demoted_plans",
+            "Plans whose filter costs too much for the fan-out, fed behind it",
+            manager.counts.demoted,
+        )
         yield _counter(
             "filter_evaluations", "Filters evaluated on a row", manager.filter_evaluations
         )
@@ -135,6 +142,9 @@ class StateCollector(Collector):
             "ingest_requests", "Posts answered", "status", self._metrics.ingest_requests
         )
         yield _labelled("closes", "WebSocket connections closed", "code", self._closes)
+        yield _labelled(
+            "auth_failures", "Tokens and keys that were not taken", "reason", self._auth_failures
+        )
         build = GaugeMetricFamily(PREFIX + "build_info", "The release", labels=["version"])
         build.add_metric([__version__], 1)
         yield build
@@ -149,7 +159,7 @@ def _counter(name: str, text: str, value: float) -> Metric:
 
 
 def _labelled(
-    name: str, text: str, label: str, counts: "Counter[TableId] | Counter[int]"
+    name: str, text: str, label: str, counts: "Counter[TableId] | Counter[int] | Counter[str]"
 ) -> Metric:
     family = CounterMetricFamily(PREFIX + name, text, labels=[label])
     for value, count in counts.items():

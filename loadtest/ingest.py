@@ -39,7 +39,7 @@ async def measure(
     seconds = bench.options.time(9) / rounds
     async with bench.stage() as stage:
         server = await stage.server()
-        client = await stage.subscribers(server, ClientPlan(subscribers, [ALL]))
+        client = await stage.subscribers(server, ClientPlan(subscribers, [ALL], shape="spread"))
         producer = await stage.producer(server, RowMaker(), connections=producers)
         bench.progress.step(f"posts of {batch} from {producers} producers")
         rates, floors = [], []

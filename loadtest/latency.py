@@ -22,6 +22,7 @@ from loadtest.harness.report import Bar, Measurement, median
 from loadtest.harness.rows import RowMaker
 from loadtest.harness.server import Server
 from loadtest.harness.stage import Bench
+from loadtest.peers import beside
 
 RATE = 100
 ROUNDS = 4
@@ -58,7 +59,7 @@ def curve(delays: Delays) -> list[tuple[float, int]]:
 
 async def run(bench: Bench) -> Sequence[Measurement]:
     subscribers = bench.options.many(1000, 20)
-    plan = ClientPlan(subscribers, [ALL])
+    plan = ClientPlan(subscribers, [ALL], shape="spread")
     async with bench.stage() as stage:
         server = await stage.server()
         client = await stage.subscribers(server, plan)
@@ -73,7 +74,9 @@ async def run(bench: Bench) -> Sequence[Measurement]:
         bench.progress.step(f"{RATE} changes a second to {subscribers} subscribers")
         delays = await in_turn(bench, producer, client, bare, meter)
         ping = (await prober.report()).ping
-    return [*figures(subscribers, *delays, ping), *meter.measurements()]
+    seconds = bench.options.time(16) / ROUNDS
+    others = await beside.latency(bench, subscribers, RATE, ROUNDS, seconds)
+    return [*figures(subscribers, *delays, ping), *meter.measurements(), *others]
 
 
 class ServerLoad:

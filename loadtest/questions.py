@@ -3,22 +3,27 @@
 from loadtest import (
     burst,
     compression,
+    fairness,
     fanout,
     filters,
     ingest,
     latency,
     memory,
+    paths,
+    several,
     slow,
     snapshot,
     storm,
     workers,
 )
 from loadtest.harness.question import Question
+from loadtest.soak import question as soak
 
 QUESTIONS: dict[str, Question] = {
     module.QUESTION.name: module.QUESTION
     for module in (
         fanout,
+        several,
         burst,
         filters,
         memory,
@@ -29,5 +34,8 @@ QUESTIONS: dict[str, Question] = {
         snapshot,
         compression,
         workers,
+        fairness,
+        soak,
+        paths,
     )
 }

@@ -100,7 +100,7 @@ async def filled(bench: Bench, stage: Stage, server: Server, total: int) -> None
 async def run(bench: Bench) -> Sequence[Measurement]:
     bench.require_own_server()
     total = AT_ONCE * MATCHING if bench.options.small else 100_000
-    plan = ClientPlan(bench.options.many(100, 5), [ALL])
+    plan = ClientPlan(bench.options.many(100, 5), [ALL], shape="spread")
     async with bench.stage() as stage:
         server = await stage.server()
         await filled(bench, stage, server, total)

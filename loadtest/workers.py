@@ -22,7 +22,7 @@ PRODUCERS = 4
 
 async def measure(bench: Bench, workers: int, subscribers: int) -> list[Measurement]:
     batches = PRODUCERS if bench.options.small else max(PRODUCERS, 40_000 // subscribers)
-    plan = ClientPlan(subscribers, [ALL])
+    plan = ClientPlan(subscribers, [ALL], shape="spread")
     async with bench.stage() as stage:
         server = await stage.server(workers=workers, pinned=False)
         client = await stage.subscribers(server, plan, pinned=False)

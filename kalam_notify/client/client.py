@@ -24,6 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from kalam_notify.client.address import websocket_url
 from kalam_notify.client.backoff import Backoff
+from kalam_notify.client.credentials import clean
 from kalam_notify.client.events import Message
 from kalam_notify.client.faults import ConnectionLost
 from kalam_notify.client.following import Following, Phase
@@ -114,6 +115,7 @@ class Client:
         self,
         sql: str,
         *,
+        params: Sequence[Any] = (),
         id: str | None = None,
         options: Mapping[str, Any] | None = None,
         live_only: bool = False,
@@ -122,6 +124,7 @@ class Client:
     ) -> Subscription:
         """Subscribe to a query; answered by the events of the returned subscription.
 
+        `params` are the values of `$1`, `$2`, ...: JSON scalars, or a list for `= ANY($1)`.
         Without `options` it starts with a snapshot; `live_only` leaves that out. `options` are
         the protocol's: `batch_size`, `last_rows`, `from`. An `id` in use is replaced. A reader that
         wants the events alone saves the memory of a view with `keep_view=False`.
@@ -129,7 +132,7 @@ class Client:
         if self._fault is not None:
             raise self._fault
         name = id or f"q{next(self._names)}"
-        following = Following(name, sql, None if live_only else options or {})
+        following = Following(name, sql, None if live_only else options or {}, params)
         replaced = self._subscriptions.get(name)
         subscription = Subscription(self, following, View(primary_key) if keep_view else NoView())
         self._subscriptions[name] = subscription
@@ -184,7 +187,7 @@ class Client:
         try:
             socket = await self._connect()
         except InvalidStatus as refused:
-            return _after_refusal(refused)
+            return await self._after_refusal(refused)
         except (OSError, TimeoutError, InvalidHandshake, EOFError) as fault:
             return f"cannot connect: {fault}", False
         try:
@@ -208,11 +211,9 @@ class Client:
         return await connect(self._url, additional_headers=headers, **self._connect_options)
 
     async def _current_token(self) -> str | None:
-        if callable(self._token):
-            token = self._token()
-            self._last_token = await token if inspect.isawaitable(token) else token
-        else:
-            self._last_token = self._token
+        asked = self._token() if callable(self._token) else self._token
+        token = await asked if inspect.isawaitable(asked) else asked
+        self._last_token = None if token is None else clean(token, "token")
         return self._last_token
 
     async def _converse(self, socket: ClientConnection) -> NoReturn:
@@ -246,7 +247,10 @@ class Client:
         if subscription is None:
             return
         if kind == "error":
-            self._refused(subscription, message)
+            if message.get("code") == "RESUME_EXPIRED" and subscription.following.expired():
+                await self.resume(subscription)
+            else:
+                self._refused(subscription, message)
             return
         answer = subscription.offer(message, size)
         if answer is not None:
@@ -272,6 +276,23 @@ class Client:
                 # One after the other, for a client that goes on in bursts is closed for abuse.
                 await asyncio.sleep(self._rate_pause / REPEATS_PER_PAUSE)
 
+    async def _after_refusal(self, refused: InvalidStatus) -> tuple[str, bool]:
+        """What an answer in place of the upgrade means: 5xx and 429 pass, the rest does not."""
+        status = refused.response.status_code
+        if status == 401:
+            why = f"the server refused the handshake: 401{_reason(refused)}"
+            if not await self._has_another_token():
+                raise AuthenticationFailed(why)
+            return why, False
+        if status < 500 and status != 429:
+            raise ConnectionLost(status, refused.response.reason_phrase)
+        return f"the server refuses the connection for now: {status}{_reason(refused)}", True
+
+    async def _has_another_token(self) -> bool:
+        """Whether whoever is asked for tokens has one that was not just refused."""
+        used = self._last_token
+        return callable(self._token) and await self._current_token() != used
+
     async def _after_close(self, closed: ConnectionClosed) -> tuple[str, bool]:
         code = closed.rcvd.code if closed.rcvd is not None else 1006
         reason = closed.rcvd.reason if closed.rcvd is not None else ""
@@ -280,8 +301,7 @@ class Client:
             case Reconnect.NO:
                 raise ConnectionLost(code, reason)
             case Reconnect.WITH_NEW_TOKEN:
-                used = self._last_token
-                if not callable(self._token) or await self._current_token() == used:
+                if not await self._has_another_token():
                     raise self._rejection(code, reason)
                 return why, False
             case Reconnect.AFTER_A_PAUSE:
@@ -301,11 +321,9 @@ class Client:
             logger.debug("not sent, the connection is closed: %s", message.get("type"))
 
 
-def _after_refusal(refused: InvalidStatus) -> tuple[str, bool]:
-    """What an HTTP answer in place of the upgrade means: 5xx and 429 pass, the rest does not."""
-    status = refused.response.status_code
-    if status == 401:
-        raise AuthenticationFailed("the server refused the handshake: 401")
-    if status < 500 and status != 429:
-        raise ConnectionLost(status, refused.response.reason_phrase)
-    return f"the server refuses the connection for now: {status}", True
+def _reason(refused: InvalidStatus) -> str:
+    """What the server says about it, where it is one of ours."""
+    try:
+        return f": {orjson.loads(refused.response.body or b'')['error']['message']}"
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ""

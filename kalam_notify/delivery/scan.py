@@ -15,7 +15,7 @@ However many changes are posted, a subscription is visited once per round and ha
 for it, and a change waits for a whole round at most. Databases share scans of a table in the same
 way (circular or cooperative scans: Zukowski et al., VLDB 2007), and disks their seeks (SCAN).
 
-Every subscription gets the batches in order. Invariant: at any place of a roster, what is left of
+Every subscription gets the batches in order. Invariant: at any slot of a live list, what is left of
 an earlier pass is also left of every later one, for passes of one plan move together, and a later
 one has begun with its whole round before it.
 """
@@ -36,7 +36,7 @@ _MOST_JOINED = 16
 
 
 class _Pass:
-    """One batch's way around one plan's roster."""
+    """One batch's way around one plan's live list."""
 
     __slots__ = ("batch", "end", "frames", "left")
 
@@ -50,7 +50,7 @@ class _Pass:
 
 
 class _PlanScan:
-    """A plan's roster with the passes that are under way on it, the earliest first."""
+    """A plan's live list with the passes that are under way on it, the earliest first."""
 
     __slots__ = ("passes", "place", "plan")
 
@@ -64,7 +64,7 @@ class _PlanScan:
         place, here = self.place, [one for one in self.passes if self.place < one.end]
         if not here:
             self.place, place, here = 0, 0, self.passes.copy()
-        # A one ends where the roster ended when it began, and once around where it began.
+        # A pass ends where the list ended when it began, and once around where it began.
         for one in here:
             most = min(most, one.end - place, one.left)
         return here, most
@@ -95,7 +95,7 @@ class SharedScan:
     def join(self, batch: Batch, frames: FrameSet, plan: Plan) -> None:
         """Send a batch's frames around a plan, from where its walk has come to."""
         batch.passes += 1
-        one = _Pass(batch, frames, plan.begin_walk())
+        one = _Pass(batch, frames, plan.begin_scan())
         plan_scan = self._scans.get(plan)
         if plan_scan is None:
             plan_scan = self._scans[plan] = _PlanScan(plan, one)
@@ -118,7 +118,8 @@ class SharedScan:
             served += places
             plan, start = plan_scan.plan, plan_scan.place
             frames = passes[0].frames if len(passes) == 1 else self._together(passes)
-            jobs.append(Job(plan, start, start + places, frames, passes[0].batch.after))
+            holds = any(plan in one.batch.holding for one in passes)
+            jobs.append(Job(plan, start, start + places, frames, passes[0].batch.after, holds))
             plan_scan.advance(passes, places, over)
             if plan_scan.passes:
                 queue.rotate(-1)
@@ -129,7 +130,7 @@ class SharedScan:
             send(jobs)
         for plan, batch in over:
             # Only now may places change.
-            plan.end_walk()
+            plan.end_scan()
             batch.passes -= 1
         if not queue:
             self._joined.clear()

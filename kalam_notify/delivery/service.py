@@ -6,7 +6,7 @@ once), moves its position, and sends the prepared messages around the plans that
 loop turns, so that pings, accepts and ingest stay alive however many subscribers a table has; and
 what has been stored meanwhile sets out from where the walk has come to.
 
-Flow control is being on the roster: only LIVE subscriptions are, for everybody else the log has
+Flow control is being in the live list: only LIVE subscriptions are, for everybody else the log has
 the change. An offer that is not taken moves the handle to CATCHING_UP with its cursor before the
 first batch of the offer. How a chunk gets onto its sockets is told in chunks.py.
 """
@@ -22,7 +22,7 @@ from kalam_notify.delivery.chunks import ChunkSender, Job
 from kalam_notify.delivery.ring import Ring
 from kalam_notify.delivery.scan import SharedScan
 from kalam_notify.delivery.stats import FanoutStats
-from kalam_notify.errors import Compacted
+from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.log.base import EventLog
 from kalam_notify.model import Change
 from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
@@ -38,8 +38,10 @@ _BUSY_CHUNK_SIZE = SHARED_NOTIFY_CHUNK_SIZE // 4
 
 _logger = logging.getLogger("kalam_notify.delivery")
 _MAX_READ = 1000
-# Places that subscriptions have left on rosters while walks held them: beyond these, and a quarter
-# of all live ones, the walks come to their end before anything else sets out.
+# Seconds between two tries to read a log that cannot be read.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+# Slots that subscriptions have left in live lists while scans held them: beyond these, and a
+# quarter of all live ones, the scans come to their end before anything else joins.
 _FEW_HOLES = 1024
 
 
@@ -79,9 +81,13 @@ class NotificationService:
         self._done = 0
         # Connections with several subscriptions are written to once, at the end of a batch.
         self._held: dict[Sink, None] = {}
+        # Filters that are to be demoted as soon as nothing is under way.
+        self._too_dear: list[FilterNode] = []
         # Places served since the event loop's last turn, and when the next is due at the latest.
         self._served = 0
         self._turn_due = 0.0
+        # Why the log cannot be read at the moment; None: it can. Everybody live stays where he is.
+        self.fault: str | None = None
         # Called when the position has moved.
         self.on_moved: Callable[[], None] = lambda: None
         # Called with handles that are behind without a full buffer, to be fed.
@@ -100,12 +106,31 @@ class NotificationService:
             if self._log.last_seq <= self.position:
                 await self._log.wait_beyond(self.position)
                 self._begin_turn()
-            try:
-                changes = await self._waiting()
-            except Compacted:
+            changes = await self._readable()
+            if changes is None:
                 self._fall_back()
             else:
                 await self.notify(changes)
+
+    async def _readable(self) -> Sequence[Change] | None:
+        """What waits, however long the log cannot be read; None: retention has passed it."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                changes = await self._waiting()
+            except Compacted:
+                return None
+            except LogUnavailable as fault:
+                if self.fault is None:
+                    _logger.error("the fan-out waits until the log can be read: %s", fault)
+                self.fault = str(fault)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            if self.fault is not None:
+                self.fault = None
+                _logger.info("the log can be read again, the fan-out goes on")
+            return changes
 
     def _fall_back(self) -> None:
         """Retention has overtaken the fan-out itself: every live handle is behind now.
@@ -186,6 +211,10 @@ class NotificationService:
 
     def _take(self) -> bool:
         """Prepare what waits, as far as the bounds of what is under way allow; False: nothing."""
+        if self._too_dear:
+            if self._under_way:
+                return False
+            self._demote()
         room = MAX_BATCH_BYTES - sum(batch.size for batch, _ in self._under_way if batch.passes)
         if room <= 0 or self._manager.counts.holes > self._most_holes() or not self._look_ahead():
             return False
@@ -193,6 +222,9 @@ class NotificationService:
         batch = prepare(
             self._manager, self.position, self._ahead, start, self._clock, max_bytes=room
         )
+        self._too_dear += batch.too_dear
+        if not batch.taken:
+            return bool(self._under_way) or self._take()
         # From this line on, a subscription that goes live has the batch behind it.
         self.position = batch.upto
         self._join(batch)
@@ -206,6 +238,18 @@ class NotificationService:
         self.on_moved()
         return True
 
+    def _demote(self) -> None:
+        """Set the subscriptions of filters that cost too much behind: catch-up feeds them.
+
+        Nothing is under way, so all of them have everything up to the position.
+        """
+        for node in self._too_dear:
+            fallen = self._manager.demote(node)
+            for handle in fallen:
+                handle.overfull(self.position)
+            self.on_fallen(fallen)
+        self._too_dear.clear()
+
     def _look_ahead(self) -> bool:
         """Whether there are changes to prepare, fetched out of memory if need be.
 
@@ -218,9 +262,12 @@ class NotificationService:
 
     def _join(self, batch: Batch) -> None:
         for scan, deliveries in ((self._shared, batch.shared), (self._user, batch.user)):
-            for frames, plans in deliveries:
-                for plan in plans:
-                    scan.join(batch, frames, plan)
+            joining = [(frames, plan) for frames, plans in deliveries for plan in plans]
+            if batch.holding:
+                # First those that wait for others.
+                joining.sort(key=lambda one: one[1] not in batch.holding)
+            for frames, plan in joining:
+                scan.join(batch, frames, plan)
             # Who has them all keeps no frames any more.
             deliveries.clear()
 
@@ -232,11 +279,9 @@ class NotificationService:
         while self._under_way and not self._under_way[0].batch.passes:
             batch, began = self._under_way.popleft()
             held, self._held = list(self._held), {}
-            for sink in held:
-                if self._served >= SHARED_NOTIFY_CHUNK_SIZE:
-                    await self._turn()
-                self._served += 1
-                sink.flush()
+            for start in range(0, len(held), SHARED_NOTIFY_CHUNK_SIZE):
+                self._sender.flush(held[start : start + SHARED_NOTIFY_CHUNK_SIZE])
+                await self._turn()
             if self._stats.observe_fanout is not None:
                 self._stats.observe_fanout(self._clock() - began, batch.upto)
 

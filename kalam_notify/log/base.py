@@ -22,7 +22,7 @@ Invariant: `append` returns only after the batch is durable, and a batch is visi
 Invariant: a page of rows and the position it stands at (`as_of`) agree exactly.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
@@ -106,8 +106,10 @@ class EventLog(Protocol):
         log was never told of. Cancelling the wait does not take the batch back.
         """
 
-    def recent(self, after: int) -> Sequence[Change] | None:
+    def recent(self, after: int, limit: int | None = None) -> Sequence[Change] | None:
         """All changes after a position, out of memory and at once; None: not held, use `read`.
+
+        With a `limit` only the first so many of them.
 
         An empty sequence means that `after` is at (or beyond) `last_seq`.
         """
@@ -142,6 +144,12 @@ class EventLog(Protocol):
 
         That is so when `as_of` is below `horizon(table)`; without a primary key, where the rows are
         the log's own entries, also when `as_of` is given and `after` is below it.
+        """
+
+    def newest_columns(self, table: TableDef, owner: Owner) -> Collection[str] | None:
+        """Names that one of the newest rows has; None: there has been no row, or nobody knows.
+
+        Answered at once, for it is asked while a subscription is made. Raises LogUnavailable.
         """
 
     async def newest(

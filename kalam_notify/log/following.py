@@ -110,9 +110,9 @@ class Follower:
             return self._edges.horizon
         return self._edges.horizon_of(table)
 
-    def recent(self, after: int) -> Sequence[Change] | None:
+    def recent(self, after: int, limit: int | None = None) -> Sequence[Change] | None:
         """See EventLog.recent."""
-        return self._window.after(after)
+        return self._window.after(after, limit)
 
     async def wait_beyond(self, seq: int) -> None:
         """Return as soon as `last_seq` is greater than `seq`."""

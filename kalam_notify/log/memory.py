@@ -9,7 +9,7 @@ of all tables is complete before that.
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 
 from kalam_notify.errors import Compacted, LogUnavailable
@@ -118,6 +118,15 @@ class MemoryLog:
 
     def _holds(self, table: TableId) -> bool:
         return self._rows.has_any(table) or any(scope[0] == table for scope in self._runs)
+
+    def newest_columns(self, table: TableDef, owner: Owner) -> Collection[str] | None:
+        if not self._holds(table.id):
+            return None
+        newest = sorted(self._rows.of((table.id, owner)), key=lambda stored: stored.seq)[-20:]
+        rows = [stored.row for stored in newest]
+        recent = self.recent(self.last_seq - 20) or ()
+        rows += [change.row for change in recent if change.row and change.table == table.id]
+        return frozenset(name for row in rows for name in row.values)
 
     def _require_open(self) -> None:
         if not self._open:
@@ -268,8 +277,8 @@ class MemoryLog:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def recent(self, after: int) -> Sequence[Change] | None:
-        return self._all.after(after)
+    def recent(self, after: int, limit: int | None = None) -> Sequence[Change] | None:
+        return self._all.after(after, limit)
 
     async def read(
         self,

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from kalam_notify.errors import Compacted, LogUnavailable, StorageFault
@@ -47,6 +47,7 @@ from kalam_notify.store.high_water import HighWaterMark
 from kalam_notify.store.log_time import LogTime
 from kalam_notify.store.pool import ReaderPool
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
+from kalam_notify.store.sampling import newest_columns
 from kalam_notify.store.settling import NOTHING
 from kalam_notify.store.storing import Posting
 from kalam_notify.store.tables import refuse_unfit
@@ -160,6 +161,11 @@ class SqliteLog:
         with self._pool.connection() as connection:
             refuse_changed_shapes(connection, tables)
 
+    def newest_columns(self, table: TableDef, owner: Owner) -> Collection[str] | None:
+        self._require_open()
+        with self._pool.connection() as connection:
+            return newest_columns(connection, table, owner)
+
     def _require_open(self) -> None:
         if not self._open:
             raise LogUnavailable("the log is closed")
@@ -203,8 +209,8 @@ class SqliteLog:
     async def wait_beyond(self, seq: int) -> None:
         await self._follower.wait_beyond(seq)
 
-    def recent(self, after: int) -> Sequence[Change] | None:
-        return self._follower.recent(after)
+    def recent(self, after: int, limit: int | None = None) -> Sequence[Change] | None:
+        return self._follower.recent(after, limit)
 
     # -- writing ---------------------------------------------------------------------------------
 

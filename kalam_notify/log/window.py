@@ -102,13 +102,17 @@ class Window:
                 del self._costs[:count]
         return dropped
 
-    def after(self, position: int) -> Sequence[Change] | None:
-        """Every change after a position; None where the window does not reach back to it."""
+    def after(self, position: int, limit: int | None = None) -> Sequence[Change] | None:
+        """Every change after a position, or the first `limit` of them.
+
+        None where the window does not reach back to it.
+        """
         if position >= self.last_seq:
             return ()
         if position < self.start:
             return None
-        return self._changes[bisect_right(self._changes, position, key=_seq_of) :]
+        first = bisect_right(self._changes, position, key=_seq_of)
+        return self._changes[first : None if limit is None else first + limit]
 
     def span(self, after: int, limit: int, max_bytes: int) -> Sequence[Change]:
         """The held changes after a position: at most `limit`, about `max_bytes`, at least one."""

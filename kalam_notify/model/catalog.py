@@ -59,6 +59,10 @@ class Catalog:
             *(table for table in created if table.id not in self._declared),
         ]
 
+    def is_declared(self, table: TableId) -> bool:
+        """Whether the configuration names it."""
+        return table in self._declared
+
     def get(self, table: TableId) -> TableDef | None:
         """The table a reader asks for; None when there is none. Remembers nothing.
 

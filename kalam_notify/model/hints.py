@@ -6,12 +6,15 @@ hold, and must ask the filter about the rest. So a clause may be ignored, and a 
 loosely than it is meant, but never more strictly.
 
 Values are those of JSON: numbers compare as numbers (1 and 1.0 are one), text by code point, a
-boolean only with a boolean. A hint with a `reading` speaks of what the column's value is read as
-(a decimal, an instant, a UUID), and so are its values. None of the hints holds of an absent column,
-of NULL, or of a value that cannot be read so.
+boolean only with a boolean. None of the hints holds of an absent column or of NULL.
+
+A hint with a `reading` is about what a column's declared type makes of its values: a row's value
+`v` is then held against the hint by `readings.sort_key(reading, v)`, of which None is NULL, and
+the hint's values are such keys already. The keys are in the order of what they stand for and may
+be equal for neighbours, so a range or list of them is never stricter than the filter.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 Scalar = bool | int | float | str
 
@@ -20,7 +23,7 @@ class ColumnIn(NamedTuple):
     """The column equals one of the values."""
 
     column: str
-    values: tuple[Any, ...]
+    values: tuple[Scalar, ...]
     reading: str | None = None
 
 
@@ -31,8 +34,8 @@ class ColumnRange(NamedTuple):
     """
 
     column: str
-    low: Any
-    high: Any
+    low: int | float | str | None
+    high: int | float | str | None
     reading: str | None = None
 
 

@@ -16,7 +16,7 @@ from kalam_notify.model import TableDef
 from kalam_notify.model.hints import Clause, ColumnIn, ColumnPrefix, ColumnRange, Hint, Hints
 from kalam_notify.model.keys import can_be_key, key_range, key_text
 from kalam_notify.store import sorting
-from kalam_notify.store.indexes import Index, read_as
+from kalam_notify.store.indexes import Index
 from kalam_notify.store.sorting import Span
 
 MAX_PLACES = 10_000
@@ -145,7 +145,7 @@ def _spans(index: Index, hints: Sequence[Hint]) -> list[Span] | None:
             if spans is not None:
                 return spans
             return _whole(begins) if place else None
-        encoded = [sorting.encode(read_as(column.reading, value)) for value in members]
+        encoded = list(map(sorting.encode, members))
         if len(begins) * len(encoded) > MAX_PLACES:
             return _whole(begins) if place else None
         begins = [begin + value for begin in begins for value in encoded]
@@ -163,8 +163,7 @@ def _last(
     for hint in hints:
         match hint:
             case ColumnRange(name, low, high, read) if (name, read) == (column, reading):
-                ends = [None if end is None else read_as(reading, end) for end in (low, high)]
-                spans = [sorting.between(begin, *ends) for begin in begins]
+                spans = [sorting.between(begin, low, high) for begin in begins]
             case ColumnPrefix(name, prefix) if (name, None) == (column, reading):
                 spans = [sorting.beginning(begin, prefix) for begin in begins]
             case _:

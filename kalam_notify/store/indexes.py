@@ -24,16 +24,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kalam_notify.model import Owner, TableDef
+from kalam_notify.model.readings import sort_key
 from kalam_notify.store.sorting import NOTHING, encode
 
 MERGE_CHANGES = 1024
 MERGE_BYTES = 4 * 1024 * 1024
 """The indexes follow when so much has been written that they do not know."""
-
-Reading = Callable[[object], object]
-READINGS: dict[str, Reading] = {}
-"""Reading -> a column's value as a number or text that compares as what is read."""
-
 
 Entry = tuple[int, Owner, bytes, str]
 """Index, owner, sorted values, key."""
@@ -57,16 +53,24 @@ class Index(NamedTuple):
         return f"({', '.join(column.name for column in self.columns)})"
 
 
-def read_as(reading: str | None, value: object) -> object:
-    """The value an index keeps and looks up for a column's value."""
-    return value if reading is None else READINGS[reading](value)
-
-
 def wanted_indexes(table: TableDef) -> list[tuple[IndexColumn, ...]]:
-    """The indexes that a table's declaration asks for."""
+    """The indexes that a table's declaration asks for.
+
+    A key is text as it was posted; where columns of it are read as something else (a UUID in any
+    spelling), rows are found by what is read, and that takes an index.
+    """
     if not table.is_keyed:
         return []
-    return [tuple(IndexColumn(name) for name in index) for index in dict.fromkeys(table.indexes)]
+    wanted = [tuple(_column(table, name) for name in index) for index in table.indexes]
+    key = tuple(_column(table, name) for name in table.primary_key)
+    if any(column.reading is not None for column in key):
+        wanted.append(key)
+    return list(dict.fromkeys(wanted))
+
+
+def _column(table: TableDef, name: str) -> IndexColumn:
+    declared = None if table.columns is None else table.columns.get(name)
+    return IndexColumn(name, None if declared is None else declared.reading)
 
 
 _INDEXES_OF = "SELECT id, columns, state FROM indexes WHERE tbl = ? AND state <> 'dropped'"
@@ -170,10 +174,10 @@ def _sorted(columns: Sequence[IndexColumn], values: Mapping[str, Any]) -> bytes 
     """A row's bytes in an index; None where it has no entry."""
     name, reading = columns[0]
     value = values.get(name)
-    first = encode(value if reading is None else read_as(reading, value))
+    first = encode(value if reading is None else sort_key(reading, value))
     if first is NOTHING:
         return None
     for name, reading in columns[1:]:
         value = values.get(name)
-        first += encode(value if reading is None else read_as(reading, value))
+        first += encode(value if reading is None else sort_key(reading, value))
     return first

@@ -32,8 +32,8 @@ from kalam_notify.store.settling import RowKey, Seen, Settled, settle_batch
 
 # A short post may touch long rows: 500 deletes can bring 250 MB of old images. Above so many bytes
 # of rows, changes are stored a few at a time, in the same transaction.
-_MOST_HELD = 16 * 1024 * 1024
-_PORTION = 16
+_MOST_HELD = 8 * 1024 * 1024
+_PORTION = 8
 _ANY_LENGTH = 1_000_000_000
 
 # Where a key that the file holds already was seen; any new one has a seq.

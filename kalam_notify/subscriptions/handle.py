@@ -13,6 +13,7 @@ Invariant: it leaves LIVE for CATCHING_UP only when the fan-out visits it, with 
     same turn of the event loop. So nothing falls between, and nothing comes twice.
 """
 
+from collections.abc import Hashable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,10 +21,13 @@ from kalam_notify.model import LiveQueryId
 from kalam_notify.protocol.close import Close
 from kalam_notify.protocol.heads import change_head
 from kalam_notify.protocol.options import Options
-from kalam_notify.subscriptions.roster import NO_FD
 
 if TYPE_CHECKING:
     from kalam_notify.subscriptions.plans import Plan
+
+
+NO_FD = -1
+"""Where a descriptor stands otherwise: nothing may be written directly."""
 
 
 class SubscriptionState(Enum):
@@ -56,10 +60,14 @@ class Sink(Protocol):
     deflates: bool
     # The connection's subscriptions by the client's own ids.
     subscriptions: "dict[str, SubscriptionHandle]"
-    # The descriptor that whole frames may be written to directly; NO_FD while bytes wait for the
-    # socket, under TLS, and when all is over. Whoever changes it calls `direct_fd_moved` on the
-    # handles.
-    direct_fd: int
+
+    @property
+    def direct_fd(self) -> int:
+        """The descriptor that whole frames may be written to without asking, or NO_FD.
+
+        NO_FD while bytes are held or wait for the socket, under TLS, and when all is over. Live
+        lists keep copies of it.
+        """
 
     def complete(self, frames: bytes, sent: int) -> None:
         """Take what a direct write did not: all but the first `sent` bytes; -1: it is broken."""
@@ -76,6 +84,12 @@ class Sink(Protocol):
     def flush(self) -> None:
         """Write what was held, in one system call where the socket takes it."""
 
+    def take_held(self) -> tuple[int, bytes]:
+        """What was held, for the caller to write to this descriptor at once, and `complete`.
+
+        (NO_FD, b"") where there is nothing, or where it went another way.
+        """
+
     def send(self, payload: bytes) -> None:
         """Send one message whatever the buffer holds: answers to what the client itself asked."""
 
@@ -88,6 +102,18 @@ class Sink(Protocol):
 
     def end(self, close: Close) -> None:
         """Close the connection."""
+
+
+class Undertaking(Protocol):
+    """What catch-up does for subscriptions, as each of them sees it."""
+
+    def leave(self, handle: "SubscriptionHandle") -> None:
+        """The handle has ended: nothing is done for it any more."""
+
+
+def payer_of(live_query_id: LiveQueryId) -> Hashable:
+    """Who answers for what a subscription costs: its user, or a connection without one."""
+    return live_query_id.user_id or live_query_id.connection_id
 
 
 class Snapshot:
@@ -111,17 +137,19 @@ class SubscriptionHandle:
     __slots__ = (
         "asked",
         "cursor",
+        "has_sibling",
         "head",
-        "is_queued",
         "live_query_id",
+        "notices",
         "options",
-        "place",
+        "params",
         "plan",
-        "shares_connection",
         "sink",
+        "slot",
         "snapshot",
         "sql",
         "state",
+        "undertaking",
     )
 
     def __init__(
@@ -131,12 +159,16 @@ class SubscriptionHandle:
         plan: "Plan",
         sql: str,
         options: Options | None,
+        params: Sequence[Any] = (),
     ) -> None:
         self.live_query_id = live_query_id
         self.sink = sink
         self.plan = plan
         # What was asked, to be bound anew when the identity or the table changes.
         self.sql = sql
+        self.params = params
+        # What its acknowledgement says to whoever wrote the query.
+        self.notices: Sequence[str] = ()
         # How it was asked to begin; None: live changes only.
         self.options = options
         self.state = SubscriptionState.LOADING
@@ -145,15 +177,15 @@ class SubscriptionHandle:
         # The start of each of its change messages.
         self.head = change_head(live_query_id.subscription_id, sink.deflates)
         # Its index in plan.live, -1 while not LIVE.
-        self.place = -1
-        # Whether other subscriptions share its connection: then its frames are written together
-        # with theirs, not through the direct_fd.
-        self.shares_connection = False
+        self.slot = -1
+        # Whether its connection has another subscription that the same changes may concern: what
+        # both are told of a change is then written at once.
+        self.has_sibling = False
         self.snapshot: Snapshot | None = None
         # How many first pages the feeder had begun to read when it came: a later one suits it.
         self.asked = 0
-        # Whether the feeder has it in its queue already.
-        self.is_queued = False
+        # What is being done for it; None while it is live, or waits for its socket or its client.
+        self.undertaking: Undertaking | None = None
 
     @property
     def id(self) -> str:
@@ -161,14 +193,14 @@ class SubscriptionHandle:
         return self.live_query_id.subscription_id
 
     @property
-    def direct_fd(self) -> int:
-        """Where whole frames for it may be written directly (see roster.py)."""
-        return NO_FD if self.shares_connection else self.sink.direct_fd
+    def payer(self) -> Hashable:
+        """Who answers for what it costs."""
+        return payer_of(self.live_query_id)
 
     def direct_fd_moved(self) -> None:
-        """The sink has opened or shut its direct_fd, or company has come or gone."""
-        if self.place >= 0:
-            self.plan.move_direct_fd(self)
+        """The sink's descriptor is another one now."""
+        if self.slot >= 0:
+            self.plan.fds[self.slot] = self.sink.direct_fd
 
     @property
     def is_closed(self) -> bool:
@@ -199,6 +231,9 @@ class SubscriptionHandle:
             self.snapshot.timer.cancel()
         self.snapshot = None
         self._move(Event.ENDED)
+        if self.undertaking is not None:
+            self.undertaking.leave(self)
+            self.undertaking = None
 
     def _move(self, event: Event) -> None:
         self.state = TRANSITIONS[self.state][event]

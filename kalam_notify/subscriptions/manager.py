@@ -10,10 +10,11 @@ whoever called it acts (sends, closes, wakes).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from kalam_notify.errors import SubscriptionRefused
+from kalam_notify.filters import Query
 from kalam_notify.model import (
     SHARED,
     ConnectionId,
@@ -24,8 +25,7 @@ from kalam_notify.model import (
     UserId,
 )
 from kalam_notify.protocol.options import Options
-from kalam_notify.sql import Query
-from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
+from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle, payer_of
 from kalam_notify.subscriptions.plans import Counts, FilterNode, Plan, TablePlans
 
 K = TypeVar("K")
@@ -113,14 +113,14 @@ class ConnectionsManager:
         options: Options | None,
         *,
         sql: str = "",
+        params: Sequence[Any] = (),
         max_per_connection: int = 0,
         max_per_user: int = 0,
     ) -> Subscribed:
         """Index a new subscription; one of the same id is closed and replaced at one stroke.
 
-        `sql` is kept with the handle. A maximum of 0 is no limit. Raises SubscriptionRefused
-        (SUBSCRIPTION_LIMIT_EXCEEDED) and
-        leaves everything as it was.
+        `sql` and `params` are kept with the handle. A maximum of 0 is no limit. Raises
+        SubscriptionRefused (SUBSCRIPTION_LIMIT_EXCEEDED) and leaves everything as it was.
         """
         old = connection.subscriptions.get(subscription_id)
         user_id = connection.identity.user_id
@@ -129,8 +129,8 @@ class ConnectionsManager:
             self._remove(old)
         live_query_id = LiveQueryId(user_id, connection.connection_id, subscription_id)
         owner = SHARED if query.table.is_shared else user_id
-        plan = self._acquire(query, owner)
-        handle = SubscriptionHandle(live_query_id, connection, plan, sql, options)
+        plan = self._acquire(query, owner, payer_of(live_query_id))
+        handle = SubscriptionHandle(live_query_id, connection, plan, sql, options, params)
         self._add(handle)
         return Subscribed(handle, old)
 
@@ -167,8 +167,6 @@ class ConnectionsManager:
         """Close one subscription, unless it is closed already."""
         if not handle.is_closed:
             self._remove(handle)
-            # Whoever is left alone writes directly from now on: not before what is held for it.
-            handle.sink.flush()
 
     def find(self, live_query_id: LiveQueryId) -> SubscriptionHandle | None:
         """The subscription of an id. O(1)."""
@@ -193,6 +191,10 @@ class ConnectionsManager:
         """The plans that a change of this table and owner concerns; None: nobody's."""
         return self._plans.get((table, owner))
 
+    def table_plans(self, table: TableId, owner: Owner) -> TablePlans:
+        """The same where `has_subscribers` has said so; raises KeyError where nobody is."""
+        return self._plans[table, owner]
+
     def all_plans(self) -> Iterator[TablePlans]:
         return iter(self._plans.values())
 
@@ -211,6 +213,19 @@ class ConnectionsManager:
             for (_, user_table), handles in self.user_table_subscriptions.items():
                 if user_table == table:
                     yield from handles.values()
+
+    def demote(self, node: FilterNode) -> list[SubscriptionHandle]:
+        """Have the fan-out ask a filter no more; those that are live by it, to be set behind.
+
+        Only while nothing is under way to them.
+        """
+        if not node.plans:
+            return []
+        plan = node.plans[0]
+        plans = self._plans[plan.table.id, plan.owner]
+        if not plans.demote(node):
+            return []
+        return [handle for plan in node.plans for handle in plan.live if handle is not None]
 
     # Counts
 
@@ -246,13 +261,13 @@ class ConnectionsManager:
 
     # The indexes
 
-    def _acquire(self, query: Query, owner: Owner) -> Plan:
+    def _acquire(self, query: Query, owner: Owner, payer: Hashable) -> Plan:
         key = (query.table.id, owner)
         plans = self._plans.get(key)
         if plans is None:
             plans = self._plans[key] = TablePlans(query.table, owner, self.counts)
             plans.index.on_broken = self._note_broken
-        return plans.acquire(query)
+        return plans.acquire(query, payer)
 
     def _release(self, plan: Plan) -> None:
         key = (plan.table.id, plan.owner)
@@ -265,7 +280,7 @@ class ConnectionsManager:
     def _add(self, handle: SubscriptionHandle) -> None:
         live_query_id, table = handle.live_query_id, handle.plan.table
         handle.sink.subscriptions[handle.id] = handle
-        _note_sharing(handle.sink)
+        _note_siblings(handle)
         if table.is_shared:
             self.shared_table_subscriptions.setdefault(table.id, {})[live_query_id] = handle
             self._shared_count += 1
@@ -283,7 +298,7 @@ class ConnectionsManager:
         live_query_id, table = handle.live_query_id, handle.plan.table
         handle.ended()
         del handle.sink.subscriptions[handle.id]
-        _note_sharing(handle.sink)
+        _note_siblings(handle)
         if table.is_shared:
             _discard(self.shared_table_subscriptions, table.id, live_query_id)
             self._shared_count -= 1
@@ -296,15 +311,26 @@ class ConnectionsManager:
         self._release(handle.plan)
 
 
-def _note_sharing(sink: Sink) -> None:
-    """Only the first and second subscription of a connection change anything for the others."""
-    count = len(sink.subscriptions)
-    if count <= 2:
-        for handle in sink.subscriptions.values():
-            handle.shares_connection = count > 1
-            handle.direct_fd_moved()
-    else:
-        next(reversed(sink.subscriptions.values())).shares_connection = True
+def _note_siblings(handle: SubscriptionHandle) -> None:
+    """A subscription has come to its connection, or gone: who has a sibling there now?"""
+    plan, subscriptions = handle.plan, handle.sink.subscriptions
+    if handle.is_closed and not handle.has_sibling:
+        return
+    alike = [
+        other
+        for other in subscriptions.values()
+        if other.plan.table.id == plan.table.id and other.plan.owner == plan.owner
+    ]
+    for other in alike:
+        _set_sibling(other, len(alike) > 1)
+    if handle.is_closed:
+        _set_sibling(handle, False)
+
+
+def _set_sibling(handle: SubscriptionHandle, has_sibling: bool) -> None:
+    if handle.has_sibling is not has_sibling:
+        handle.has_sibling = has_sibling
+        handle.plan.siblings += 1 if has_sibling else -1
 
 
 def _discard(

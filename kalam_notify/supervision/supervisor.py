@@ -67,7 +67,10 @@ class Supervisor:
         load_config: Callable[[], Config],
         listening: Sequence[Listening],
         announce: Callable[[], None],
+        *,
+        dev: bool = False,
     ) -> None:
+        self._is_dev = dev
         # What new workers are to run with, and what the present ones were offered last: the same
         # once they have taken it.
         self._config = config
@@ -169,7 +172,9 @@ class Supervisor:
     async def _live(self, slot: Slot) -> None:
         """One life of a worker, from its start to its burial."""
         slot.config = self._config
-        channel = await slot.start(Launch.of(slot.config, slot.number, self._listening))
+        channel = await slot.start(
+            Launch.of(slot.config, slot.number, self._listening, self._is_dev)
+        )
         pid = slot.pid
         if self._stopping.is_set():
             slot.signal(signal.SIGTERM)

@@ -112,7 +112,8 @@ static void command(const char *line)
     if (sscanf(line, "target %lu", &target) == 1)
         return;
     if (!strcmp(line, "report")) {
-        tally_report(&client.tally, client.subscriptions, count);
+        tally_report(&client.tally, client.subscriptions, client.settings.connections,
+                     client.settings.subscriptions, client.settings.receivers);
         return;
     }
     if (!strcmp(line, "reset"))
@@ -227,8 +228,8 @@ static void raise_file_limit(void)
     }
 }
 
-enum { HOST = 256, PORT, PATH, CONNECTIONS, SUBSCRIPTIONS, SQL, TOKENS, OPTIONS, RAMP, PING,
-       RECEIVE_BUFFER };
+enum { HOST = 256, PORT, PATH, CONNECTIONS, SUBSCRIPTIONS, RECEIVERS, SQL, TOKENS, OPTIONS, RAMP, PING,
+       RECEIVE_BUFFER, PEER };
 
 /* Returns the microseconds between pings, 0 for none. */
 static long read_settings(int argc, char **argv)
@@ -237,8 +238,10 @@ static long read_settings(int argc, char **argv)
     const struct option names[] = {
         {"host", 1, 0, HOST}, {"port", 1, 0, PORT}, {"path", 1, 0, PATH},
         {"connections", 1, 0, CONNECTIONS}, {"subscriptions", 1, 0, SUBSCRIPTIONS},
+        {"receivers", 1, 0, RECEIVERS},
         {"sql-file", 1, 0, SQL}, {"token-file", 1, 0, TOKENS}, {"options", 1, 0, OPTIONS},
         {"ramp", 1, 0, RAMP}, {"ping-us", 1, 0, PING}, {"rcvbuf", 1, 0, RECEIVE_BUFFER},
+        {"peer", 1, 0, PEER},
         {"unique-ids", 0, &s->unique_ids, 1}, {"contiguous", 0, &s->contiguous, 1},
         {"deflate", 0, &s->deflate, 1}, {0, 0, 0, 0},
     };
@@ -246,7 +249,7 @@ static long read_settings(int argc, char **argv)
     int name;
 
     *s = (struct settings){.host = "127.0.0.1", .path = "/v1/ws", .connections = 1,
-                           .subscriptions = 1, .options = "null"};
+                           .subscriptions = 1, .receivers = SIZE_MAX, .options = "null"};
     while ((name = getopt_long(argc, argv, "", names, NULL)) != -1) {
         switch (name) {
         case HOST: s->host = optarg; break;
@@ -254,16 +257,20 @@ static long read_settings(int argc, char **argv)
         case PATH: s->path = optarg; break;
         case CONNECTIONS: s->connections = strtoul(optarg, NULL, 10); break;
         case SUBSCRIPTIONS: s->subscriptions = strtoul(optarg, NULL, 10); break;
+        case RECEIVERS: s->receivers = strtoul(optarg, NULL, 10); break;
         case SQL: s->sql = read_lines(optarg); break;
         case TOKENS: s->tokens = read_lines(optarg); break;
         case OPTIONS: s->options = optarg; break;
         case RAMP: ramp = strtoul(optarg, NULL, 10); break;
         case PING: ping = atol(optarg); break;
         case RECEIVE_BUFFER: s->receive_buffer = atoi(optarg); break;
+        case PEER: s->peer = strcmp(optarg, "nats") == 0 ? NATS : PLAIN; break;
         case 0: break;
         default: exit(2);
         }
     }
+    if (s->receivers > s->subscriptions)
+        s->receivers = s->subscriptions;
     s->address.sin_family = AF_INET;
     if (inet_pton(AF_INET, s->host, &s->address.sin_addr) != 1
         || (s->subscriptions && !s->sql.count) || (s->deflate && !inflate_available())) {

@@ -2,6 +2,7 @@
 #include "connection.h"
 
 #include "incoming.h"
+#include "peer.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -36,7 +37,10 @@ void connection_open(struct client *client, size_t index)
 {
     struct connection *c = &client->connections[index];
     int one = 1, size = client->settings.receive_buffer;
+    size_t per = client->settings.subscriptions;
 
+    for (size_t i = 0; i < per; i++)
+        client->subscriptions[index * per + i].live = 0;
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (c->fd < 0) {
         fault(&client->tally, "socket: %s", strerror(errno));
@@ -174,7 +178,10 @@ size_t connection_response(struct client *client, size_t index, const uint8_t *b
         c->window = strcasestr(head, "server_no_context_takeover") ? 1 : 2;
     client->deflated += c->window ? 1 : 0;
     c->state = OPEN;
-    connection_subscribe(client, index);
+    if (client->settings.peer == OURS)
+        connection_subscribe(client, index);
+    else
+        peer_subscribe(client, index);
     return size;
 }
 

@@ -1,25 +1,36 @@
 """Starts the client program and speaks to it."""
 
 import json
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from loadtest.harness import native
 from loadtest.harness.faults import DeliveryFault
 from loadtest.harness.lines import Event, LineProcess
 
+Shape = Literal["fixed", "beside", "spread"]
+"""fixed: as it stands; beside: silent ones are added; spread: rows may be shared out to tables."""
+
 
 @dataclass(frozen=True)
 class ClientPlan:
-    """Who subscribes to what. Subscription i takes SQL i modulo their number, tokens alike."""
+    """Who subscribes to what. Active subscription i takes SQL i modulo their number, tokens alike.
+
+    A connection holds `subscriptions` active ones, each of them on each of `tables` (whose names
+    stand in for the first's), and `beside` silent ones, on tables that nobody writes.
+    """
 
     connections: int
     sql: Sequence[str]
     tokens: Sequence[str] = ()
-    subscriptions: int = 1  # per connection
+    subscriptions: int = 1  # active ones per connection
+    tables: Sequence[str] = ()  # a row goes to one of these; none: as the SQL says
+    beside: Sequence[str] = ()  # SQL of the silent ones; `{n}` becomes the connection's number
+    shape: Shape = "beside"  # what the user's --subscriptions and --active may do to it
     unique_ids: bool = False
     contiguous: bool = False  # row numbers must rise by exactly one, per subscription
     deflate: bool = False
@@ -27,28 +38,54 @@ class ClientPlan:
     ramp: int = 256  # connections on the way at a time
     ping_us: int = 0  # microseconds between pings on the first connection
     receive_buffer: int = 0  # SO_RCVBUF in bytes
+    path: str = "/v1/ws"
+    peer: str = ""  # whose protocol: ours, or as client/peer.h names it
 
     @property
     def total(self) -> int:
-        """Subscriptions of all connections."""
+        """Subscriptions that a row for everybody reaches."""
         return self.connections * self.subscriptions
+
+    @property
+    def receivers(self) -> int:
+        """Subscriptions of one connection that get rows."""
+        return self.subscriptions * max(1, len(self.tables))
+
+    def lines(self) -> Iterator[str]:
+        """SQL in the order in which connections take it, until it begins anew."""
+        period = math.lcm(len(self.sql), self.subscriptions or 1) // (self.subscriptions or 1)
+        if any("{n}" in sql for sql in self.beside):
+            period = self.connections
+        for n in range(period):
+            for place in range(self.subscriptions):
+                sql = self.sql[(n * self.subscriptions + place) % len(self.sql)]
+                yield from self._on_each_table(sql)
+            yield from (sql.replace("{n}", str(n)) for sql in self.beside)
+
+    def _on_each_table(self, sql: str) -> Iterator[str]:
+        yield sql
+        yield from (sql.replace(self.tables[0], table) for table in self.tables[1:])
 
     def arguments(self, directory: Path, address: tuple[str, int]) -> list[str]:
         """The client program's arguments; SQL and tokens go through files in `directory`."""
         sql, tokens = directory / "sql", directory / "tokens"
-        sql.write_text("".join(json.dumps(text)[1:-1] + "\n" for text in self.sql))
+        with sql.open("w") as file:
+            file.writelines(json.dumps(text)[1:-1] + "\n" for text in self.lines())
         tokens.write_text("".join(token + "\n" for token in self.tokens))
         flags = {
             "--unique-ids": self.unique_ids,
-            "--contiguous": self.contiguous,
+            # Across tables there is no order to keep.
+            "--contiguous": self.contiguous and len(self.tables) < 2,
             "--deflate": self.deflate,
         }
         return [
             *("--host", address[0], "--port", str(address[1])),
-            *("--connections", str(self.connections), "--subscriptions", str(self.subscriptions)),
+            *("--connections", str(self.connections), "--receivers", str(self.receivers)),
+            *("--subscriptions", str(self.receivers + len(self.beside))),
             *("--sql-file", str(sql), "--token-file", str(tokens), "--options", self.options),
             *("--ramp", str(self.ramp), "--ping-us", str(self.ping_us)),
-            *("--rcvbuf", str(self.receive_buffer)),
+            *("--rcvbuf", str(self.receive_buffer), "--path", self.path),
+            *(("--peer", self.peer) if self.peer else ()),
             *(flag for flag, wanted in flags.items() if wanted),
         ]
 
@@ -90,7 +127,7 @@ class Report:
     messages: int
     bytes: int
     snapshot_rows: int
-    least: tuple[int, int]  # rows and sum of numbers of the poorest subscription
+    least: tuple[int, int]  # rows and sum of numbers of the poorest connection
     most: tuple[int, int]
     placed: int  # sum of (place of the subscription + 1) * its sum: right rows, right place
     not_resumed: int
@@ -112,10 +149,10 @@ class Report:
         )
 
     def require_each(self, rows: int, total: int) -> None:
-        """Every subscription got `rows` rows, and their numbers add up to `total`."""
+        """Every connection got `rows` rows, and their numbers add up to `total`."""
         if not self.least == self.most == (rows, total):
             raise DeliveryFault(
-                f"{rows} rows adding up to {total} were posted; subscriptions got between "
+                f"{rows} rows adding up to {total} were posted; connections got between "
                 f"{self.least} and {self.most} (rows, sum)"
             )
 

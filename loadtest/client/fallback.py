@@ -37,7 +37,8 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--options", default="null")
     for name in ("--sql-file", "--token-file"):
         p.add_argument(name, type=Path, required=True)
-    for name in ("--port", "--connections", "--subscriptions", "--ramp", "--ping-us", "--rcvbuf"):
+    numbers = ("--port", "--connections", "--subscriptions", "--ramp", "--ping-us", "--rcvbuf")
+    for name in (*numbers, "--receivers"):
         p.add_argument(name, type=int, default=1)
     for name in ("--unique-ids", "--contiguous", "--deflate"):
         p.add_argument(name, action="store_true")
@@ -135,7 +136,10 @@ class Client:
         self.sql = wanted.sql_file.read_text().splitlines()
         self.tokens = wanted.token_file.read_text().splitlines()
         total = wanted.connections * wanted.subscriptions
-        self.subscriptions = [Subscription() for _ in range(total)]
+        self.subscriptions = [
+            Subscription(is_silent=number % wanted.subscriptions >= wanted.receivers)
+            for number in range(total)
+        ]
         self.connections: dict[int, Connection] = {}
         self.tally = Tally()
         self.deflated = 0
@@ -163,6 +167,8 @@ class Client:
         kind = text.partition('"type":"')[2].partition('"')[0]
         subscription = self._subject(connection, text)
         if kind == "change" and subscription:
+            if subscription.is_silent:
+                self.tally.fault(f"a silent subscription was told: {text[:200]}")
             self.tally.take_rows(text, subscription, contiguous=self.wanted.contiguous)
         elif kind in ("subscription_ack", "initial_data_batch") and subscription:
             self._take_control(connection, subscription, json.loads(text))
@@ -190,7 +196,10 @@ class Client:
         live_only = not self._returning and self.wanted.options == "null"
         is_ack = message["type"] == "subscription_ack"
         if live_only if is_ack else not control["has_more"]:
-            connection.now_live()
+            # Once for each: after a live-only ack, which says so, an empty ready batch may follow.
+            if subscription.live_on is not connection:
+                subscription.live_on = connection
+                connection.now_live()
         elif not is_ack:
             wanted = {"type": "next_batch", "subscription_id": message["subscription_id"]}
             connection.send(json.dumps(wanted))
@@ -248,7 +257,10 @@ class Client:
                 self._target = int(rows)
                 self.settle()
             case ["report"]:
-                print(json.dumps(self.tally.told(self.subscriptions)), flush=True)
+                print(
+                    json.dumps(self.tally.told(self.subscriptions, self.wanted.connections)),
+                    flush=True,
+                )
             case [name]:
                 self._change(name)
                 self.tell("done")

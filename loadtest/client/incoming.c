@@ -2,6 +2,7 @@
 
 #include "inflate.h"
 #include "message.h"
+#include "peer.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -27,8 +28,12 @@ static struct subscription *subject(struct client *client, size_t index, const s
     return &client->subscriptions[index * per + (size_t)place];
 }
 
-static void now_live(struct client *client, size_t index)
+/* Once for each: after a live-only ack, which says so, an empty ready batch may follow. */
+static void now_live(struct client *client, size_t index, struct subscription *sub)
 {
+    if (sub->live)
+        return;
+    sub->live = 1;
     client->connections[index].live++;
     client->tally.acks++;
     connection_subscribe(client, index);
@@ -55,13 +60,13 @@ static void take_control(struct client *client, size_t index, const struct messa
         sub->position = m->position;
     client->tally.not_resumed += m->resumed == 0 ? 1 : 0;
     if (m->kind == ACK ? live_only : !m->has_more)
-        now_live(client, index);
+        now_live(client, index, sub);
     else if (m->kind == BATCH)
         next_page(client, index, m->id);
 }
 
-static void take_message(struct client *client, size_t index, const char *text, size_t length,
-                         uint64_t at)
+void incoming_message(struct client *client, size_t index, const char *text, size_t length,
+                      uint64_t at)
 {
     struct message m;
     struct subscription *sub;
@@ -77,6 +82,10 @@ static void take_message(struct client *client, size_t index, const char *text, 
         return;
     }
     if (m.kind == CHANGE) {
+        if ((size_t)(sub - client->subscriptions) % client->settings.subscriptions
+            >= client->settings.receivers)
+            fault(&client->tally, "connection %zu: a silent subscription was told: %.*s", index,
+                  shown, text);
         message_rows(text, length, at, client->settings.contiguous, sub, &client->tally);
         return;
     }
@@ -100,7 +109,7 @@ static void take_payload(struct client *client, size_t index, int packed, const 
             return;
         }
     }
-    take_message(client, index, text, length, at);
+    incoming_message(client, index, text, length, at);
 }
 
 static void take_fragment(struct client *client, size_t index, const struct frame *f, uint64_t at)
@@ -151,6 +160,12 @@ static void take_frame(struct client *client, size_t index, const struct frame *
                  f->length > 2 ? (int)f->length - 2 : 0, f->payload + 2);
         connection_lost(client, index, why);
         break;
+    case OP_BINARY:
+        if (client->settings.peer == NATS) {
+            peer_receive(client, index, f->payload, f->length, at);
+            break;
+        }
+        __attribute__((fallthrough));
     default:
         connection_lost(client, index, "an unexpected frame");
     }

@@ -47,6 +47,8 @@ class Subscription:
     last_n: int = 0
     rows: int = 0
     sum: int = 0
+    is_silent: bool = False  # no rows are due to it
+    live_on: object = None  # the connection on which it was told to be live
 
 
 @dataclass
@@ -102,11 +104,14 @@ class Tally:
         self.rows += 1
         self.sum += n
 
-    def told(self, subscriptions: list[Subscription]) -> dict[str, Any]:
-        """The `report` event."""
-        rows = [s.rows for s in subscriptions] or [0]
-        sums = [s.sum for s in subscriptions] or [0]
-        placed = sum(place * s.sum for place, s in enumerate(subscriptions, 1))
+    def told(self, subscriptions: list[Subscription], connections: int) -> dict[str, Any]:
+        """The `report` event; least and most are of whole connections."""
+        receivers = [s for s in subscriptions if not s.is_silent]
+        per = len(receivers) // max(1, connections)
+        groups = [receivers[n * per : (n + 1) * per] for n in range(connections)]
+        rows = [sum(s.rows for s in group) for group in groups] or [0]
+        sums = [sum(s.sum for s in group) for group in groups] or [0]
+        placed = sum(place * s.sum for place, s in enumerate(receivers, 1))
         plain = ("rows", "messages", "bytes", "snapshot_rows", "not_resumed", "faults")
         return {
             "event": "report",

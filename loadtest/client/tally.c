@@ -79,19 +79,27 @@ static void put_histogram(const char *name, const struct histogram *h)
     printf("]}");
 }
 
-void tally_report(const struct tally *t, const struct subscription *subs, size_t count)
+void tally_report(const struct tally *t, const struct subscription *subs, size_t connections,
+                  size_t per, size_t receivers)
 {
-    uint64_t least = count ? subs[0].rows : 0, most = least;
-    uint64_t low = count ? subs[0].sum : 0, high = low, placed = 0;
+    uint64_t least = UINT64_MAX, most = 0, low = UINT64_MAX, high = 0, placed = 0;
     size_t kept = t->faults < 5 ? (size_t)t->faults : 5;
 
-    for (size_t i = 0; i < count; i++) {
-        placed += (i + 1) * subs[i].sum; /* tells a row that went to the wrong subscription */
-        least = subs[i].rows < least ? subs[i].rows : least;
-        most = subs[i].rows > most ? subs[i].rows : most;
-        low = subs[i].sum < low ? subs[i].sum : low;
-        high = subs[i].sum > high ? subs[i].sum : high;
+    for (size_t c = 0; c < connections; c++) {
+        uint64_t rows = 0, sum = 0;
+        for (size_t i = 0; i < receivers; i++) {
+            const struct subscription *sub = &subs[c * per + i];
+            placed += (c * receivers + i + 1) * sub->sum; /* a row at the wrong one changes it */
+            rows += sub->rows;
+            sum += sub->sum;
+        }
+        least = rows < least ? rows : least;
+        most = rows > most ? rows : most;
+        low = sum < low ? sum : low;
+        high = sum > high ? sum : high;
     }
+    if (!connections)
+        least = low = 0;
     printf("{\"event\":\"report\",\"rows\":%llu,\"messages\":%llu,\"bytes\":%llu,"
            "\"snapshot_rows\":%llu,\"sum\":%llu,\"least_rows\":%llu,\"most_rows\":%llu,"
            "\"least_sum\":%llu,\"most_sum\":%llu,\"placed\":%llu,\"not_resumed\":%llu,"

@@ -20,6 +20,7 @@ struct subscription {
     uint64_t last_n;   /* the producer's own number of the last row */
     uint64_t rows;
     uint64_t sum; /* of the producer's numbers, modulo 2^64 */
+    int live;     /* on the connection of now */
 };
 
 struct tally {
@@ -40,8 +41,12 @@ void histogram_add(struct histogram *h, uint64_t ns);
 /* Counts a fault and keeps the text of the first few. */
 void fault(struct tally *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* One line `{"event":"report",...}` on stdout. */
-void tally_report(const struct tally *t, const struct subscription *subs, size_t count);
+/* One line `{"event":"report",...}` on stdout. Of the `per` subscriptions of a connection the first
+ * `receivers` are to get rows. Least and most are of whole connections, for a row that several
+ * tables share out reaches each connection once; `placed` weighs every receiver's sum by its
+ * place among all receivers. */
+void tally_report(const struct tally *t, const struct subscription *subs, size_t connections,
+                  size_t per, size_t receivers);
 
 /* Zero everything that counts; positions stay. */
 void tally_reset(struct tally *t, struct subscription *subs, size_t count);

@@ -1,24 +1,26 @@
 """A keep-alive HTTP/1.1 connection that costs as little as asyncio allows."""
 
 import asyncio
-from typing import Self
 from urllib.parse import urlsplit
 
 from loadtest.harness.faults import LoadTestFault
 
 
 class HttpConnection:
-    """One request at a time over one connection."""
+    """One request at a time over one connection to `http://host:port`.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str):
-        self._reader, self._writer, self._host = reader, writer, host
+    It is made with the first request: a server cuts off who connects and then says nothing, and
+    between the two thousands of subscribers may have to be waited for.
+    """
 
-    @classmethod
-    async def open(cls, base: str) -> Self:
-        """Connect to `http://host:port`."""
-        parts = urlsplit(base)
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
-        return cls(reader, writer, parts.netloc)
+    def __init__(self, base: str) -> None:
+        self._to = urlsplit(base)
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def _open(self) -> asyncio.StreamWriter:
+        port = self._to.port or 80
+        self._reader, writer = await asyncio.open_connection(self._to.hostname, port)
+        return writer
 
     async def request(
         self, method: str, path: str, token: str | None = None, body: bytes = b""
@@ -26,9 +28,11 @@ class HttpConnection:
         """Send and read the whole answer: `(status, body)`."""
         bearer = f"Authorization: Bearer {token}\r\n" if token else ""
         head = (
-            f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n{bearer}"
+            f"{method} {path} HTTP/1.1\r\nHost: {self._to.netloc}\r\n{bearer}"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
+        if self._writer is None:
+            self._writer = await self._open()
         self._writer.write(head.encode() + body)
         try:
             answer = (await self._reader.readuntil(b"\r\n\r\n")).lower()
@@ -52,4 +56,5 @@ class HttpConnection:
         return body
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -13,6 +13,9 @@ class Options:
     question: str
     small: bool = False
     subscribers: int | None = None
+    # On each connection: one that gets rows and silent ones, or all of them active.
+    subscriptions: int = 5
+    active: bool = False
     # Of measuring per case, set-up not included.
     seconds: float | None = None
     repeat: int = 1
@@ -25,9 +28,22 @@ class Options:
     results: Path = RESULTS
     counts: tuple[int, ...] | None = None
     kinds: tuple[str, ...] | None = None
+    scenarios: tuple[str, ...] | None = None
+    minutes: float = 5
+    seed: int | None = None
+    # The checkout whose kalam_notify `paths` looks at; None: this one.
+    source: Path | None = None
+    verbose: bool = False
     quiet: bool = False
+    # Other servers to measure in the same run.
+    beside: tuple[str, ...] | None = None
     # Use the client in Python although a compiler is there.
     python_client: bool = False
+
+    @property
+    def silent(self) -> int:
+        """Silent subscriptions on each connection."""
+        return self.subscriptions - 1
 
     def many(self, full: int, small: int) -> int:
         """How many subscribers: as asked, else the question's own number."""

@@ -3,8 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Sequence
 
 from loadtest.harness.faults import DeliveryFault, LoadTestFault
 from loadtest.harness.http import HttpConnection
@@ -12,28 +11,26 @@ from loadtest.harness.rows import RowMaker
 
 
 class Producer:
-    """One table's rows, posted over one or several connections; each waits for its answers."""
+    """Rows posted over one or several connections, each of which waits for its answers.
+
+    They go to one table, or to several in turn.
+    """
 
     def __init__(
-        self, connections: list[HttpConnection], token: str, table: str, rows: RowMaker
+        self, base: str, token: str, tables: Sequence[str], rows: RowMaker, connections: int = 1
     ) -> None:
-        self._connections = connections
+        self.connections = connections
+        self._connections = [HttpConnection(base) for _ in range(connections)]
         self._token = token
-        self._head = f'{{"table":"{table}","change_type":"insert","row_data":'
+        self._heads = [
+            f'{{"table":"{table}","change_type":"insert","row_data":' for table in tables
+        ]
         self.rows = rows
         self.last_seq = 0
 
-    @classmethod
-    async def open(
-        cls, base: str, token: str, table: str, rows: RowMaker, connections: int = 1
-    ) -> Self:
-        opened = [await HttpConnection.open(base) for _ in range(connections)]
-        return cls(opened, token, table, rows)
-
     async def post(self, count: int, connection: int = 0) -> None:
         """Post the next `count` rows in one batch and wait until they are accepted."""
-        head = self._head
-        batch = [f"{head}{self.rows.row()}}}" for _ in range(count)]
+        batch = [self._change() for _ in range(count)]
         body = batch[0] if count == 1 else f"[{','.join(batch)}]"
         status, answer = await self._connections[connection].request(
             "POST", "/v1/changes", self._token, body.encode()
@@ -44,6 +41,10 @@ class Producer:
         if told["accepted"] != count:
             raise DeliveryFault(f"{count} changes posted, the answer was {answer.decode()}")
         self.last_seq = max(self.last_seq, told["last_seq"])
+
+    def _change(self) -> str:
+        head = self._heads[self.rows.made % len(self._heads)]
+        return f"{head}{self.rows.row()}}}"
 
     async def post_many(self, batches: int, size: int) -> None:
         """Post so many batches as fast as they are accepted, over all connections."""
@@ -61,7 +62,7 @@ class Producer:
                 await self.post(size, connection)
 
         async with asyncio.TaskGroup() as group:
-            for connection in range(len(self._connections)):
+            for connection in range(self.connections):
                 group.create_task(keep_posting(connection))
 
     async def post_at(self, rate: float, seconds: float) -> float:
@@ -72,7 +73,7 @@ class Producer:
         """
         begun, late = time.monotonic(), 0.0
         free: asyncio.Queue[int] = asyncio.Queue()
-        for connection in range(len(self._connections)):
+        for connection in range(self.connections):
             free.put_nowait(connection)
 
         async def one(connection: int) -> None:

@@ -152,7 +152,7 @@ def result(
         measurements = [replace(m, bar=None) for m in measurements]
         notes = [*notes, "small size: only delivery was checked, no figure is held to its bar"]
     # What was measured, not where on this machine and not with whose token.
-    private = ("token", "results", "scratch", "url", "pid")
+    private = ("token", "results", "scratch", "url", "pid", "source")
     told = asdict(options).items()
     asked = {name: value for name, value in told if value and name not in private}
     return Result(options.question, title, machine(), asked, measurements, notes)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +23,16 @@ from loadtest.harness.options import Options
 TABLE = "load.rows"
 FLOOD = "load.flood"
 KEYED = "load.keyed"
+SMALL, BIG = "load.small", "load.big"
+"""Tables with a key, of few rows and of many."""
 POLICED = "load.policed"
+MOST_TABLES = 20
+ACTIVE = [TABLE, *(f"load.rows{n}" for n in range(1, MOST_TABLES))]
+"""Tables that rows are shared out to, where every connection subscribes to several."""
+SILENT = [f"load.silent{n}" for n in range(MOST_TABLES)]
+"""Tables that nobody writes."""
+
+KALAM_NOTIFY = (sys.executable, "-m", "kalam_notify")
 
 RAISED = (
     "own server: websocket.messages_per_second, message_burst and max_subscriptions_per_connection "
@@ -31,7 +40,9 @@ RAISED = (
 )
 
 
-def configuration(data_dir: Path, secret: str, **websocket: Any) -> dict[str, Any]:
+def configuration(
+    data_dir: Path, secret: str, tables: Mapping[str, Any], **websocket: Any
+) -> dict[str, Any]:
     """The configuration of a server of the tool's own: the defaults, rates and tables apart."""
     rates = {"messages_per_second": 1_000_000, "message_burst": 1_000_000}
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -43,12 +54,14 @@ def configuration(data_dir: Path, secret: str, **websocket: Any) -> dict[str, An
         "auth": {"jwt": {"secret": secret}},
         "tables": {
             "declared": {
-                TABLE: shared,
-                FLOOD: shared,
-                KEYED: {**shared, "primary_key": "id"},
+                **dict.fromkeys((*ACTIVE, *SILENT, FLOOD), shared),
+                **{table: {**shared, "primary_key": "id"} for table in (KEYED, SMALL, BIG)},
                 POLICED: {**shared, "policy": "tenant = CLAIM('tenant')"},
+                **tables,
             }
         },
+        # All clients come from one address.
+        "limits": {"connections_per_address": 0},
         "logging": {"level": "warning"},
         "metrics": {"open": True},
     }
@@ -75,16 +88,26 @@ class Server:
 
     @classmethod
     async def start(
-        cls, directory: Path, cores: frozenset[int], workers: int = 1, **websocket: Any
+        cls,
+        directory: Path,
+        cores: frozenset[int],
+        workers: int = 1,
+        *,
+        command: Sequence[str] = KALAM_NOTIFY,
+        environment: Mapping[str, str] | None = None,
+        tables: Mapping[str, Any] | None = None,
+        **websocket: Any,
     ) -> Self:
         """Start one on a free port with its data below `directory`."""
         secret = secrets.token_hex(32)
         config = directory / "config.yaml"
-        config.write_text(yaml.safe_dump(configuration(directory / "data", secret, **websocket)))
-        command = (sys.executable, "-m", "kalam_notify", "serve", "--config", str(config))
+        config.write_text(
+            yaml.safe_dump(configuration(directory / "data", secret, tables or {}, **websocket))
+        )
+        arguments = ("serve", "--config", str(config), "--workers", str(workers))
         with Cores.inherit(cores):
             process = await asyncio.create_subprocess_exec(
-                *command, "--workers", str(workers), stdout=PIPE
+                *command, *arguments, stdin=PIPE, stdout=PIPE, limit=1 << 24, env=environment
             )
         base = await _listening(process)
         server = cls(base, process.pid, "", secret)
@@ -98,6 +121,12 @@ class Server:
             return self.producer_token
         payload = {"sub": user, "role": role, "exp": int(time.time()) + 86400, **claims}
         return jwt.encode(payload, self._secret, "HS256")
+
+    @property
+    def own_process(self) -> Process:
+        """Of a server that `start` made."""
+        assert self._process is not None
+        return self._process
 
     @property
     def address(self) -> tuple[str, int]:
@@ -118,7 +147,7 @@ class Server:
 
     async def metric(self, name: str) -> float:
         """The sum over all labels of one of the server's metrics; 0 when it tells none."""
-        connection = await HttpConnection.open(self.base)
+        connection = HttpConnection(self.base)
         status, text = await connection.request("GET", "/metrics", self.producer_token)
         connection.close()
         if status != 200:

@@ -13,13 +13,13 @@ from kalam_notify.delivery.chunks import ChunkSender, Job
 from kalam_notify.delivery.frames import FrameSet
 from kalam_notify.delivery.ring import Refused, Ring, Run
 from kalam_notify.delivery.stats import FanoutStats
+from kalam_notify.filters import bind
 from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
 from kalam_notify.protocol.heads import change_head
-from kalam_notify.sql import Limits, bind, parse
-from kalam_notify.subscriptions.handle import Sink
+from kalam_notify.sql import Limits, parse
+from kalam_notify.subscriptions.handle import NO_FD, Sink
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.plans import Plan
-from kalam_notify.subscriptions.roster import NO_FD
 
 ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 ALICE = Identity(UserId("alice"), Role.USER)
@@ -84,9 +84,9 @@ def send_to(
         plans[handle.plan] = frames[kind]
     held: dict[Sink, None] = {}
     sender = ChunkSender(stats, ring, is_storing=lambda: is_storing)
-    sender.send([Job(plan, 0, plan.begin_walk(), of, 0) for plan, of in plans.items()], held)
+    sender.send([Job(plan, 0, plan.begin_scan(), of, 0) for plan, of in plans.items()], held)
     for plan in plans:
-        plan.end_walk()
+        plan.end_scan()
     assert not held
     return stats
 

@@ -10,11 +10,14 @@ import pytest
 from helpers.sinks import FakeConnection
 from helpers.world import World, world
 
+from kalam_notify.delivery import service as service_module
 from kalam_notify.delivery.batch import MAX_BATCH_BYTES, MAX_BATCH_SECONDS
 from kalam_notify.delivery.service import SHARED_NOTIFY_CHUNK_SIZE, NotificationService
+from kalam_notify.errors import LogUnavailable
+from kalam_notify.filters import Filter
 from kalam_notify.log import MemoryLog
 from kalam_notify.model import Change, Identity, Role, TableDef, TableId, UserId
-from kalam_notify.sql import Filter
+from kalam_notify.store.base import Span
 from kalam_notify.subscriptions.handle import SubscriptionState
 
 ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))
@@ -186,7 +189,8 @@ async def test_live_only_changes_begin_behind_the_ack() -> None:
         it.subscribe(connection, "s", "SELECT * FROM app.orders", None)
         await it.post(it.change(ORDERS, "insert", {"id": 2}))
         await it.settle()
-        ack, change = connection.heard()
+        ack, batch, change = connection.heard()
+        assert batch["batch_control"] == ack["batch_control"]
         assert ack["batch_control"]["last_seq_id"] == 1
         assert rows_of([change]) == [2]
 
@@ -212,3 +216,35 @@ async def test_shared_tables_that_are_never_quiet_keep_no_user_table_waiting() -
             await asyncio.sleep(0)
             await it.post(it.change(prices, "insert", {"id": number}))
         assert [rows_of(connection.heard()) for connection in noted] == [[7]] * 100
+
+
+class FailingLog(MemoryLog):
+    """A log whose reads fail for a while, as with too many open files or a failing disk."""
+
+    failures = 0
+
+    def recent(self, after: int) -> Sequence[Change] | None:
+        return None if self.failures else super().recent(after)
+
+    async def read(self, after: int, **bounds: Any) -> Span:
+        if self.failures:
+            self.failures -= 1
+            raise LogUnavailable("too many open files")
+        return await super().read(after, **bounds)
+
+
+async def test_a_log_that_cannot_be_read_for_a_while_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service_module, "_FIRST_PAUSE", 0.0)
+    log = FailingLog()
+    async with world(log, [ORDERS]) as it:
+        connection = it.connect(ALICE)
+        it.subscribe(connection, "s", "SELECT * FROM app.orders", None)
+        log.failures = 3
+        await it.post(it.change(ORDERS, "insert", {"id": 7}))
+        await it.settle()
+        assert log.failures == 0
+        assert it.service.fault is None
+        assert rows_of(connection.heard()) == [7]
+        assert connection.ended_with is None

@@ -12,8 +12,9 @@ from kalam_notify.delivery.chunks import ChunkSender, Job
 from kalam_notify.delivery.frames import FrameSet
 from kalam_notify.delivery.scan import SharedScan
 from kalam_notify.delivery.stats import FanoutStats
+from kalam_notify.filters import bind
 from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
-from kalam_notify.sql import Limits, bind, parse
+from kalam_notify.sql import Limits, parse
 from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.plans import Plan
@@ -75,14 +76,15 @@ class Track:
 
         def send(jobs: Sequence[Job]) -> None:
             before = []
-            for plan, start, end, _, after in jobs:
-                self.jobs.update((plan, place) for place in range(start, end))
+            for plan, start, end, _, after, _ in jobs:
+                self.jobs.update((plan, slot) for slot in range(start, end))
                 before += [(handle, after) for handle in plan.live[start:end] if handle]
             self.sender.send(jobs, held)
-            self.fallen += [(handle, after) for handle, after in before if handle.place < 0]
+            self.fallen += [(handle, after) for handle, after in before if handle.slot < 0]
 
         served = self.scan.serve(CHUNK, 0, send)
-        assert not held
+        # A sink without a socket writes what it holds at once.
+        self.sender.flush(held)
         return served
 
     def check(self, handle: SubscriptionHandle, upto: int | None) -> None:

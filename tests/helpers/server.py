@@ -4,13 +4,14 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -18,12 +19,14 @@ from typing import Any
 import msgspec
 import yaml
 
+from helpers.ports import reserve
 from kalam_notify.auth import sign
-from kalam_notify.config import load_config
+from kalam_notify.config import JwtSettings, load_config
 from kalam_notify.model import Role
 
 SECRET = "a-secret-that-only-the-tests-know-0123456789"
-START_SECONDS = 30
+START_SECONDS = 120
+"""A guard against hanging: several workers beside other tests on a busy machine need their time."""
 # Servers under test sign their own certificates.
 _UNVERIFIED = ssl._create_unverified_context()
 
@@ -70,10 +73,23 @@ class Answer(msgspec.Struct):
 
 
 class Server:
-    """One server process on a data directory of its own; may be killed and started again."""
+    """One server process on a data directory of its own; may be killed and started again.
 
-    def __init__(self, directory: Path, settings: Mapping[str, Any] | None = None) -> None:
+    Starting and stopping is for one thread at a time; asking (`token`, `request`, `post`) is for
+    any thread at any moment, so that a test may kill and start it while others go on posting.
+
+    `python` goes between the interpreter and its `-m kalam_notify`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        python: Sequence[str] = (),
+    ) -> None:
         self.directory = directory
+        self.python = python
         self.settings = merged(BASE, settings or {})
         # A copy, for the section may be that of BASE: no two servers share a data directory.
         self.settings["server"] = {
@@ -83,12 +99,15 @@ class Server:
         self.config_file = directory / "config.yaml"
         self.process: subprocess.Popen[str] | None = None
         self.url = ""
+        self._port: socket.socket | None = None
+        self._signing: JwtSettings | None = None
 
     def start(self, *flags: str) -> "Server":
         """Run the process and wait until it says where it listens."""
-        self.config_file.write_text(yaml.safe_dump(self.settings))
-        listen = ["--listen", self.url.partition("//")[2]] if self.url else []
-        command = [sys.executable, "-m", "kalam_notify", "serve", "--config"]
+        self.configure(yaml.safe_dump(self.settings))
+        self._signing = load_config(self.config_file).auth.jwt
+        listen = ["--listen", self._address()]
+        command = [sys.executable, *self.python, "-m", "kalam_notify", "serve", "--config"]
         with (self.directory / "stderr.txt").open("a") as stderr:
             self.process = subprocess.Popen(
                 [*command, str(self.config_file), *listen, *flags],
@@ -99,6 +118,23 @@ class Server:
             )
         self.url = _first_line(self.process, self.directory).removeprefix("listening on ")
         return self
+
+    def _address(self) -> str:
+        """Where to listen: a free port once chosen is kept from start to start."""
+        host, _, port = self.settings["server"]["listen"].rpartition(":")
+        if port == "0":
+            self._port = self._port or reserve(host.strip("[]"))
+            port = self._port.getsockname()[1]
+        return f"{host}:{port}"
+
+    def configure(self, text: str) -> None:
+        """Give it another configuration file, which it reads at its next start or SIGHUP.
+
+        At one stroke: who reads meanwhile finds the old file or the new one, never half of one.
+        """
+        written = self.config_file.with_suffix(".new")
+        written.write_text(text)
+        written.replace(self.config_file)
 
     @property
     def errors(self) -> str:
@@ -130,13 +166,16 @@ class Server:
             self.kill()
         if self.process is not None and self.process.stdout is not None:
             self.process.stdout.close()
+        if self._port is not None:
+            self._port.close()
 
     def token(self, user: str = "alice", role: str = "user", **claims: Any) -> str:
-        """A token that this server honours."""
+        """A token that this server honours, as it was last started."""
         parsed = Role.parse(role)
         assert parsed is not None
-        jwt = load_config(self.config_file).auth.jwt
-        return sign(jwt, user, role=parsed, ttl=claims.pop("ttl", 3600.0), claims=claims)
+        assert self._signing is not None, "it was never started"
+        ttl = claims.pop("ttl", 3600.0)
+        return sign(self._signing, user, role=parsed, ttl=ttl, claims=claims)
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
         """One HTTP request; header names with `_` for `-`."""
@@ -190,8 +229,9 @@ def _first_line(process: "subprocess.Popen[str]", directory: Path) -> str:
     except Empty:
         line = ""
     if not line.startswith("listening on "):
+        how = "did not listen" if process.poll() is None else "ended"
         process.kill()
-        raise AssertionError((directory / "stderr.txt").read_text())
+        raise AssertionError(f"the server {how}: {(directory / 'stderr.txt').read_text()}")
     return line
 
 

@@ -6,8 +6,7 @@ from typing import Any
 from kalam_notify.model import ANONYMOUS, ConnectionId, Identity
 from kalam_notify.protocol.close import Close
 from kalam_notify.protocol.frames import text_frame
-from kalam_notify.subscriptions.handle import SubscriptionHandle
-from kalam_notify.subscriptions.roster import NO_FD
+from kalam_notify.subscriptions.handle import NO_FD, SubscriptionHandle
 
 
 class FakeConnection:
@@ -45,6 +44,9 @@ class FakeConnection:
 
     def flush(self) -> None:
         pass
+
+    def take_held(self) -> tuple[int, bytes]:
+        return NO_FD, b""
 
     def send(self, payload: bytes) -> None:
         self.send_frames(text_frame(payload))

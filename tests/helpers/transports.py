@@ -72,3 +72,24 @@ class FakeTransport(asyncio.Transport):
 
     def abort(self) -> None:
         self.is_closed = True
+
+
+class SocketTransport(FakeTransport):
+    """Writes to a real socket, as much as it takes; `pump` is what an event loop would do.
+
+    While `is_clogged` the socket takes nothing.
+    """
+
+    is_clogged = False
+
+    def _take(self, count: int) -> None:
+        try:
+            sent = self._socket.send(self.waiting) if self.waiting and not self.is_clogged else 0
+        except BlockingIOError:
+            sent = 0
+        self.waiting = self.waiting[sent:]
+
+    def pump(self) -> None:
+        """The socket is writable again: write on."""
+        self.is_clogged = False
+        self.take()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.ports import reserve
 from helpers.server import Server, merged, running_server
 
 
@@ -20,6 +21,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, workers: int) -> Iterator[S
     settings = {"server": {"workers": workers}, "tables": {"auto_create": True}}
     with running_server(tmp_path_factory.mktemp("server"), settings) as it:
         yield it
+
+
+@pytest.fixture
+def kept_port() -> Iterator[int]:
+    """A port on 127.0.0.1 that nobody but the test's own servers will get."""
+    with reserve() as kept:
+        yield kept.getsockname()[1]
 
 
 @pytest.fixture

@@ -60,14 +60,65 @@ async def test_a_bad_authentication_is_told_then_closed(
         assert (await client.closed())[0] == 1008
 
 
-@pytest.mark.parametrize("header", ["Bearer nonsense", "Basic YTpi", "Bearer"])
-async def test_a_bad_header_is_told_after_the_upgrade(server: Server, header: str) -> None:
+@pytest.mark.parametrize("header", ["Bearer nonsense", "Bearer", "bearer a b"])
+async def test_a_header_token_that_does_not_hold_is_refused_before_the_upgrade(
+    server: Server, header: str
+) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(server.ws_url, additional_headers={"Authorization": header}, proxy=None)
+    response = refused.value.response
+    assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
+    assert json.loads(response.body or b"")["error"]["code"] == "UNAUTHORIZED"
+
+
+@pytest.mark.parametrize("header", ["Basic YTpi", "Digest username=a", "Negotiate abc"])
+async def test_another_scheme_of_authorization_is_no_token(server: Server, header: str) -> None:
     async with connect(
         server.ws_url, additional_headers={"Authorization": header}, proxy=None
     ) as socket:
         client = Wire(socket)
-        await client.hear_type("auth_error")
-        assert (await client.closed())[0] == 1008
+        await client.authenticate(server.token())
+
+
+async def test_of_two_authorization_headers_the_bearer_one_counts(server: Server) -> None:
+    headers = [("Authorization", "Basic YTpi"), ("Authorization", f"Bearer {server.token('bob')}")]
+    async with connect(server.ws_url, additional_headers=headers, proxy=None) as socket:
+        assert (await Wire(socket).hear_type("auth_success"))["user"] == "bob"
+
+
+async def test_a_browsers_token_comes_as_a_subprotocol(server: Server) -> None:
+    for offer in (["bearer", server.token("bob")], ["app.v1", "bearer", server.token("bob")]):
+        async with connect(server.ws_url, subprotocols=offer, proxy=None) as socket:
+            assert socket.subprotocol == "bearer"
+            assert (await Wire(socket).hear_type("auth_success"))["user"] == "bob"
+
+
+async def test_a_browsers_token_that_does_not_hold_is_refused_before_the_upgrade(
+    server: Server,
+) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(server.ws_url, subprotocols=["bearer", "nonsense"], proxy=None)
+    assert refused.value.response.status_code == 401
+
+
+async def test_bearer_without_a_token_is_answered_and_may_authenticate(server: Server) -> None:
+    async with connect(server.ws_url, subprotocols=["bearer"], proxy=None) as socket:
+        assert socket.subprotocol == "bearer"
+        await Wire(socket).authenticate(server.token())
+
+
+@pytest.mark.parametrize("offer", [["graphql-ws"], ["mqtt", "json"], ["eyJhbGciOiJIUzI1NiJ9.e.x"]])
+async def test_another_subprotocol_is_answered_with_a_close_that_says_why(
+    server: Server, offer: list[str]
+) -> None:
+    async with connect(server.ws_url, subprotocols=offer, proxy=None) as socket:
+        assert socket.subprotocol == offer[0]
+        client = Wire(socket)
+        error = await client.hear_type("error")
+        assert (error["subscription_id"], error["code"]) == ("protocol", "UNSUPPORTED")
+        code, reason = await client.closed()
+        assert code == 1002
+        assert "bearer" in reason
 
 
 async def test_another_users_token_ends_the_connection(server: Server) -> None:
@@ -308,15 +359,18 @@ async def test_a_lost_role_or_claim_is_felt_at_the_next_token(start_server: Star
         insert("app.tenants", {"id": 2, "tenant": "y"}),
     )
     async with wire(server.ws_url, server.token("eve", "service", tenant="x")) as client:
-        await client.subscribe("t", "SELECT id FROM app.tenants", {})
+        await client.live("u", "SELECT * FROM app.tenants", {})
+        await client.live("w", "SELECT id FROM app.tenants")
+        await client.subscribe("t", "SELECT id FROM app.tenants", {"on_gap": "snapshot"})
         await client.hear_type("subscription_ack")
         assert [row["id"] for row in (await client.hear())["rows"]] == [1]
         await client.live("v", "SELECT * FROM app.vault", {})
         await client.authenticate(server.token("eve", "user", tenant="y"))
-        ended = await client.hear_type("error")
-        renewed = await client.hear_type("subscription_ack")
-        rows = (await client.hear_type("initial_data_batch"))["rows"]
-        assert (ended["subscription_id"], ended["code"]) == ("v", "UNAUTHORIZED")
+        heard = [await client.hear() for _ in range(5)]
+        ended = {m["subscription_id"]: m["code"] for m in heard if m["type"] == "error"}
+        (renewed,) = (m for m in heard if m["type"] == "subscription_ack")
+        (rows,) = (m["rows"] for m in heard if m["type"] == "initial_data_batch")
+        assert ended == {"u": "RESUME_EXPIRED", "w": "RESUME_EXPIRED", "v": "UNAUTHORIZED"}
         assert renewed["resumed"] is False
         assert [row["id"] for row in rows] == [2]
 

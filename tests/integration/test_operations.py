@@ -113,15 +113,13 @@ async def test_deliveries_and_closes_are_counted(start_server: StartServer) -> N
 
 
 async def test_the_internal_address_takes_changes_and_metrics_away(
-    start_server: StartServer,
+    start_server: StartServer, kept_port: int
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = start_server(server={"internal_listen": f"127.0.0.1:{port}"})
+    server = start_server(server={"internal_listen": f"127.0.0.1:{kept_port}"})
     public = server.url
     assert server.post_raw(b"[]").status == 404
     assert server.request("GET", "/metrics").status == 404
-    server.url = f"http://127.0.0.1:{port}"
+    server.url = f"http://127.0.0.1:{kept_port}"
     assert server.post(insert("app.orders", {"id": 1}))["accepted"] == 1
     assert server.request("GET", "/metrics").status == 200
     with pytest.raises(InvalidStatus) as refusal:
@@ -170,12 +168,12 @@ async def test_sighup_takes_new_tables_and_keeps_the_old_configuration_when_it_i
     token = server.token()
     async with wire(server.ws_url, token) as client:
         await client.live("old", "SELECT * FROM app.orders")
-        server.config_file.write_text("tables: [nonsense")
+        server.configure("tables: [nonsense")
         server.signal(signal.SIGHUP)
         await _until_logged(server, "not reloaded")
         fresh = merged(server.settings, {"tables": {"declared": {"app.fresh": {"type": "shared"}}}})
         fresh["tables"]["declared"]["app.orders"]["access"] = "private"
-        server.config_file.write_text(yaml.safe_dump(fresh))
+        server.configure(yaml.safe_dump(fresh))
         server.signal(signal.SIGHUP)
         ended = await client.hear_type("error")
         assert (ended["subscription_id"], ended["code"]) == ("old", "UNAUTHORIZED")
@@ -353,7 +351,8 @@ async def test_after_an_older_copy_was_put_back_everybody_begins_anew(
     server.post(*[insert("app.orders", {"id": n}) for n in (6, 7, 8)])
     view = View()
     async with wire(server.ws_url, server.token()) as client:
-        ack = await client.live("s", "SELECT * FROM app.orders", {"from": position})
+        options = {"from": position, "on_gap": "snapshot"}
+        ack = await client.live("s", "SELECT * FROM app.orders", options)
         assert ack["resumed"] is False
         async with wire(server.ws_url, server.token()) as fresh:
             await fresh.subscribe("s", "SELECT * FROM app.orders", {})

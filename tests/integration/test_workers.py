@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.processes import is_alive, until
 from helpers.server import BASE, SECRET, Server, insert, merged, running_server, update
 from helpers.views import View
 from helpers.wire import Wire, wire
@@ -26,10 +27,8 @@ from workers_kit import (
     command_line,
     door,
     doors,
-    is_alive,
     kill_worker,
     replaced,
-    until,
     wire_to,
     worker_pids,
 )
@@ -234,7 +233,9 @@ async def test_live_only_begins_behind_what_was_acknowledged_anywhere(crew: Serv
 async def test_a_seq_beyond_the_log_gets_a_snapshot(crew: Server) -> None:
     for worker in EVERY:
         async with wire_to(crew, worker, crew.token()) as client:
-            ack = await client.live("s", "SELECT * FROM app.orders", {"from": 2**50})
+            ack = await client.live(
+                "s", "SELECT * FROM app.orders", {"from": 2**50, "on_gap": "snapshot"}
+            )
             assert ack["resumed"] is False
 
 
@@ -382,18 +383,18 @@ async def test_a_frozen_worker_is_killed_and_replaced_and_its_clients_come_back(
 
 def test_sighup_reaches_all_workers_and_those_that_come_later(crew_of_its_own: Server) -> None:
     server = crew_of_its_own
-    server.config_file.write_text("tables: [nonsense")
+    server.configure("tables: [nonsense")
     server.signal(signal.SIGHUP)
     until(lambda: "not reloaded" in server.errors, "the bad configuration is refused")
     fresh = merged(server.settings, {"tables": {"declared": {"app.fresh": {"type": "shared"}}}})
-    server.config_file.write_text(yaml.safe_dump(fresh))
+    server.configure(yaml.safe_dump(fresh))
     server.signal(signal.SIGHUP)
     until(lambda: server.errors.count("configuration reloaded") == 3, "all have reloaded")
     # What was loaded last, not what the file says by now, is what a new worker gets.
-    server.config_file.write_text("tables: [nonsense")
+    server.configure("tables: [nonsense")
     replaced(server, 3, kill_worker(server, 3))
     all_run(server)
-    server.config_file.write_text(yaml.safe_dump(fresh))
+    server.configure(yaml.safe_dump(fresh))
     with doors(server) as each:
         for door in each:
             assert door.post(insert("app.fresh", {"a": 1}))["accepted"] == 1
@@ -406,7 +407,7 @@ def test_a_worker_that_was_being_started_at_the_reload_hears_of_it(
     late = replaced(server, 2, kill_worker(server, 2))
     os.kill(late, signal.SIGSTOP)
     fresh = merged(server.settings, {"tables": {"declared": {"app.fresh": {"type": "shared"}}}})
-    server.config_file.write_text(yaml.safe_dump(fresh))
+    server.configure(yaml.safe_dump(fresh))
     server.signal(signal.SIGHUP)
     until(lambda: server.errors.count("configuration reloaded") == 2, "the others have reloaded")
     os.kill(late, signal.SIGCONT)
@@ -549,11 +550,9 @@ def test_data_that_no_worker_may_touch_is_told_once(tmp_path: Path) -> None:
     assert Counter("kalam.db" in line for line in done.stderr.splitlines())[True] == 1
 
 
-def test_internal_addresses_are_shared_too(start_server: StartServer) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = start_server(server={"workers": 2, "internal_listen": f"127.0.0.1:{port}"})
+def test_internal_addresses_are_shared_too(start_server: StartServer, kept_port: int) -> None:
+    server = start_server(server={"workers": 2, "internal_listen": f"127.0.0.1:{kept_port}"})
     assert server.post_raw(b"[]").status == 404
-    server.url = f"http://127.0.0.1:{port}"
+    server.url = f"http://127.0.0.1:{kept_port}"
     with doors(server, 2) as each:
         assert [door.post(insert("app.orders", {"id": 1}))["accepted"] for door in each] == [1, 1]

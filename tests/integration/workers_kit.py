@@ -11,15 +11,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from helpers.processes import SECONDS, until
 from helpers.server import Answer, Server
 from helpers.wire import Wire, wire
-
-SECONDS = 60.0
 
 
 class Door:
@@ -62,8 +61,8 @@ class Door:
 
 def door(server: Server, worker: int) -> Door:
     """A connection to this worker."""
-    until = time.monotonic() + SECONDS
-    while time.monotonic() < until:
+    give_up = time.monotonic() + SECONDS
+    while time.monotonic() < give_up:
         found = Door(server)
         if found.worker == worker:
             return found
@@ -106,22 +105,6 @@ def command_line(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
     except OSError:
         return []
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what must come, and say what it was if it does not."""
-    give_up = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < give_up, what
-        time.sleep(0.01)
 
 
 def replaced(server: Server, worker: int, pid: int) -> int:

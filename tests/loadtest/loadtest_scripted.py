@@ -37,6 +37,8 @@ class ScriptedServer:
         self.pongs: asyncio.Queue[bytes] = asyncio.Queue()
         self.writer: asyncio.StreamWriter | None = None
         self.address = ("127.0.0.1", 0)
+        # Whether a live-only ack is followed by an empty ready batch.
+        self.follows_up = False
 
     def _protocol(self) -> ServerProtocol:
         """`window` None: no compression; True: the server keeps its window between messages."""
@@ -65,8 +67,8 @@ class ScriptedServer:
         control = {"batch_num": 0, "has_more": False, "status": "ready", "last_seq_id": 0}
         ack = {"type": "subscription_ack", "subscription_id": subscription["id"]}
         self.ws.send_text(compact({**ack, "batch_control": control}))
-        if subscription["options"] is not None:
-            control["last_seq_id"] = subscription["options"]["from"]
+        if subscription["options"] is not None or self.follows_up:
+            control["last_seq_id"] = (subscription["options"] or {"from": 0})["from"]
             batch = {"type": "initial_data_batch", "subscription_id": subscription["id"]}
             self.ws.send_text(compact({**batch, "rows": [], "batch_control": control}))
 

@@ -196,6 +196,38 @@ async def test_after_a_drop_the_client_resumes_where_it_was(tmp_path: Path, pyth
 
 
 @both_clients
+async def test_an_empty_batch_after_a_live_only_ack_is_taken_as_such(
+    tmp_path: Path, python: bool
+) -> None:
+    async with scripted() as server:
+        server.follows_up = True
+        async with subscribed(server, tmp_path, python, beside=["SELECT 1"]) as client:
+            client.expect(1)
+            server.say(change(row(1, 10), subscription_id="live0"))
+            await client.arrived(30)
+            (await client.report()).require_each(1, 1)
+
+
+@both_clients
+async def test_a_connection_holds_active_and_silent_subscriptions(
+    tmp_path: Path, python: bool
+) -> None:
+    plan = {"sql": ["S a.x"], "tables": ["a.x", "a.y"], "beside": ["S b.z WHERE g = {n}"]}
+    async with scripted() as server, subscribed(server, tmp_path, python, **plan) as client:
+        asked = [(told["id"], told["sql"]) for told in server.subscribes]
+        assert asked == [("live0", "S a.x"), ("live1", "S a.y"), ("live2", "S b.z WHERE g = 0")]
+        client.expect(2)
+        server.say(change(row(1, 10), subscription_id="live0"))
+        server.say(change(row(2, 20), subscription_id="live1"))
+        await client.arrived(30)
+        report = await client.report()
+        report.require_each(2, 3)
+        report.require_placed(1 * 1 + 2 * 2)
+        stray = change(row(3, 30), subscription_id="live2")
+        assert "silent" in await fault_of(server, client, stray)
+
+
+@both_clients
 async def test_a_reset_counts_from_zero(tmp_path: Path, python: bool) -> None:
     async with scripted() as server, subscribed(server, tmp_path, python) as client:
         client.expect(1)

@@ -46,16 +46,32 @@ def test_everything_posted_arrives(question: str, tmp_path: Path) -> None:
 def test_several_runs_are_told_as_medians(tmp_path: Path) -> None:
     done = load_test("memory", tmp_path, "--repeat", "2", "--subscribers", "20")
     assert done.returncode == 0, done.stdout + done.stderr
-    (measurement,) = json.loads((tmp_path / "memory.json").read_text())["measurements"]
-    low, high = measurement["spread"]
-    assert low <= measurement["value"] <= high
-    assert len(measurement["details"]["runs"]) == 2
+    measurements = json.loads((tmp_path / "memory.json").read_text())["measurements"]
+    # With one subscription and with several.
+    assert len(measurements) == 2
+    for measurement in measurements:
+        low, high = measurement["spread"]
+        assert low <= measurement["value"] <= high
+        assert len(measurement["details"]["runs"]) == 2
 
 
 def test_without_a_compiler_the_client_in_python_serves(tmp_path: Path) -> None:
     done = load_test("fanout", tmp_path, "--python-client", "--subscribers", "5")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "client in Python" in done.stdout
+
+
+@pytest.mark.parametrize("question", ["fanout", "burst"])
+@pytest.mark.skipif(compiler() is None, reason="others are measured with the C client only")
+def test_others_are_measured_beside_or_told_to_be_absent(question: str, tmp_path: Path) -> None:
+    done = load_test(question, tmp_path, "--beside", "nchan,nats,websockets")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / f"{question}.json").read_text())
+    measured = {m["case"].partition(",")[0] for m in told["measurements"]}
+    absent = {note.partition(" ")[0] for note in told["notes"] if "was left out" in note}
+    assert "websockets" in measured
+    for name in ("nchan", "nats"):
+        assert (name in measured) != (name in absent)
 
 
 def test_a_question_that_starts_its_own_servers_refuses_a_running_one(tmp_path: Path) -> None:

@@ -317,7 +317,7 @@ async def test_statistics_admit_how_full_everything_is(log: EventLog) -> None:
     await log.append([put(1, pad="x" * 100), event()])
     size = sum(change.size for change in await everything(log))
     found = log.statistics()
-    assert found["log_bytes"] == found["window_bytes"] == size
+    assert found["log_bytes"] == size <= found["window_bytes"]
     assert (found["appends"], found["changes"], found["last_seq"]) == (1, 2, 2)
     assert (found["waiting_batches"], found["waiting_bytes"]) == (0, 0)
 

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from log_kit import EVENTS, FOREVER, ORDERS, PLENTY, TABLES, Clock, new_log, put, seqs, values
 
+from kalam_notify.filters import Filter
 from kalam_notify.log import EventLog, Page, PageRequest, SqliteLog
 from kalam_notify.model import SHARED, Change, PostedChange, Row, TableDef
 from kalam_notify.model.hints import ColumnIn, ColumnPrefix, ColumnRange
-from kalam_notify.sql import Filter
 from kalam_notify.sql.normal import normalize
 from kalam_notify.sql.tree import Call, Column, Expression, constant
 from kalam_notify.store.prefilter import Prefilter

@@ -55,7 +55,7 @@ class Subscriber:
         self.table = self.rng.choice([SHARED, OWNED, POLICED])
         self.filter = self.rng.choice(FILTERS)
         self.sql = f"SELECT * FROM {self.table.id} {self.filter[0]}"
-        self.options: Values = {"batch_size": self.rng.randint(1, 7)}
+        self.options: Values = {"batch_size": self.rng.randint(1, 7), "on_gap": "snapshot"}
 
     @property
     def identity(self) -> Identity:
@@ -125,7 +125,7 @@ class Subscriber:
             self.stale_claims = True
         self.tenant = tenant
         self.connection.identity = self.identity
-        self.world.requests.identity_changed(self.connection)
+        self.world.renew(self.world.requests.identity_changed(self.connection))
 
     def expected(self, rows: dict[tuple[str, str, Any], Values]) -> dict[Any, Values]:
         owner = self.user if self.table is OWNED else ""

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kalam_notify.errors import SubscriptionRefused
+from kalam_notify.filters import Query, bind
 from kalam_notify.model import SHARED, Identity, LiveQueryId, Role, TableDef, TableId, UserId
-from kalam_notify.sql import Limits, Query, bind, parse
+from kalam_notify.sql import Limits, parse
 from kalam_notify.subscriptions.handle import SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
 
@@ -215,15 +216,15 @@ class Manager(RuleBasedStateMachine):
         ]
         assert sorted(map(id, held)) == sorted(map(id, indexed))
         assert manager.shared_count + manager.user_count == len(held)
-        assert manager.lagging_count == sum(h.place < 0 for h in held)
+        assert manager.lagging_count == sum(h.slot < 0 for h in held)
         plans = {id(h.plan): h.plan for h in held}
         assert manager.statistics()["plans"] == len(plans)
         for plan in plans.values():
             sharing = [h for h in held if h.plan is plan]
             assert plan.subscribers == len(sharing)
-            assert {id(h) for h in plan.live} == {id(h) for h in sharing if h.place >= 0}
-            assert all(h is not None and plan.live[h.place] is h for h in plan.live)
-            assert plan.fds == [h.direct_fd for h in plan.live if h]
+            assert {id(h) for h in plan.live} == {id(h) for h in sharing if h.slot >= 0}
+            assert all(h is not None and plan.live[h.slot] is h for h in plan.live)
+            assert plan.fds == [h.sink.direct_fd for h in plan.live if h]
             assert plan.heads == [h.head for h in plan.live if h]
             assert plan.live_count == len(plan.live)
 
@@ -238,26 +239,22 @@ Manager.TestCase.settings = settings(max_examples=60, stateful_step_count=40, de
 TestManager = Manager.TestCase
 
 
-class HoldingConnection(FakeConnection):
-    """Keeps what it is given to hold until the flush."""
-
-    held = b""
-
-    def hold(self, frames: bytes) -> bool:
-        self.held += frames
-        return True
-
-    def flush(self) -> None:
-        self.written, self.held = self.written + self.held, b""
-
-
-def test_what_is_held_for_somebody_left_alone_is_written_before_what_comes_directly() -> None:
+def test_siblings_are_those_of_one_connection_that_the_same_change_may_concern() -> None:
     manager = ConnectionsManager()
-    connection = HoldingConnection(person("alice"))
-    manager.connect(connection)
-    stays, goes = (subscribe(manager, connection, name) for name in ("stays", "goes"))
-    assert stays.shares_connection
-    connection.hold(b"held for stays")
-    manager.close(goes)
-    assert not stays.shares_connection
-    assert connection.written == b"held for stays"
+    connection, other = FakeConnection(person("alice")), FakeConnection(person("alice"))
+    for one in (connection, other):
+        manager.connect(one)
+    first = subscribe(manager, connection, "first")
+    elsewhere = subscribe(manager, other, "first")
+    assert not first.has_sibling
+    second = subscribe(manager, connection, "second")
+    assert first.has_sibling
+    assert second.has_sibling
+    assert not elsewhere.has_sibling
+    assert first.plan.siblings == 2
+    manager.close(second)
+    assert not first.has_sibling
+    assert not second.has_sibling
+    assert first.plan.siblings == 0
+    manager.disconnect(connection.connection_id)
+    assert elsewhere.plan.siblings == 0
