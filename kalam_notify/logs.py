@@ -80,6 +80,21 @@ def redact(text: str) -> str:
     return _CREDENTIAL.sub(r"\1[redacted]", _JWT.sub("[token]", text))
 
 
+def guard_tracebacks() -> None:
+    """Black out what Python itself writes of exceptions that nobody has caught."""
+    sys.excepthook = _write_redacted
+    threading.excepthook = lambda args: _write_redacted(
+        args.exc_type, args.exc_value, args.exc_traceback
+    )
+
+
+def _write_redacted(
+    kind: type[BaseException], fault: BaseException | None, trace: TracebackType | None
+) -> None:
+    if sys.stderr is not None and not issubclass(kind, SystemExit):
+        sys.stderr.write(redact("".join(traceback.format_exception(kind, fault, trace))))
+
+
 class Complaints:
     """Says the first complaint of a kind at once, and of the same ones after it once a minute how
     many there were: what fails fails for every request.
@@ -112,21 +127,6 @@ class Complaints:
     def over(self) -> None:
         """All is well again: the next complaint is a first one."""
         self._said.clear()
-
-
-def guard_tracebacks() -> None:
-    """Black out what Python itself writes of exceptions that nobody has caught."""
-    sys.excepthook = _write_redacted
-    threading.excepthook = lambda args: _write_redacted(
-        args.exc_type, args.exc_value, args.exc_traceback
-    )
-
-
-def _write_redacted(
-    kind: type[BaseException], fault: BaseException | None, trace: TracebackType | None
-) -> None:
-    if sys.stderr is not None and not issubclass(kind, SystemExit):
-        sys.stderr.write(redact("".join(traceback.format_exception(kind, fault, trace))))
 
 
 class TextLines(logging.Formatter):

@@ -1,17 +1,19 @@
 """Asking the filters of a cohort about a change, in steps.
 
 The same answers as those of the fan-out (`TablePlans.route`): filters that terms lead to are looked
-up, the others are asked one by one, with a rest wherever a slice may end. A filter of many terms
-on a large row would take longer than any slice; demoted ones are therefore asked term by term: of
-an OR the first term that is TRUE decides, of an AND the first that is not.
+up, the others are asked one by one, with a rest wherever a slice may end, and once for all rows
+that are alike in what they look at (answers.py). A filter of many terms on a large row would take
+longer than any slice; demoted ones are therefore asked term by term: of an OR the first term that
+is TRUE decides, of an AND the first that is not.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from kalam_notify.budget import Steps
+from kalam_notify.catchup.answers import Answers, Entry
 from kalam_notify.catchup.cohorts import Cohort
-from kalam_notify.filters import Filter
+from kalam_notify.filters import Filter, FilterIndex
 from kalam_notify.model import Change
 from kalam_notify.sql.tree import Call, Expression
 from kalam_notify.subscriptions.deltas import Delta
@@ -47,18 +49,43 @@ class Asking:
     def _matching(
         self, cohort: Cohort, values: dict[str, Any], size: int
     ) -> Steps[list[FilterNode]]:
-        found, to_ask = cohort.index.sort_out(values)
+        index = cohort.index
         run = _RUN if size <= _SMALL_ROW else 1
-        for place, entry in enumerate(to_ask, start=1):
-            node = next(iter(entry.items))
-            if node.is_demoted:
-                if (yield from self._ask_in_parts(node, values)):
-                    found.extend(entry.items)
+        answers = cohort.answers
+        if answers is None:
+            answers = cohort.answers = Answers(index.scanned)
+            yield
+        found, to_ask = index.sort_out(values, with_scanned=False)
+        for entry in (yield from self._ask(index, to_ask, values, run)):
+            found.extend(entry.items)
+        for group in answers.groups:
+            known = group.known(values)
+            if known is None:
+                known = yield from self._ask(index, group.entries, values, run)
+                group.keep(values, known)
+            for entry in known:
+                found.extend(entry.items)
+        return found
+
+    def _ask(
+        self,
+        index: FilterIndex[FilterNode],
+        entries: Sequence[Entry],
+        values: dict[str, Any],
+        run: int,
+    ) -> Steps[list[Entry]]:
+        """Those of the entries that are TRUE."""
+        found = []
+        for place, entry in enumerate(entries, start=1):
+            node = next(iter(entry.items), None)
+            if node is not None and node.is_demoted:
+                is_true = yield from self._ask_in_parts(node, values)
             else:
-                if cohort.index.ask(entry, values):
-                    found.extend(entry.items)
+                is_true = index.ask(entry, values)
                 if place % run == 0:
                     yield
+            if is_true:
+                found.append(entry)
         return found
 
     def _ask_in_parts(self, node: FilterNode, values: dict[str, Any]) -> Steps[bool]:

@@ -1,7 +1,8 @@
 """Subscriptions of one table that stand at one position, to be fed together."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from kalam_notify.catchup.answers import Answers
 from kalam_notify.filters import FilterIndex
 from kalam_notify.store.base import Span
 from kalam_notify.subscriptions.handle import SubscriptionHandle
@@ -16,16 +17,30 @@ class Cohort:
     it is set when the member leaves.
     """
 
-    __slots__ = ("_nodes", "cursor", "index", "is_reading", "members", "size", "span")
+    __slots__ = (
+        "_nodes",
+        "_on_deserted",
+        "answers",
+        "cursor",
+        "index",
+        "is_reading",
+        "members",
+        "size",
+        "span",
+    )
 
-    def __init__(self, cursor: int) -> None:
+    def __init__(self, cursor: int, on_deserted: Callable[[], None] = lambda: None) -> None:
         self.cursor = cursor
+        # Told when the last member has ended: nothing is to be done here any more.
+        self._on_deserted = on_deserted
         self.members: dict[Plan, dict[SubscriptionHandle, None]] = {}
         # Subscriptions.
         self.size = 0
         # The filters of the members, and which of their plans are here.
         self.index: FilterIndex[FilterNode] = FilterIndex()
         self._nodes: dict[FilterNode, None] = {}
+        # What those that no look-up finds have answered; None where another filter has come.
+        self.answers: Answers | None = None
         # What was read from the file after `cursor`, and whether that is under way.
         self.span: Span | None = None
         self.is_reading = False
@@ -49,11 +64,18 @@ class Cohort:
             if plan.node not in self._nodes:
                 self._nodes[plan.node] = None
                 self.index.add(plan.filter, plan.node)
+                self.answers = None
         handles[handle] = None
         self.size += 1
         handle.undertaking = self
 
     def leave(self, handle: SubscriptionHandle) -> None:
+        """A member has ended."""
+        self.remove(handle)
+        if not self.size:
+            self._on_deserted()
+
+    def remove(self, handle: SubscriptionHandle) -> None:
         """A member goes: it is full, level, in the wrong lane, or has ended."""
         plan = handle.plan
         handles = self.members.get(plan)

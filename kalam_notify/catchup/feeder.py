@@ -209,7 +209,8 @@ class Feeder:
     def lane_is_empty(self, lane: Lane) -> None:
         """Nobody is behind in it any more."""
         self._waiting.pop(lane, None)
-        self._lanes.pop(lane.key, None)
+        if self._lanes.get(lane.key) is lane:
+            del self._lanes[lane.key]
         self.asking.forget()
 
     def _close(self, handle: SubscriptionHandle, code: str, why: str) -> None:

@@ -118,7 +118,7 @@ class Lane:
         """Feed a handle that is CATCHING_UP from its cursor on."""
         cohort = self._standing.get(handle.cursor)
         if cohort is None:
-            cohort = self._standing[handle.cursor] = Cohort(handle.cursor)
+            cohort = self._standing[handle.cursor] = Cohort(handle.cursor, self._deserted)
         cohort.add(handle)
         self.go()
 
@@ -136,6 +136,17 @@ class Lane:
             self.go()
         elif not self._standing:
             self._around.lane_is_empty(self)
+
+    def _deserted(self) -> None:
+        """The last member of a cohort has ended; with the last of all, what is under way ends."""
+        moving = self._moving
+        if any(cohort.size for cohort in self._standing.values()) or (moving and moving.size):
+            return
+        if self._work is not None:
+            self._work.cancel()
+        self._work = self._moving = None
+        self._standing.clear()
+        self._around.lane_is_empty(self)
 
     def _run(self) -> Steps[None]:
         while (cohort := self._next()) is not None:
@@ -178,7 +189,7 @@ class Lane:
             if cohort.cursor != self._around.position():
                 return
             if handle.undertaking is cohort and (self._is_commons or not _is_demoted(handle)):
-                cohort.leave(handle)
+                cohort.remove(handle)
                 if _is_demoted(handle):
                     self._around.wake(handle)
                 else:
@@ -230,7 +241,7 @@ class Lane:
                     sent = self._offer(cohort, handle, frames)
                 except Exception:
                     _log.exception("feeding %s failed", handle.live_query_id)
-                    cohort.leave(handle)
+                    cohort.remove(handle)
                     handle.sink.end(close.INTERNAL_FAULT)
                     continue
                 if sent:
@@ -244,7 +255,7 @@ class Lane:
             data = frames.for_head(handle.head)
             if handle.sink.offer(data):
                 return len(data)
-        cohort.leave(handle)
+        cohort.remove(handle)
         if handle.sink.has_room:
             # Drained in the meantime: nobody will say so again.
             self._around.wake(handle)
@@ -260,7 +271,7 @@ class Lane:
             cohort = other
         for handle in cohort:
             if handle.undertaking is cohort:
-                cohort.leave(handle)
+                cohort.remove(handle)
                 self.join(handle)
             yield
 
@@ -316,7 +327,7 @@ class Lane:
     def _end(self, cohort: Cohort, why: close.Close) -> None:
         for handle in cohort:
             if handle.undertaking is cohort:
-                cohort.leave(handle)
+                cohort.remove(handle)
                 handle.sink.end(why)
 
 

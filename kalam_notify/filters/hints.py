@@ -1,4 +1,4 @@
-"""What a storage may know of a filter: the terms an index could file it by, as hints.
+"""What a storage may know of a filter: every set of terms that an index could file it by, as hints.
 
 The index of filters and the storage want the same thing, terms of which one holds wherever the
 filter is TRUE (see `access`). The index takes the best set of them and has them exact; the storage
@@ -46,7 +46,7 @@ def hints_of(predicate: Expression) -> Hints:
 
 def _clause(terms: Sequence[Term]) -> Clause | None:
     """The terms as hints; None where they cannot be told, or not briefly."""
-    if not all(map(_is_storable, terms)):
+    if not all(map(_can_be_told, terms)):
         return None
     hints = [*_memberships(terms), *_intervals(terms)]
     values = sum(len(hint.values) for hint in hints if isinstance(hint, ColumnIn))
@@ -97,8 +97,12 @@ def _plain(value: object, place: Place) -> Scalar:
     return value
 
 
-def _is_storable(term: Term) -> bool:
-    return all(map(_is_unicode, _texts(term)))
+def _can_be_told(term: Term) -> bool:
+    """Whether a storage could hold the values, and has numbers as exact where they are a row's."""
+    values = _texts(term)
+    if isinstance(term.column, str) and any(isinstance(value, Decimal) for value in values):
+        return False
+    return all(map(_is_unicode, values))
 
 
 def _texts(term: Term) -> list[object]:

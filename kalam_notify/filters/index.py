@@ -33,7 +33,7 @@ class Explanation(msgspec.Struct, frozen=True):
     shared: int
 
 
-class _Entry(Generic[T]):
+class Entry(Generic[T]):
     """One distinct filter and its items."""
 
     __slots__ = ("choice", "data", "items", "many", "test")
@@ -80,13 +80,13 @@ class FilterIndex(Generic[T]):
         self.on_broken = on_broken
         # Residuals and scanned filters asked so far.
         self.evaluations = 0
-        self._entries: dict[bytes, _Entry[T]] = {}
-        self._always: _Entry[T] | None = None
+        self._entries: dict[bytes, Entry[T]] = {}
+        self._always: Entry[T] | None = None
         # Made when the first filter needs them: most tables have few kinds of filters.
-        self._values: HashIndex[_Entry[T]] | None = None
-        self._ranges: RangeIndex[_Entry[T]] | None = None
-        self._prefixes: PrefixIndex[_Entry[T]] | None = None
-        self._scanned: dict[_Entry[T], None] | None = None
+        self._values: HashIndex[Entry[T]] | None = None
+        self._ranges: RangeIndex[Entry[T]] | None = None
+        self._prefixes: PrefixIndex[Entry[T]] | None = None
+        self._scanned: dict[Entry[T], None] | None = None
 
     def __len__(self) -> int:
         """The number of distinct filters."""
@@ -97,7 +97,7 @@ class FilterIndex(Generic[T]):
         entry = self._entries.get(filter.key)
         if entry is not None:
             return entry.add(item)
-        entry = self._entries[filter.key] = _Entry(item)
+        entry = self._entries[filter.key] = Entry(item)
         return self._file(filter.predicate, entry)
 
     def discard(self, filter: Filter, item: T) -> None:
@@ -114,7 +114,7 @@ class FilterIndex(Generic[T]):
         """The items whose filter is TRUE of a row's values, each once, in no special order."""
         hits = self._hits(values)
         found: list[T] = [] if self._always is None else [*self._always.items]
-        seen: set[_Entry[T]] | None = None
+        seen: set[Entry[T]] | None = None
         for entry in hits:
             if entry.many:
                 seen = set() if seen is None else seen
@@ -133,14 +133,22 @@ class FilterIndex(Generic[T]):
             found.extend(entry.items)
         return found
 
-    def sort_out(self, values: dict[str, Any]) -> "tuple[list[T], list[_Entry[T]]]":
+    @property
+    def scanned(self) -> "list[Entry[T]]":
+        """Entries that have to be asked of every row."""
+        return [] if self._scanned is None else [*self._scanned]
+
+    def sort_out(
+        self, values: dict[str, Any], *, with_scanned: bool = True
+    ) -> "tuple[list[T], list[Entry[T]]]":
         """`matching` for whoever asks the filters himself: what is TRUE, and what is to be asked.
 
-        Ask each entry by `ask`; its `items` belong to the result where that is True.
+        Ask each entry by `ask`; its `items` belong to the result where that is True. The `scanned`
+        ones may be left out, to be asked apart.
         """
         found: list[T] = [] if self._always is None else [*self._always.items]
-        to_ask: list[_Entry[T]] = []
-        hits = self._hits(values)
+        to_ask: list[Entry[T]] = []
+        hits = self._hits(values, with_scanned)
         for entry in dict.fromkeys(hits) if any(entry.many for entry in hits) else hits:
             if entry.test is None:
                 found.extend(entry.items)
@@ -148,7 +156,7 @@ class FilterIndex(Generic[T]):
                 to_ask.append(entry)
         return found, to_ask
 
-    def ask(self, entry: "_Entry[T]", values: dict[str, Any]) -> bool:
+    def ask(self, entry: "Entry[T]", values: dict[str, Any]) -> bool:
         """Whether what `sort_out` left to be asked is TRUE; an evaluation that raises is not."""
         assert entry.test is not None
         self.evaluations += 1
@@ -167,20 +175,20 @@ class FilterIndex(Generic[T]):
             return False
         return all(path.residual is not None for path in access_paths(filter.predicate))
 
-    def _hits(self, values: dict[str, Any]) -> list[_Entry[T]]:
+    def _hits(self, values: dict[str, Any], with_scanned: bool = True) -> list[Entry[T]]:
         """The entries that the row leads to, and those that are always asked."""
-        hits: list[_Entry[T]] = []
+        hits: list[Entry[T]] = []
         if self._values is not None:
             self._values.collect(values, hits)
         if self._ranges is not None:
             self._ranges.collect(values, hits)
         if self._prefixes is not None:
             self._prefixes.collect(values, hits)
-        if self._scanned is not None:
+        if self._scanned is not None and with_scanned:
             hits.extend(self._scanned)
         return hits
 
-    def _report(self, entry: _Entry[T], error: Exception) -> None:
+    def _report(self, entry: Entry[T], error: Exception) -> None:
         """Tell whoever owns a broken filter; its fault must not reach the others."""
         if self.on_broken is not None:
             for item in [*entry.items]:
@@ -197,7 +205,7 @@ class FilterIndex(Generic[T]):
         residual = None if path.residual is None else describe(path.residual)
         return Explanation("scan" if path.terms is None else explain(path.terms), residual, shared)
 
-    def _file(self, predicate: Expression, entry: _Entry[T]) -> None:
+    def _file(self, predicate: Expression, entry: Entry[T]) -> None:
         if predicate == TRUE:
             self._always = entry
             return
@@ -227,7 +235,7 @@ class FilterIndex(Generic[T]):
         ]
         return counts.index(min(counts))
 
-    def _file_term(self, term: Term, entry: _Entry[T]) -> None:
+    def _file_term(self, term: Term, entry: Entry[T]) -> None:
         if isinstance(term, Equals):
             self._values = HashIndex() if self._values is None else self._values
             self._values.file(term, entry)
@@ -238,7 +246,7 @@ class FilterIndex(Generic[T]):
             self._ranges = RangeIndex() if self._ranges is None else self._ranges
             self._ranges.file(term, entry)
 
-    def _take(self, predicate: Expression, entry: _Entry[T]) -> None:
+    def _take(self, predicate: Expression, entry: Entry[T]) -> None:
         if entry is self._always:
             self._always = None
         if predicate in (TRUE, FALSE):
@@ -249,7 +257,7 @@ class FilterIndex(Generic[T]):
         for term in path.terms or ():
             self._take_term(term, entry)
 
-    def _take_term(self, term: Term, entry: _Entry[T]) -> None:
+    def _take_term(self, term: Term, entry: Entry[T]) -> None:
         if isinstance(term, Equals) and self._values is not None:
             self._values.take(term, entry)
         elif isinstance(term, Begins) and self._prefixes is not None:

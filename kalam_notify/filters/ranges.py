@@ -48,10 +48,14 @@ class Ranges(Generic[V]):
             return None if self._from is None else self._from.get(low)
         if low is None:
             return None if self._upto is None else self._upto.get(high)
+        node = self._find(interval)
+        return None if node is None else node.value
+
+    def _find(self, interval: Interval) -> "_Node[V] | None":
         node = self._root
         while node is not None and node.key != interval:
             node = node.left if interval < node.key else node.right
-        return None if node is None else node.value
+        return node
 
     def __setitem__(self, interval: Interval, value: V) -> None:
         low, high = interval
@@ -61,6 +65,8 @@ class Ranges(Generic[V]):
         elif low is None:
             self._upto = SortedDict() if self._upto is None else self._upto
             self._upto[high] = value
+        elif (known := self._find(interval)) is not None:
+            known.value = value
         else:
             self._root = _insert(self._root, _Node(interval, value))
 
@@ -124,9 +130,6 @@ def _stab(root: _Node[V], point: Bound) -> Iterator[V]:
 def _insert(node: _Node[V] | None, new: _Node[V]) -> _Node[V]:
     if node is None:
         return new
-    if new.key == node.key:
-        node.value = new.value
-        return node
     if new.priority < node.priority:
         new.left, new.right = _split(node, new.key)
         return _updated(new)

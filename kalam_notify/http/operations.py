@@ -81,7 +81,7 @@ class OpsEndpoints:
         return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def explain(self, request: Request) -> Response:
-        """`GET /v1/explain?sql=…&params=[…]`: which index a query would use, what it shares."""
+        """`GET /v1/explain?sql=…&params=[…]`: which indexes a query would use, what it shares."""
         identity = await self._identify(request)
         if identity.role < Role.SERVICE:
             return error_answer(403, "explain takes the role service, dba or system")

@@ -387,6 +387,9 @@ class Binder:
                 f"parameter {node.number} has {len(values)} values; at most {MAX_VALUES} are taken",
                 node,
             )
+        alike = _alike_values(self._typed(subject), values)
+        if alike is not None:
+            return Typed(alike, "bool")
         members = [self._scalar(value, node) for value in values]
         if any(isinstance(value, list | dict) for value in values):
             self._refuse(f"parameter {node.number}: the values of a list are scalars", node)
@@ -541,6 +544,23 @@ def _new_column(name: str, declared: ColumnType | None) -> Typed:
         return Typed(column, "any")
     reading = declared.reading
     return Typed(Call(reading, (column,)) if reading else column, kind, f"{name} is {declared}")
+
+
+def _alike_values(subject: Typed, values: Sequence[Any]) -> Expression | None:
+    """IN of many texts, or many integers, that need no reading: at once, in its normal form."""
+    classes = set(map(type, values))
+    if classes == {str} and subject.kind in ("any", "text"):
+        kind = "text"
+        if not "".join(values).isascii():
+            return None  # to be looked at one by one
+    elif classes == {int} and subject.kind in ("any", "int", "double"):
+        kind = "int"
+    else:
+        return None
+    members = [Constant(kind, value) for value in sorted(set(values), key=repr)]
+    if len(members) == 1 or isinstance(subject.expression, Constant):
+        return None
+    return Call("in", (subject.expression, *members))
 
 
 def _json_of(value: Any) -> Constant:

@@ -31,6 +31,7 @@ MERGE_CHANGES = 1024
 MERGE_BYTES = 4 * 1024 * 1024
 """The indexes follow when so much has been written that they do not know."""
 
+
 Entry = tuple[int, Owner, bytes, str]
 """Index, owner, sorted values, key."""
 
@@ -56,8 +57,8 @@ class Index(NamedTuple):
 def wanted_indexes(table: TableDef) -> list[tuple[IndexColumn, ...]]:
     """The indexes that a table's declaration asks for.
 
-    A key is text as it was posted; where columns of it are read as something else (a UUID in any
-    spelling), rows are found by what is read, and that takes an index.
+    Keys stand in the file as they are spelled. Where a key column is compared by what it is read
+    as (a UUID without regard to case), its rows are found by an index of its own.
     """
     if not table.is_keyed:
         return []

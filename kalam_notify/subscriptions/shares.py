@@ -21,8 +21,8 @@ what is under way come around, and only then are the live subscriptions set behi
 cursor at the position that all of them have reached.
 """
 
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from kalam_notify.filters import Filter, FilterIndex
@@ -150,7 +150,7 @@ class Shares:
         before = None if change.old is None else self._ask(change.old.values, meter)
         after = None if change.row is None else self._ask(change.row.values, meter)
         if meter.total > SHARE:
-            return Routed((), _dearest(meter.costs, meter.size))
+            return Routed((), _dearest(meter.costs))
         if before is None or after is None:
             return Routed(one_image(change, before, after), ())
         return Routed(both_images(change, before, after), ())
@@ -174,7 +174,7 @@ class _Meter:
 
     def __init__(self, size: int, clock: Callable[[], float]) -> None:
         self.size = size
-        self.costs: Counter[FilterNode] = Counter()
+        self.costs: defaultdict[FilterNode, float] = defaultdict(float)
         self.total = 0.0
         self._clock = clock
         self._last = clock()
@@ -185,27 +185,28 @@ class _Meter:
         used, self._last = now - self._last, now
         for node in nodes:
             used = min(used, _TRUSTED * node.weight.seconds(self.size))
-            self.costs[node] += used  # type: ignore[assignment]
+            self.costs[node] += used
         self.total += used
 
     def leave_out(self, nodes: "Iterable[FilterNode]") -> None:
         """These have not been asked for want of time."""
         for node in nodes:
-            self.costs[node] += node.weight.seconds(self.size)  # type: ignore[assignment]
+            self.costs[node] += node.weight.seconds(self.size)
 
 
-def _dearest(costs: "Counter[FilterNode]", size: int) -> "list[FilterNode]":
+def _dearest(costs: "Mapping[FilterNode, float]") -> "list[FilterNode]":
     """Which filters to demote so that the rest take half a share.
 
     One after the other, always the dearest of the payer who costs most: many cheap filters of one
     payer are no reason to demote the one filter of another.
     """
     rising: dict[Hashable, list[FilterNode]] = {}
-    sums: Counter[Hashable] = Counter()
+    sums: defaultdict[Hashable, float] = defaultdict(float)
     for node in sorted(costs, key=costs.__getitem__):
         rising.setdefault(node.payer, []).append(node)
         sums[node.payer] += costs[node]
-    total, demoted = sum(costs.values()), list[FilterNode]()
+    demoted: list[FilterNode] = []
+    total = sum(costs.values())
     while total > SHARE / 2 and sums:
         payer = max(sums, key=sums.__getitem__)
         node = rising[payer].pop()

@@ -172,7 +172,7 @@ class Server:
 async def _listening(process: Process) -> str:
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):  # a guard: a busy machine takes its time
             async for line in process.stdout:
                 if line.startswith(b"listening on "):
                     return line.split()[-1].decode()

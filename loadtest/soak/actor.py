@@ -18,6 +18,7 @@ from loadtest.soak.history import FILTERS, PROJECTIONS, TABLES, Query
 from loadtest.soak.life import Life, Message, Wrong
 
 USERS = ("alice", "bob", "eve")
+OPEN_SECONDS = 60.0  # for an upgrade, on a machine that has much else to do
 TINY = 4096  # bytes of SO_RCVBUF: the kernel takes its least
 
 
@@ -112,6 +113,7 @@ class Actor:
             max_size=None,
             max_queue=2,
             ping_interval=None,
+            open_timeout=OPEN_SECONDS,
         )
 
     def _judge(self, close: ConnectionClosed) -> None:

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from loadtest.harness.faults import LoadTestFault
 from loadtest.harness.http import HttpConnection
-from loadtest.soak.actor import USERS, Actor
+from loadtest.soak.actor import OPEN_SECONDS, USERS, Actor
 from loadtest.soak.history import MARKS, WRITTEN, Change, History, Row
 from loadtest.soak.life import Life, Wrong
 
@@ -169,7 +169,12 @@ class Crowd:
             subscription = {"id": "w", "sql": f"SELECT * FROM {MARKS}", "options": options}
             try:
                 async with connect(
-                    url, additional_headers=headers, proxy=None, max_size=None, ping_interval=None
+                    url,
+                    additional_headers=headers,
+                    proxy=None,
+                    max_size=None,
+                    ping_interval=None,
+                    open_timeout=OPEN_SECONDS,
                 ) as client:
                     await client.send(
                         json.dumps({"type": "subscribe", "subscription": subscription})

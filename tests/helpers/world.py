@@ -65,6 +65,10 @@ class World:
     def next_batch(self, connection: FakeConnection, name: str) -> None:
         self.requests.next_batch(connection, NextBatch(name))
 
+    def next_batch_if_there(self, connection: FakeConnection, name: str) -> None:
+        if name in connection.subscriptions:
+            self.next_batch(connection, name)
+
     def drain(self, connection: FakeConnection) -> None:
         """The connection's socket takes everything and has room again."""
         connection.drain()

@@ -459,3 +459,43 @@ async def test_http_1_0_cannot_be_upgraded(server: Server) -> None:
     async with asyncio.timeout(20):
         assert (await reader.read()).split()[1] == b"505"
     writer.close()
+
+
+async def test_what_follows_a_query_that_takes_long_to_read_waits_for_it(
+    start_server: StartServer,
+) -> None:
+    """Requests are done in slices, but those of a connection in the order in which they came."""
+    server = start_server()
+    server.post(insert("app.orders", {"id": 1}))
+    token = server.token()
+    async with wire(server.ws_url, token) as client:
+        for number in range(20):
+            long = " OR ".join(f"id + {number} = {n} AND LOWER(a) = 'x{n}'" for n in range(60))
+            await client.subscribe("a", f"SELECT * FROM app.orders WHERE {long}", {"last_rows": 0})
+            await client.say(type="next_batch", subscription_id="a")
+            await client.say(type="unsubscribe", subscription_id="a")
+            await client.say(type="next_batch", subscription_id="a")
+            await client.subscribe("b", "SELECT * FROM app.orders", {"last_rows": 0})
+        heard = await client.settled(token)
+    # Of `a` there may be nothing but its end: it was unsubscribed before its page was there.
+    told = [(m["type"], m["subscription_id"]) for m in heard if m["subscription_id"] == "b"]
+    assert told.count(("subscription_ack", "b")) >= 1
+    errors = [m["code"] for m in heard if m["type"] == "error"]
+    assert errors == ["BATCH_FETCH_FAILED"] * 20
+
+
+async def test_a_client_that_leaves_while_its_query_is_read_harms_nobody(
+    start_server: StartServer,
+) -> None:
+    server = start_server()
+    token = server.token()
+    for number in range(5):
+        async with wire(server.ws_url, token) as client:
+            for n in range(30):
+                long = " OR ".join(f"id + {number} = {n + m}" for m in range(40))
+                await client.subscribe(f"s{n}", f"SELECT * FROM app.orders WHERE {long}", {})
+    async with wire(server.ws_url, token) as other:
+        await other.live("s", "SELECT * FROM app.orders", {})
+        server.post(insert("app.orders", {"id": 1}))
+        assert (await other.hear_type("change"))["rows"][0]["id"] == 1
+    assert "Traceback" not in server.errors

@@ -21,7 +21,7 @@ def load_test(question: str, results: Path, *extra: str) -> subprocess.Completed
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # a guard against hanging
         check=False,
     )
 

@@ -115,3 +115,12 @@ def test_parameters_stand_beside_a_policy() -> None:
 def test_a_policy_has_no_parameters() -> None:
     with pytest.raises(SqlRefused, match="no parameters"):
         where("s = 'x'", policy="tenant = $1")
+
+
+@pytest.mark.parametrize(
+    "values", [["b", "a", "é"], ["b", "a", "b"], [10, 9, 9], [True, 1], [2, 2]]
+)
+def test_a_list_is_as_good_as_its_values_in_any_order(values: list[Any]) -> None:
+    written = ", ".join(f"'{v}'" if isinstance(v, str) else str(v).upper() for v in values)
+    assert where("a = ANY($1)", params=[values]) == where(f"a IN ({written})")
+    assert where("a = ANY($1)", params=[values[::-1]]) == where(f"a IN ({written})")
