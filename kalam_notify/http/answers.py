@@ -67,7 +67,8 @@ async def _http_exception(request: Request, fault: Exception) -> Response:
     assert isinstance(fault, HTTPException)
     message = fault.detail
     if message == http.HTTPStatus(fault.status_code).phrase:
-        message = f"{message}: {request.method} {request.url.path}"
+        # Not request.url, which decodes the whole target and raises where that is not UTF-8.
+        message = f"{message}: {request.method} {request.scope['path']}"
     return error_answer(fault.status_code, message, headers=fault.headers)
 
 

@@ -84,7 +84,8 @@ def main() -> int:
     if sys.argv[1:2] == ["--child"]:
         fuzz(sys.argv[2], sys.argv[3:])
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("targets", nargs="*", default=list(MAX_LEN), choices=list(MAX_LEN))
+    # No default here: argparse would hold the whole list against the choices.
+    parser.add_argument("targets", nargs="*", choices=[*MAX_LEN, []])
     parser.add_argument("--seconds", type=int, default=int(os.environ.get("FUZZ_SECONDS", "30")))
     parser.add_argument("--runs", type=int, default=0)
     cores = len(os.sched_getaffinity(0))
@@ -92,7 +93,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     with ThreadPoolExecutor(options.jobs) as pool:
-        outcomes = list(pool.map(lambda name: run(name, options), options.targets))
+        outcomes = list(pool.map(lambda name: run(name, options), options.targets or MAX_LEN))
     return 0 if all(outcomes) else 1
 
 

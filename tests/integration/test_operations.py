@@ -407,3 +407,15 @@ def test_being_killed_is_no_older_copy(start_server: StartServer) -> None:
         server.start()
     assert "older copy" not in server.errors
     assert server.metric("log_last_seq") == posted["last_seq"]
+
+
+@pytest.mark.parametrize("target", [b"/nowhere?a=\xf0b", b"/livez?\xff", b"/n\xf0where"])
+def test_a_target_with_raw_bytes_is_refused_where_it_is_parsed(
+    server: Server, target: bytes
+) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as asking:
+        asking.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: asking.recv(10_000), b""))
+    assert answer.split()[1] == b"400"
+    assert "Traceback" not in server.errors
