@@ -31,6 +31,7 @@ from kalam_notify.client.subscription import Subscription
 from kalam_notify.client.view import NoView, View
 from kalam_notify.errors import AuthenticationFailed, KalamNotifyError, SubscriptionRefused
 from kalam_notify.protocol.close import RECONNECT, Reconnect
+from kalam_notify.protocol.messages import RATE_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +85,13 @@ class Client:
         self._task: asyncio.Task[None] | None = None
         self._fault: KalamNotifyError | None = None
         self._last_token: str | None = None
+        # Asked for after a refusal, for the next connect.
+        self._fresh_token: str | None = None
         self._auth_error: str | None = None
         self._repeating: asyncio.Task[None] | None = None
         self._rate_pause = RATE_PAUSE_SECONDS
+        # Ids whose unsubscribe was dropped for the rate.
+        self._unsubscribed: set[str] = set()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run())
@@ -114,6 +119,7 @@ class Client:
         self,
         sql: str,
         *,
+        params: Sequence[Any] = (),
         id: str | None = None,
         options: Mapping[str, Any] | None = None,
         live_only: bool = False,
@@ -122,6 +128,7 @@ class Client:
     ) -> Subscription:
         """Subscribe to a query; answered by the events of the returned subscription.
 
+        `params` are the values of `$1`, `$2`, ... in `sql`: JSON scalars, or a list for `= ANY($1)`.
         Without `options` it starts with a snapshot; `live_only` leaves that out. `options` are
         the protocol's: `batch_size`, `last_rows`, `from`. An `id` in use is replaced. A reader that
         wants the events alone saves the memory of a view with `keep_view=False`.
@@ -129,7 +136,7 @@ class Client:
         if self._fault is not None:
             raise self._fault
         name = id or f"q{next(self._names)}"
-        following = Following(name, sql, None if live_only else options or {})
+        following = Following(name, sql, None if live_only else options or {}, params)
         replaced = self._subscriptions.get(name)
         subscription = Subscription(self, following, View(primary_key) if keep_view else NoView())
         self._subscriptions[name] = subscription
@@ -208,12 +215,13 @@ class Client:
         return await connect(self._url, additional_headers=headers, **self._connect_options)
 
     async def _current_token(self) -> str | None:
-        if callable(self._token):
-            token = self._token()
-            self._last_token = await token if inspect.isawaitable(token) else token
-        else:
-            self._last_token = self._token
+        fresh, self._fresh_token = self._fresh_token, None
+        self._last_token = fresh or await self._ask_for_token()
         return self._last_token
+
+    async def _ask_for_token(self) -> str | None:
+        token = self._token() if callable(self._token) else self._token
+        return await token if inspect.isawaitable(token) else token
 
     async def _converse(self, socket: ClientConnection) -> NoReturn:
         self._auth_error = None
@@ -229,6 +237,7 @@ class Client:
 
     def _disconnected(self) -> None:
         self._socket = None
+        self._unsubscribed.clear()
         for subscription in self._subscriptions.values():
             subscription.following.pause()
 
@@ -239,33 +248,48 @@ class Client:
         if kind == "auth_error":
             self._auth_error = str(message.get("message"))
             return
-        if message.get("subscription_id") == "rate_limit":
-            self._ask_again_later()
+        id = str(message.get("subscription_id"))
+        subscription = self._subscriptions.get(id)
+        if message.get("code") == "RATE_LIMIT_EXCEEDED":
+            self._ask_again_later(None if subscription else id)
             return
-        subscription = self._subscriptions.get(str(message.get("subscription_id")))
         if subscription is None:
             return
         if kind == "error":
-            self._refused(subscription, message)
+            await self._refused(socket, subscription, message)
             return
         answer = subscription.offer(message, size)
         if answer is not None:
             await self._send(socket, answer)
 
-    def _refused(self, subscription: Subscription, message: Message) -> None:
+    async def _refused(
+        self, socket: ClientConnection, subscription: Subscription, message: Message
+    ) -> None:
         code = str(message.get("code"))
-        # A page asked for twice, or too late: the server goes on by itself.
-        if code != "BATCH_FETCH_FAILED":
-            self._subscriptions.pop(subscription.id, None)
-            subscription.fail(SubscriptionRefused(code, str(message.get("message"))))
+        following = subscription.following
+        if code == "BATCH_FETCH_FAILED":
+            return  # a page asked for twice, or too late: the server goes on by itself
+        if code == "RESUME_EXPIRED" and following.cursor.position is not None:
+            await self._send(socket, following.restart())
+            return
+        self._subscriptions.pop(subscription.id, None)
+        subscription.fail(SubscriptionRefused(code, str(message.get("message"))))
 
-    def _ask_again_later(self) -> None:
-        """The server dropped one of our messages: repeat the subscribes that it may have been."""
+    def _ask_again_later(self, unknown: str | None) -> None:
+        """The server dropped one of our messages: repeat those that it may have been.
+
+        `unknown` is an id that no subscription has: it was the unsubscribe, or none of ours.
+        """
+        if unknown is not None and unknown != RATE_ERRORS:
+            self._unsubscribed.add(unknown)
         if self._repeating is None or self._repeating.done():
             self._repeating = asyncio.create_task(self._ask_again())
 
     async def _ask_again(self) -> None:
         await asyncio.sleep(self._rate_pause)
+        while self._socket is not None and self._unsubscribed:
+            message = {"type": "unsubscribe", "subscription_id": self._unsubscribed.pop()}
+            await self._send(self._socket, message)
         for subscription in list(self._subscriptions.values()):
             if self._socket is not None and subscription.following.phase is Phase.REQUESTED:
                 await self._send(self._socket, subscription.following.request())
@@ -280,8 +304,8 @@ class Client:
             case Reconnect.NO:
                 raise ConnectionLost(code, reason)
             case Reconnect.WITH_NEW_TOKEN:
-                used = self._last_token
-                if not callable(self._token) or await self._current_token() == used:
+                self._fresh_token = await self._ask_for_token()
+                if self._fresh_token == self._last_token:
                     raise self._rejection(code, reason)
                 return why, False
             case Reconnect.AFTER_A_PAUSE:

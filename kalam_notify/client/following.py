@@ -35,30 +35,43 @@ class Reaction(NamedTuple):
 class Following:
     """The state of one subscription across connections.
 
-    `options` are those of the protocol (None: live changes only); `from` among them is where the
-    cursor begins.
+    `params` are the values of `$1`, `$2`, ... in `sql`. `options` are those of the protocol (None:
+    live changes only); `from` among them is where the cursor begins.
     """
 
-    def __init__(self, id: str, sql: str, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        id: str,
+        sql: str,
+        options: Mapping[str, Any] | None = None,
+        params: Sequence[Any] = (),
+    ) -> None:
         self.id = id
         self.sql = sql
+        self.params = list(params)
         self.phase = Phase.IDLE
-        self._options = None if options is None else dict(options)
         self._is_live_only = options is None
-        given = (options or {}).get("from", (options or {}).get("from_seq_id"))
+        self._options = {"on_gap": "snapshot", **(options or {})}
+        aliased = self._options.pop("from_seq_id", None)
+        given = self._options.pop("from", aliased)
         self.cursor = Cursor(None if given is None else int(given))
 
     def request(self) -> dict[str, Any]:
         """The subscribe message that starts, or goes on with, this subscription."""
         self.phase = Phase.REQUESTED
-        options = self._options
+        options = None if self._is_live_only else dict(self._options)
         if self.cursor.position is not None:
-            options = {
-                name: value for name, value in (options or {}).items() if name == "batch_size"
-            }
+            options = {name: value for name, value in self._options.items() if name != "last_rows"}
             options["from"] = self.cursor.position
-        subscription = {"id": self.id, "sql": self.sql, "options": options}
+        subscription: dict[str, Any] = {"id": self.id, "sql": self.sql, "options": options}
+        if self.params:
+            subscription["params"] = self.params
         return {"type": "subscribe", "subscription": subscription}
+
+    def restart(self) -> dict[str, Any]:
+        """The subscribe message that begins anew: the server's log does not reach the position."""
+        self.cursor.restart()
+        return self.request()
 
     def pause(self) -> None:
         """Take nothing more until the next request: the connection is lost, or its reader slow."""

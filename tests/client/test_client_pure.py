@@ -141,7 +141,12 @@ def following(options: dict[str, Any] | None, *messages: dict[str, Any]) -> Foll
 
 
 def options_asked(subject: Following) -> Any:
-    return subject.request()["subscription"]["options"]
+    """The options of the next request, but for the one that they all have."""
+    options = subject.request()["subscription"]["options"]
+    if options is None:
+        return None
+    assert options.pop("on_gap") == "snapshot"
+    return options
 
 
 class TestFollowing:
@@ -237,7 +242,7 @@ class TestFollowing:
         event, answer = subject.receive(ack(15))
         assert event is None
         assert answer is not None
-        assert answer["subscription"]["options"] == {"from": 10}
+        assert answer["subscription"]["options"] == {"from": 10, "on_gap": "snapshot"}
         assert subject.phase is Phase.REQUESTED
 
     def test_a_second_acknowledgement_of_a_snapshot_starts_over(self) -> None:

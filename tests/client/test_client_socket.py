@@ -26,14 +26,15 @@ async def until(subscription: Subscription, holds: Callable[[], bool]) -> None:
 
 async def snapshot(peer: Peer) -> None:
     """A first connection: a snapshot of one row, live from 10."""
-    assert (await peer.subscribe())["options"] == {}
+    assert (await peer.subscribe())["options"] == {"on_gap": "snapshot"}
     await peer.ack(10)
     await peer.batch([row(1, 4)], 10)
 
 
 async def test_a_snapshot_is_pulled_page_by_page_and_followed_by_changes() -> None:
     async def script(peer: Peer) -> None:
-        assert await peer.subscribe() == {"id": "q", "sql": SQL, "options": {"batch_size": 1}}
+        options = {"on_gap": "snapshot", "batch_size": 1}
+        assert await peer.subscribe() == {"id": "q", "sql": SQL, "options": options}
         await peer.ack(3, has_more=True)
         await peer.batch([row(1, 3)], 3, has_more=True)
         asked = await peer.receive("next_batch")
@@ -59,7 +60,7 @@ async def test_after_a_lost_connection_it_resumes_where_it_stood() -> None:
         peer.socket.transport.abort()
 
     async def second(peer: Peer) -> None:
-        assert (await peer.subscribe())["options"] == {"from": 11}
+        assert (await peer.subscribe())["options"] == {"on_gap": "snapshot", "from": 11}
         await peer.ack(11, resumed=True)
         await peer.batch([], 11)
         await peer.change("update", [row(1, 11, a="seen before")], [row(1, 4)])
@@ -81,13 +82,13 @@ async def test_when_the_log_no_longer_reaches_back_the_state_is_replaced() -> No
         await peer.close(1001)
 
     async def second(peer: Peer) -> None:
-        assert (await peer.subscribe())["options"] == {"from": 10}
+        assert (await peer.subscribe())["options"] == {"on_gap": "snapshot", "from": 10}
         await peer.ack(5, resumed=False)
         await peer.batch([row(9, 5)], 5)  # another log: its seqs are lower
         await peer.close(1012)
 
     async def third(peer: Peer) -> None:
-        assert (await peer.subscribe())["options"] == {"from": 5}
+        assert (await peer.subscribe())["options"] == {"on_gap": "snapshot", "from": 5}
         await peer.ack(5, resumed=True)
         await peer.batch([], 5)
         await peer.change("insert", [row(10, 6)])
