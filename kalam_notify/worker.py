@@ -27,6 +27,7 @@ from kalam_notify.http.gate import Gate
 from kalam_notify.http.ingest import create_ingest_routes
 from kalam_notify.http.limits import IngestLimits
 from kalam_notify.http.operations import OpsEndpoints
+from kalam_notify.http.static_files import static_routes
 from kalam_notify.log import Retention, open_log
 from kalam_notify.logs import set_level
 from kalam_notify.metrics import Metrics, StateCollector
@@ -240,7 +241,11 @@ class Worker:
         )
         self._tls = tls_of(self.config.server.tls)
         tls = self._tls.context if self._tls else None
-        public = [Route(UPGRADE_PATH, upgrade_required), *ops.open_routes()]
+        public = [
+            Route(UPGRADE_PATH, upgrade_required),
+            *ops.open_routes(),
+            *static_routes(),
+        ]
         if sockets.internal is None:
             application = _application([*public, *ops.admin_routes(internal=False)], ingest)
         else:

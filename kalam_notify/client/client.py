@@ -128,7 +128,7 @@ class Client:
     ) -> Subscription:
         """Subscribe to a query; answered by the events of the returned subscription.
 
-        `params` are the values of `$1`, `$2`, ... in `sql`: JSON scalars, or a list for `= ANY($1)`.
+        `params` are the values of `$1`, `$2`, ... in `sql`: JSON scalars, a list for `= ANY($1)`.
         Without `options` it starts with a snapshot; `live_only` leaves that out. `options` are
         the protocol's: `batch_size`, `last_rows`, `from`. An `id` in use is replaced. A reader that
         wants the events alone saves the memory of a view with `keep_view=False`.
