@@ -33,11 +33,12 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   if (process.argv.includes("--stdout")) {
     process.stdout.write(text);
   } else {
-    const { writeFile, mkdir } = await import("node:fs/promises");
+    const { copyFile, writeFile, mkdir } = await import("node:fs/promises");
     const target = here("../../kalam_notify/http/static/");
     await mkdir(target, { recursive: true });
     await writeFile(`${target}client.js`, text);
-    const entryPoints = ["src/index.ts"];
+    const entryPoints = ["src/index.ts", "src/react.ts", "src/tanstack.ts"];
     await build({ ...common, entryPoints, outdir: "dist", packages: "external" });
+    await copyFile(here("../../LICENSE"), here("dist/LICENSE"));
   }
 }

@@ -66,14 +66,19 @@ export class Client implements Hearer, Owner {
     params: readonly unknown[] = [],
     options: LiveOptions<T> = {},
   ): Live<T> {
-    const key = keyOf(sql, params, options);
+    const key = this.keyOf(sql, params, options);
     const query = (this.#queries.get(key) ?? this.#ask(key, sql, params, options)) as Query<T>;
     return new Live(this, query, options.compare, options.signal);
   }
 
+  /** Equal texts, equal queries, whatever their order and signal are. */
+  keyOf<T>(sql: string, params: readonly unknown[] = [], options: LiveOptions<T> = {}): string {
+    return stringify([asked(sql, params, options), options.bigints]);
+  }
+
   /** What there is to be seen of a query that somebody has open already, in order of its key. */
   peek<T>(sql: string, params: readonly unknown[] = [], options: LiveOptions<T> = {}): LiveState<T> | undefined {
-    const query = this.#queries.get(keyOf(sql, params, options)) as Query<T> | undefined;
+    const query = this.#queries.get(this.keyOf(sql, params, options)) as Query<T> | undefined;
     const handles = [...(query?.handles ?? [])] as Live<T>[];
     return handles.find((handle) => handle.isByKey)?.state;
   }
@@ -215,11 +220,6 @@ function asked<T>(sql: string, params: readonly unknown[], options: LiveOptions<
     from: from === undefined ? undefined : String(from),
     liveOnly,
   };
-}
-
-/** Equal texts, equal queries. */
-export function keyOf<T>(sql: string, params: readonly unknown[], options: LiveOptions<T>): string {
-  return stringify([asked(sql, params, options), options.bigints]);
 }
 
 function socketUrl(base: string): string {
