@@ -1,13 +1,18 @@
 # syntax=docker/dockerfile:1
 
 # Build the wheel of this checkout, and install it with its dependencies into one directory: neither
-# pip's cache nor the sources come along.
+# pip's cache nor the sources come along. Whatever comes from outside is known by its hash.
 FROM python:3.12-slim AS build
 WORKDIR /src
+COPY requirements/build.lock requirements/server.lock requirements/
+RUN python -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.lock \
+    && python -m venv /opt/kalam-notify \
+    && /opt/kalam-notify/bin/pip install --no-cache-dir --require-hashes -r requirements/server.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY kalam_notify ./kalam_notify
-RUN python -m venv /opt/kalam-notify \
-    && /opt/kalam-notify/bin/pip install --no-cache-dir .
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
+    && /opt/kalam-notify/bin/pip install --no-cache-dir --no-deps --no-index /tmp/wheel/*.whl
 
 FROM python:3.12-slim
 LABEL org.opencontainers.image.title="kalam-notify" \
@@ -25,6 +30,7 @@ RUN groupadd --gid 2900 kalam \
 
 COPY --from=build /opt/kalam-notify /opt/kalam-notify
 
+# Nothing but the volume is written to, so the rest may be read-only (`docker run --read-only`).
 # A container listens on all of its addresses and keeps its data on the volume, whatever a mounted
 # configuration file, written for a host, says.
 ENV PATH=/opt/kalam-notify/bin:$PATH \
@@ -34,7 +40,8 @@ ENV PATH=/opt/kalam-notify/bin:$PATH \
     KALAM_NOTIFY_SERVER__DATA_DIR=/var/lib/kalam-notify \
     LIVEZ_URL=http://127.0.0.1:2900/livez
 
-USER kalam
+# By number, for Kubernetes' runAsNonRoot cannot tell who a name is.
+USER 2900:2900
 WORKDIR /var/lib/kalam-notify
 VOLUME /var/lib/kalam-notify
 EXPOSE 2900

@@ -6,21 +6,25 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
 
     model/          ids, identities, tables, rows, changes: values only
     errors.py       the faults, by whose they are: the client's, the operator's, the log's edges
+    budget/         time slices of the event loop, fair between owners
     protocol/       the WebSocket dialect: messages, session, close codes, frames, compression
-    sql/            SELECT ... WHERE ... as compiled filters, their normal form and their index
+    sql/            the language: SELECT ... WHERE ... to a tree, its types and its normal form
+    filters/        conditions at work: bound to a subscriber, compiled, found in an index
     store/          the state derived from the changes: entries, rows, keys, retention, pages
     log/            the order of changes: its interface, SQLite and memory behind it
     auth/           tokens and API keys to identities
     subscriptions/  handles and their states, plans, ConnectionsManager with its indexes, requests
     delivery/       who is at the head: NotificationService, payloads, frames
-    catchup/        who is behind: snapshots, resumes, slow readers
+    catchup/        who is behind: snapshots, resumes, slow readers, demoted plans
     sockets/        the asyncio side of a connection: upgrade, send buffer, heartbeat
     http/           POST /v1/changes with its decoders and rules; what operators ask
     singleflight.py equal calls made once
-    metrics.py      what is counted
+    metrics/        what is counted, and the loop's pulse
     scrape.py       ... added up over several processes
     config/         settings from file, environment and flags
     logs.py         log lines for people and machines, without secrets
+    loops.py        which event loop to run, asked before there is one
+    memory.py       memory that lies idle, given back to the system
     garbage.py      garbage collection in pieces that nobody feels
     worker.py       one process: every room built, started in order, stopped in reverse
     supervision/    several workers on one address, and who keeps them
@@ -29,10 +33,10 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     client/         the Python client: reconnects, resumes, keeps a view
     version.py      which release this is
 
-Imports go one way, and a test holds it: errors, version <- model <- config <- protocol, sql,
-singleflight, store, auth, logs <- log <- subscriptions <- delivery <- catchup <- http, metrics
-<- sockets, scrape, garbage <- worker <- supervision <- app <- cli. The client knows errors, model
-and protocol at most.
+Imports go one way, and a test holds it: errors, version, budget <- model <- config <- protocol,
+sql, singleflight, store, auth, logs, loops, memory <- filters <- log <- subscriptions <- delivery
+<- catchup <- http, metrics <- sockets, scrape, garbage <- worker <- supervision <- app <- cli. The
+client knows errors, model and protocol at most.
 protocol, sql and subscriptions do no I/O: they are tested by calling functions.
 """
 

@@ -8,8 +8,6 @@ import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import uvloop
-
 from kalam_notify.config import (
     Address,
     Config,
@@ -17,10 +15,10 @@ from kalam_notify.config import (
     dev_config,
     load_config,
     parse_address,
-    require_authentication,
 )
 from kalam_notify.errors import ConfigurationFault, Fault
-from kalam_notify.logs import configure_logging
+from kalam_notify.logs import configure_logging, hide
+from kalam_notify.loops import run as run_loop
 from kalam_notify.sockets.listeners import bind, bind_all, url_of
 from kalam_notify.supervision.messages import Listening
 from kalam_notify.supervision.supervisor import Supervisor
@@ -41,13 +39,14 @@ def run(
     `config_file` and `overrides` are what a SIGHUP reads the configuration from again.
     """
     configure_logging(config.logging)
+    hide(*config.auth.jwt.secrets)
     _make_data_dir(config)
     _raise_file_limit(config.websocket.max_connections)
     reload = _reloader(config, dev, config_file, overrides)
     if config.server.workers == 1:
-        uvloop.run(_serve(Worker(config, reload), _bind(config)))
+        run_loop(_serve(Worker(config, reload, dev=dev), _bind(config)))
         return 0
-    return asyncio.run(_supervise(config, reload))
+    return asyncio.run(_supervise(config, reload, dev))
 
 
 async def _serve(worker: Worker, sockets: Sockets) -> None:
@@ -55,7 +54,7 @@ async def _serve(worker: Worker, sockets: Sockets) -> None:
     await worker.serve(sockets, lambda: _announce(worker.config, sockets))
 
 
-async def _supervise(config: Config, reload: Callable[[], Config]) -> int:
+async def _supervise(config: Config, reload: Callable[[], Config], dev: bool) -> int:
     # Held here for as long as there is a supervisor: whatever becomes of the workers, the address
     # stays taken and its backlogs stay open.
     crew = _bind_for_each(config)
@@ -63,7 +62,7 @@ async def _supervise(config: Config, reload: Callable[[], Config]) -> int:
         Listening(public.fileno(), internal.fileno() if internal else None)
         for public, internal in crew
     ]
-    supervisor = Supervisor(config, reload, listening, lambda: _announce(config, crew[0]))
+    supervisor = Supervisor(config, reload, listening, lambda: _announce(config, crew[0]), dev=dev)
     _on_signals(supervisor.stop, supervisor.reload)
     return await supervisor.run()
 
@@ -111,13 +110,11 @@ def _reloader(
     config: Config, dev: bool, config_file: Path | None, overrides: Sequence[Override]
 ) -> Callable[[], Config]:
     def reload() -> Config:
-        fresh = load_config(config_file, os.environ, overrides)
+        fresh = load_config(config_file, os.environ, overrides, serving=not dev)
         if dev:
             fresh = dev_config(
                 fresh, data_dir=config.server.data_dir, secret=config.auth.jwt.secret
             )
-        else:
-            require_authentication(fresh, str(config_file or "reload"))
         return fresh
 
     return reload

@@ -6,6 +6,7 @@
     │   ├── AuthenticationFailed a token or key that does not hold
     │   └── SubscriptionRefused  a subscribe or next_batch: one of the codes of the protocol
     │       └── SqlRefused       the SQL of a subscribe, with line and column
+    ├── KeysUnavailable          whether a token holds cannot be known now: no answer is a "no"
     ├── OperatorFault            configuration or data on disk: the start is refused, exit code 2
     │   ├── ConfigurationFault   a list of faults, each with file, key path, value, cure
     │   └── StorageFault         files of an unknown version, tables that changed their key
@@ -59,10 +60,14 @@ class ChangeRefused(ClientFault):
 
 
 class AuthenticationFailed(ClientFault):
-    """A token or an API key that does not hold; `message` may be shown to the peer."""
+    """A token or an API key that does not hold; `message` may be shown to the peer.
 
-    def __init__(self, message: str) -> None:
+    `reason` is one word, for the metric that counts them.
+    """
+
+    def __init__(self, message: str, *, reason: str = "malformed") -> None:
         super().__init__("UNAUTHORIZED", message)
+        self.reason = reason
 
 
 class SubscriptionRefused(ClientFault):
@@ -81,6 +86,17 @@ class SqlRefused(SubscriptionRefused):
         super().__init__("INVALID_SQL", message)
         self.line = line
         self.column = column
+
+
+class KeysUnavailable(KalamNotifyError):
+    """The keys that a token could be verified with cannot be had at the moment: ask again later.
+
+    `retry_after` is in seconds.
+    """
+
+    def __init__(self, retry_after: int = 2) -> None:
+        super().__init__("the keys that tokens are verified with cannot be had at the moment")
+        self.retry_after = retry_after
 
 
 class OperatorFault(KalamNotifyError):

@@ -7,21 +7,26 @@ survived is moved out of the collector's delta (`gc.freeze`). Frozen objects are
 their reference counts; only cycles among them would stay, and the one cycle that every connection
 has is taken apart when it closes (WebSocketConnection.connection_lost). For what nobody foresaw,
 everything is looked at once in a long while.
+
+The same walk through the day gives memory back that lies idle (memory.py).
 """
 
 import asyncio
 import gc
+
+from kalam_notify.memory import open_keeper
 
 YOUNG_SECONDS = 5.0
 FULL_SECONDS = 6 * 3600.0
 
 
 async def collect_in_small_steps() -> None:
-    """Collect what is new every few seconds; runs until cancelled."""
+    """Collect what is new every few seconds, and give back what lies idle; runs until cancelled."""
     gc.collect()
     gc.freeze()
     # The second number is how many youngest collections make a middle one; full ones are ours.
     gc.set_threshold(50_000, 20, 1_000_000)
+    keeper = open_keeper()
     rounds_to_full = int(FULL_SECONDS / YOUNG_SECONDS)
     left = rounds_to_full
     while True:
@@ -32,3 +37,5 @@ async def collect_in_small_steps() -> None:
             left = rounds_to_full
         gc.collect()
         gc.freeze()
+        if keeper is not None and keeper.is_due():
+            await asyncio.to_thread(keeper.give_back)

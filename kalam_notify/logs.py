@@ -8,8 +8,12 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
+import traceback
+from collections.abc import Callable
 from math import isfinite
+from types import TracebackType
 from typing import Any, TextIO
 
 from kalam_notify.config import LoggingSettings
@@ -20,6 +24,10 @@ _CREDENTIAL = re.compile(
 )
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _CONTROL |= {9: "\\t", 10: "\\n", 13: "\\r"}
+
+# Secrets by themselves; shorter ones would black out half a line.
+_hidden: set[str] = set()
+_SHORTEST_HIDDEN = 8
 
 # What every record carries; anything beyond came with `extra=`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
@@ -60,9 +68,65 @@ def set_level(level: str) -> None:
     logging.getLogger().setLevel(level.upper())
 
 
+def hide(*secrets: str) -> None:
+    """Black these out from now on, wherever they turn up."""
+    _hidden.update(secret for secret in secrets if len(secret) >= _SHORTEST_HIDDEN)
+
+
 def redact(text: str) -> str:
-    """`text` without tokens and API keys."""
+    """`text` without tokens, API keys, and what is to be hidden."""
+    for secret in _hidden:
+        text = text.replace(secret, "[secret]")
     return _CREDENTIAL.sub(r"\1[redacted]", _JWT.sub("[token]", text))
+
+
+def guard_tracebacks() -> None:
+    """Black out what Python itself writes of exceptions that nobody has caught."""
+    sys.excepthook = _write_redacted
+    threading.excepthook = lambda args: _write_redacted(
+        args.exc_type, args.exc_value, args.exc_traceback
+    )
+
+
+def _write_redacted(
+    kind: type[BaseException], fault: BaseException | None, trace: TracebackType | None
+) -> None:
+    if sys.stderr is not None and not issubclass(kind, SystemExit):
+        sys.stderr.write(redact("".join(traceback.format_exception(kind, fault, trace))))
+
+
+class Complaints:
+    """Says the first complaint of a kind at once, and of the same ones after it once a minute how
+    many there were: what fails fails for every request.
+    """
+
+    def __init__(
+        self,
+        logger: logging.Logger,
+        clock: Callable[[], float] = time.monotonic,
+        seconds: float = 60.0,
+    ) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._seconds = seconds
+        # Kind -> when it was said last, and how often it has come since.
+        self._said: dict[str, tuple[float, int]] = {}
+
+    def say(self, kind: str, message: str) -> None:
+        now = self._clock()
+        said, more = self._said.get(kind, (None, 0))
+        if said is not None and now - said < self._seconds:
+            self._said[kind] = (said, more + 1)
+            return
+        if len(self._said) >= 100:
+            self._said.clear()
+        self._said[kind] = (now, 0)
+        again = f" (and {more} times more since it was said last)" if more else ""
+        self._logger.error("%s%s", message, again)
+
+    def over(self) -> None:
+        """All is well again: the next complaint is a first one."""
+        self._said.clear()
 
 
 class TextLines(logging.Formatter):

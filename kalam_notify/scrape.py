@@ -2,7 +2,7 @@
 
 A scrape is the list of a registry's families. Counters and histograms of several workers are
 summed, so are gauges (connections, bytes waiting), apart from those that all workers tell of the
-same thing: there the greatest stands.
+same thing, or where only the worst one matters: there the greatest stands, or the least.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,8 +14,20 @@ from prometheus_client.registry import Collector
 
 Labels = tuple[tuple[str, str], ...]
 
-# Gauges in which every worker tells of the same thing.
-_SAME_FOR_ALL = frozenset({"kalam_notify_log_last_seq", "kalam_notify_build_info"})
+# Gauges in which every worker tells of the same thing, or only the worst one matters.
+_GREATEST = frozenset(
+    {
+        "kalam_notify_build_info",
+        "kalam_notify_log_bytes",
+        "kalam_notify_log_last_seq",
+        "kalam_notify_log_oldest_seconds",
+        "kalam_notify_slowest_subscription_seconds",
+        # Of the youngest worker: it moves whenever one is replaced.
+        "process_start_time_seconds",
+    }
+)
+# ... and where the worst is the least.
+_LEAST = frozenset({"kalam_notify_config_last_reload_successful"})
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):
@@ -67,9 +79,9 @@ def added(scrapes: Iterable[Scrape]) -> Scrape:
 def _joined(family: Family, sample: Sample, before: float | None) -> float:
     if before is None:
         return sample.value
-    if sample.name.endswith("_created"):
+    if sample.name.endswith("_created") or family.name in _LEAST:
         return min(before, sample.value)
-    if family.name in _SAME_FOR_ALL:
+    if family.name in _GREATEST:
         return max(before, sample.value)
     return before + sample.value
 

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +15,11 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kalam_notify.auth import Authenticator
+from kalam_notify.auth import Authenticator, TokenVerifier
+from kalam_notify.auth.revocation_file import FILE_NAME as REVOCATIONS
+from kalam_notify.auth.revocation_file import RevocationFile
+from kalam_notify.auth.revocations import Kind, Revocation, Revocations
+from kalam_notify.budget import Budget
 from kalam_notify.catchup.feeder import Feeder
 from kalam_notify.config import Config, reload_differences, reloaded
 from kalam_notify.delivery.ring import open_ring
@@ -26,12 +31,14 @@ from kalam_notify.http.answers import ERROR_HANDLERS
 from kalam_notify.http.gate import Gate
 from kalam_notify.http.ingest import create_ingest_routes
 from kalam_notify.http.limits import IngestLimits
+from kalam_notify.http.openapi import openapi_route
 from kalam_notify.http.operations import OpsEndpoints
+from kalam_notify.http.revoking import Revoking
 from kalam_notify.http.static_files import static_routes
 from kalam_notify.log import Retention, open_log
-from kalam_notify.logs import set_level
-from kalam_notify.metrics import Metrics, StateCollector
-from kalam_notify.model import Identity
+from kalam_notify.logs import hide, set_level
+from kalam_notify.metrics import Metrics, Pulse, StateCollector
+from kalam_notify.model import SHARED, Identity
 from kalam_notify.model.catalog import Catalog
 from kalam_notify.protocol import close
 from kalam_notify.scrape import Scrape, exposition
@@ -46,6 +53,9 @@ from kalam_notify.subscriptions.requests import SubscriptionRequests
 from kalam_notify.version import __version__
 
 _log = logging.getLogger("kalam_notify.worker")
+
+_LOOK_AT_ONCE = 100
+"""Connections that are looked at for a revoked token in one turn of the loop."""
 
 _GRACE = 3.0
 """Seconds that requests in hand and closing handshakes get after the drain."""
@@ -79,11 +89,17 @@ class Worker:
     """Serves until `stop` is called. Without a `crew` it is the only one."""
 
     def __init__(
-        self, config: Config, reload: Callable[[], Config], crew: Crew | None = None
+        self,
+        config: Config,
+        reload: Callable[[], Config],
+        crew: Crew | None = None,
+        *,
+        dev: bool = False,
     ) -> None:
         self.config = config
         self._load_config = reload
         self._crew = crew
+        self._is_dev = dev
         self._listening: Sequence[Listener] = ()
         self._stopping = asyncio.Event()
         self._tls: Tls | None = None
@@ -95,17 +111,24 @@ class Worker:
             config.server.data_dir,
             config.log.durability,
             Retention(retention.max_age, retention.max_bytes),
+            config.log.window_bytes,
         )
         self.catalog = Catalog(
             config.tables.declared.values(),
             auto_create=config.tables.auto_create,
+            max_tables=config.limits.max_tables,
             on_create=lambda table: self.log.declare([table]),
         )
         self.manager = ConnectionsManager()
         self.stats = FanoutStats()
         self.metrics = Metrics()
         self.gate = Gate()
-        self._authenticator = Authenticator(config.auth)
+        self.auth_failures: Counter[str] = Counter()
+        self.revocations = Revocations()
+        self._revocation_file = RevocationFile(
+            config.server.data_dir / REVOCATIONS, self.revocations
+        )
+        self._authenticator = self._new_authenticator(config)
 
     def stop(self) -> None:
         """Drain and end; callable from a signal handler of the loop."""
@@ -124,6 +147,7 @@ class Worker:
 
     async def serve(self, sockets: Sockets, announce: Callable[[], None]) -> None:
         """Run until stopped; `announce` is called once connections are accepted."""
+        self._revocation_file.load()
         await self.log.start()
         try:
             self.log.declare(self.catalog.tables())
@@ -140,8 +164,11 @@ class Worker:
         running = [
             tasks.create_task(self.service.run(), name="fan-out"),
             tasks.create_task(self.feeder.run(), name="feeder"),
+            tasks.create_task(self.budget.run(), name="budget"),
             tasks.create_task(self.shared.wheel.run(), name="wheel"),
             tasks.create_task(collect_in_small_steps(), name="garbage"),
+            tasks.create_task(self._revocation_file.watch(self._found_revoked), name="revocations"),
+            tasks.create_task(self.pulse.run(), name="pulse"),
         ]
         self._keep_keys_fresh()
         listeners = self._listeners(sockets)
@@ -156,6 +183,7 @@ class Worker:
         self._listening = ()
         for listener in listeners:
             await listener.stop(_GRACE)
+        self._authenticator.tokens.close()
         for task in [*running, self._key_keeper]:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -168,17 +196,21 @@ class Worker:
         self.service = NotificationService(
             self.log, self.manager, self.stats, clock=clock, ring=self._ring
         )
+        self.budget = Budget(clock, gives_way=self._is_delivering)
         self.feeder = Feeder(
             self.log,
             self.manager,
             self.stats,
+            self.budget,
             position=lambda: self.service.position,
             batch_grace=lambda: self.config.websocket.batch_grace,
         )
         self.service.on_moved = self.feeder.position_moved
         self.service.on_fallen = self.feeder.wake_all
         self.service.on_broken = self.feeder.disable
-        self.requests = SubscriptionRequests(self.catalog, self.manager, self.feeder)
+        self.requests = SubscriptionRequests(
+            self.catalog, self.manager, self.feeder, self.log.newest_columns
+        )
         self.requests.configure(config.websocket, config.limits.subscriptions_per_user)
         self.shared = Shared(
             config,
@@ -186,9 +218,11 @@ class Worker:
             self.manager,
             self.requests,
             self.feeder,
+            self.budget,
             clock=clock,
             wheel=Wheel(clock, _tick(config)),
             spawn=tasks.create_task,
+            later=asyncio.get_running_loop().call_later,
         )
         self._measure(clock)
 
@@ -209,6 +243,13 @@ class Worker:
 
         self.log.on_append = appended
         self.stats.observe_fanout = fanned_out
+        self.pulse = Pulse(
+            metrics.loop_lag_seconds,
+            self.log,
+            self.manager,
+            lambda: self.service.position,
+            clock=clock,
+        )
         metrics.registry.register(
             StateCollector(
                 metrics,
@@ -216,7 +257,9 @@ class Worker:
                 self.manager,
                 self.stats,
                 self.shared.closes,
+                self.auth_failures,
                 lambda: sum(c.waiting for c in self.manager.connections.values()),
+                lambda: self.pulse.slowest_seconds,
             )
         )
 
@@ -236,6 +279,7 @@ class Worker:
             self.catalog,
             self._authorize,
             self._ingest_limits,
+            self.budget,
             metrics=self.metrics,
             gate=self.gate,
         )
@@ -246,13 +290,16 @@ class Worker:
             *ops.open_routes(),
             *static_routes(),
         ]
+        admin_is_open = self._is_dev or sockets.internal is not None
+        revoking = Revoking(self.revoke, self._authorize, is_open=admin_is_open).routes()
         if sockets.internal is None:
-            application = _application([*public, *ops.admin_routes(internal=False)], ingest)
+            admin = [*ops.admin_routes(internal=False), *revoking]
+            application = _application([*public, *admin], ingest)
         else:
             application = _application(public)
         listeners = [Listener(sockets.public, application, self.shared, websocket=True, tls=tls)]
         if sockets.internal is not None:
-            internal = [*ops.open_routes(), *ops.admin_routes(internal=True)]
+            internal = [*ops.open_routes(), *ops.admin_routes(internal=True), *revoking]
             listeners.append(
                 Listener(
                     sockets.internal,
@@ -264,12 +311,52 @@ class Worker:
             )
         return listeners
 
+    def _new_authenticator(
+        self, config: Config, before: TokenVerifier | None = None
+    ) -> Authenticator:
+        """Reads the files that the settings name; raises ConfigurationFault."""
+        hide(*config.auth.jwt.secrets)
+        tokens = TokenVerifier(
+            config.auth.jwt,
+            before=before,
+            revocations=self.revocations,
+            failures=self.auth_failures,
+        )
+        return Authenticator(config.auth, tokens)
+
     def _keep_keys_fresh(self) -> None:
         tokens = self._authenticator.tokens
         self._key_keeper = self._tasks.create_task(tokens.keep_fresh(), name="signing keys")
 
     async def _authorize(self, authorization: str | None, api_key: str | None) -> Identity:
         return await self._authenticator.authorize(authorization, api_key)
+
+    async def revoke(self, kind: Kind, name: str, until: float | None) -> tuple[float, float]:
+        """Let no token of this user, or not this token, hold any longer; from when, until when.
+
+        It holds here at once, and everywhere and for good once it is answered. Raises OSError.
+        """
+        now = time.time()
+        expiry = until or self.revocations.last_expiry(now)
+        one = Revocation(kind, name, now, expiry)
+        self.revocations.add([one])
+        await asyncio.to_thread(self._revocation_file.append, one)
+        await self._end_revoked()
+        _log.info("revoked: %s %r until %d", kind, name, expiry)
+        return now, expiry
+
+    def _found_revoked(self) -> None:
+        """Another worker has revoked something."""
+        self._tasks.create_task(self._end_revoked(), name="end revoked")
+
+    async def _end_revoked(self) -> None:
+        """Close the connections whose token no longer holds, a few at a time."""
+        now, leeway = time.time(), self.shared.leeway
+        for number, connection in enumerate(list(self.shared.open_sockets), 1):
+            if self.revocations.refuse(connection.identity, now, leeway):
+                connection.token_revoked()
+            if number % _LOOK_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     def _ingest_limits(self) -> IngestLimits:
         return self.config.limits
@@ -279,7 +366,9 @@ class Worker:
             return "draining"
         if not self._ready:
             return "starting"
-        return self.service.fault
+        if self._authenticator.tokens.lacks_keys:
+            return "no keys for tokens yet"
+        return self.log.why_not_ready() or self.service.fault or self.feeder.faults.reason
 
     async def _exposition(self) -> bytes:
         return (
@@ -305,13 +394,26 @@ class Worker:
             "log": self.log.statistics(),
         }
 
-    def _explain(self, sql: str, identity: Identity) -> Mapping[str, Any]:
-        return self.requests.explain(sql, identity)
+    def _is_delivering(self) -> bool:
+        """Whether a change is on its way to its subscribers."""
+        return self.log.waiting_bytes > 0 or not self.service.is_idle
+
+    async def _explain(self, sql: str, identity: Identity, params: object) -> Mapping[str, Any]:
+        steps = self.requests.explain(sql, identity, params)
+        query, explanation = await self.budget.do(steps, identity.user_id)
+        owner = SHARED if query.table.is_shared else identity.user_id
+        path = await self.log.access_path(query.table, owner, query.filter.hints)
+        return {**explanation, "snapshot": path}
 
     # Reload and drain
 
     def reload(self) -> bool:
         """Take what can be taken of the configuration as it is now; keep the old one if bad."""
+        taken = self._reload()
+        self.metrics.last_reload_successful = taken and self._renew_certificate()
+        return taken
+
+    def _reload(self) -> bool:
         try:
             new = self._load_config()
             differences = reload_differences(self.config, new)
@@ -319,35 +421,43 @@ class Worker:
         except OperatorFault as fault:
             _log.error("the configuration was not reloaded: %s", fault)
             return False
-        self._renew_certificate()
         _log.info("configuration reloaded; changed: %s", ", ".join(differences.applied) or "none")
         if differences.needs_restart:
             _log.warning("waits for a restart: %s", ", ".join(differences.needs_restart))
         return True
 
-    def _renew_certificate(self) -> None:
-        if self._tls is not None:
-            try:
-                self._tls.renew()
-            except OperatorFault as fault:
-                _log.error("the certificate was not renewed: %s", fault)
+    def _renew_certificate(self) -> bool:
+        if self._tls is None:
+            return True
+        try:
+            self._tls.renew()
+        except OperatorFault as fault:
+            _log.error("the certificate was not renewed: %s", fault)
+            return False
+        return True
 
     def _apply(self, config: Config) -> None:
         before = {table.id: table for table in self.catalog.tables()}
+        # Also where no setting has changed: the files and addresses that they name may have.
+        authenticator = self._new_authenticator(config, self._authenticator.tokens)
         self.log.declare(config.tables.declared.values())
-        before_auth, self.config = self.config.auth, config
-        if config.auth != before_auth:
-            self._authenticator = Authenticator(config.auth)
-            self.shared.verifier = self._authenticator.tokens
-            self._key_keeper.cancel()
-            self._keep_keys_fresh()
-        self.catalog.replace(config.tables.declared.values(), auto_create=config.tables.auto_create)
+        self.config = config
+        self._authenticator = authenticator
+        self.shared.verifier = authenticator.tokens
+        self._key_keeper.cancel()
+        self._keep_keys_fresh()
+        self.catalog.replace(
+            config.tables.declared.values(),
+            auto_create=config.tables.auto_create,
+            max_tables=config.limits.max_tables,
+        )
         self.log.retain(Retention(config.log.retention.max_age, config.log.retention.max_bytes))
         self.requests.configure(config.websocket, config.limits.subscriptions_per_user)
         self.shared.configure(config)
         set_level(config.logging.level)
         after = {table.id: table for table in self.catalog.tables()}
-        self.requests.tables_changed({name for name in before if before[name] != after.get(name)})
+        changed = {name for name in before if before[name] != after.get(name)}
+        self.budget.enter(self.requests.tables_changed(changed), "reload")
 
     async def _drain(self) -> None:
         """Close the clients' connections, spread over drain_seconds, so that they do not all
@@ -375,7 +485,9 @@ def _application(routes: Sequence[Route], ingest: Sequence[Route] = ()) -> ASGIA
 
     A post comes after every fan-out, when nothing of Starlette's five layers is in the cache.
     """
-    application = Starlette(routes=[*ingest, *routes], exception_handlers=dict(ERROR_HANDLERS))
+    every = [*ingest, *routes]
+    every.append(openapi_route(every))
+    application = Starlette(routes=every, exception_handlers=dict(ERROR_HANDLERS))
     application.router.redirect_slashes = False
     direct = {route.path: route.app for route in ingest}
 

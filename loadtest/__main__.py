@@ -4,17 +4,20 @@ import argparse
 import asyncio
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from loadtest.fairness.scenarios import SCENARIOS
 from loadtest.filter_kinds import NAMES
 from loadtest.harness import plot, report
 from loadtest.harness.faults import DeliveryFault, LoadTestFault
+from loadtest.harness.leash import hold
 from loadtest.harness.options import RESULTS, Options
 from loadtest.harness.question import Question
 from loadtest.harness.server import MOST_TABLES
 from loadtest.harness.stage import Bench
+from loadtest.peers.beside import PEERS
 from loadtest.questions import QUESTIONS
 
 
@@ -37,9 +40,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--pid", type=int, help="of that server, for its CPU and memory")
     p.add_argument("--counts", type=_numbers, help="filters or workers, such as 10,1000")
     p.add_argument("--kinds", type=_names, help=f"of filters, out of {','.join(NAMES)}")
+    p.add_argument("--scenarios", type=_scenarios, help=f"out of {','.join(SCENARIOS)}")
     p.add_argument("--scratch", type=Path, help="directory (and so disk) for the server's data")
     p.add_argument("--results", type=Path, default=RESULTS, help="where JSON and plots go")
     p.add_argument("--python-client", action="store_true", help="although there is a compiler")
+    p.add_argument("--beside", type=_peers, help=f"servers measured too: {','.join(PEERS)}")
+    p.add_argument("--minutes", type=float, default=5, help="of `soak`")
+    p.add_argument("--seed", type=int, help="of `soak`, as a run has printed it")
     p.add_argument("--source", type=Path, help="a checkout whose files `paths` counts")
     p.add_argument("--verbose", action="store_true", help="`paths` names files and functions")
     p.add_argument("--quiet", action="store_true", help="no progress display")
@@ -63,9 +70,21 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _names(text: str) -> tuple[str, ...]:
+    return _out_of(NAMES, text)
+
+
+def _scenarios(text: str) -> tuple[str, ...]:
+    return _out_of(SCENARIOS, text)
+
+
+def _peers(text: str) -> tuple[str, ...]:
+    return _out_of(PEERS, text)
+
+
+def _out_of(known: Collection[str], text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    if unknown := set(names) - set(NAMES):
-        raise argparse.ArgumentTypeError(f"no such kind: {', '.join(unknown)}")
+    if unknown := set(names) - set(known):
+        raise argparse.ArgumentTypeError(f"no such: {', '.join(unknown)}")
     return names
 
 
@@ -112,6 +131,8 @@ def _complain(name: str, verdict: str, group: BaseExceptionGroup[BaseException],
 
 
 if __name__ == "__main__":
+    # Servers and clients end with it, even when it is killed.
+    hold()
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from loadtest.harness.report import Bar, Measurement
 from loadtest.harness.rows import RowMaker
 from loadtest.harness.server import TABLE
 from loadtest.harness.stage import Bench, Stage
+from loadtest.peers import beside
 
 BLOCK = 20_000  # deliveries, so that a block lasts about 0.1 s of CPU
 ALL = f"SELECT * FROM {TABLE}"
@@ -76,7 +77,8 @@ async def floor_side(
 
 async def run(bench: Bench) -> Sequence[Measurement]:
     sizes = bench.options.sizes((1000, 5000), 20)
-    return [await measure(bench, n, own=own) for own in (False, True) for n in sizes]
+    ours = [await measure(bench, n, own=own) for own in (False, True) for n in sizes]
+    return [*ours, *await beside.fanout(bench, sizes, BLOCK)]
 
 
 QUESTION = Question("fanout", "One change at a time: CPU per row-change delivered", run)

@@ -22,6 +22,7 @@ from loadtest.harness.report import Bar, Measurement, median
 from loadtest.harness.rows import RowMaker
 from loadtest.harness.server import Server
 from loadtest.harness.stage import Bench
+from loadtest.peers import beside
 
 RATE = 100
 ROUNDS = 4
@@ -73,7 +74,9 @@ async def run(bench: Bench) -> Sequence[Measurement]:
         bench.progress.step(f"{RATE} changes a second to {subscribers} subscribers")
         delays = await in_turn(bench, producer, client, bare, meter)
         ping = (await prober.report()).ping
-    return [*figures(subscribers, *delays, ping), *meter.measurements()]
+    seconds = bench.options.time(16) / ROUNDS
+    others = await beside.latency(bench, subscribers, RATE, ROUNDS, seconds)
+    return [*figures(subscribers, *delays, ping), *meter.measurements(), *others]
 
 
 class ServerLoad:

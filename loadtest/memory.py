@@ -15,6 +15,7 @@ from loadtest.harness.report import Bar, Measurement
 from loadtest.harness.rows import RowMaker
 from loadtest.harness.server import Server
 from loadtest.harness.stage import Bench, Stage
+from loadtest.peers import beside
 
 
 async def grown(
@@ -58,7 +59,7 @@ async def run(bench: Bench) -> Sequence[Measurement]:
     if several > 1:
         plan = replace(alone, shape="spread")
         told.append(await measure(bench, plan, f"{several} subscriptions each", None))
-    return told
+    return [*told, *await beside.memory(bench, alone.connections)]
 
 
 QUESTION = Question("memory", "Memory of an idle subscriber", run)

@@ -3,6 +3,7 @@
 from loadtest import (
     burst,
     compression,
+    fairness,
     fanout,
     filters,
     ingest,
@@ -16,6 +17,7 @@ from loadtest import (
     workers,
 )
 from loadtest.harness.question import Question
+from loadtest.soak import question as soak
 
 QUESTIONS: dict[str, Question] = {
     module.QUESTION.name: module.QUESTION
@@ -32,6 +34,8 @@ QUESTIONS: dict[str, Question] = {
         snapshot,
         compression,
         workers,
+        fairness,
+        soak,
         paths,
     )
 }

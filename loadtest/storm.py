@@ -57,7 +57,7 @@ def alike(bench: Bench, clients: int) -> Crowd:
 
 def distinct(bench: Bench, clients: int) -> Crowd:
     sql = [f"SELECT * FROM {OWN.table} WHERE {OWN.where(k)}" for k in range(clients)]
-    beside = [f"SELECT * FROM {table} WHERE g = {{n}}" for table in SILENT[: bench.options.beside]]
+    beside = [f"SELECT * FROM {table} WHERE g = {{n}}" for table in SILENT[: bench.options.silent]]
     plan = ClientPlan(clients, sql, beside=beside, shape="fixed", ramp=clients)
     missed = BATCH if bench.options.small else 20 * BATCH
     return Crowd("own queries", plan, RowMaker(shape_of(OWN, clients)), missed, 1)

@@ -58,9 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--dsn", default="", help="libpq connection string or URL")
     parser.add_argument("--url", default="http://127.0.0.1:2900", help="the daemon")
-    parser.add_argument("--api-key", default=os.environ.get("KALAM_NOTIFY_API_KEY"))
+    parser.add_argument(
+        "--api-key", default=os.environ.get("KALAM_NOTIFY_API_KEY", "").strip() or None
+    )
     parser.add_argument(
         "--token",
+        type=str.strip,
         default=os.environ.get("KALAM_NOTIFY_TOKEN"),
         help="JWT of role service; needed for TRUNCATE, which asks for the keys of the rows",
     )

@@ -8,38 +8,46 @@ from kalam_notify.model import Identity
 
 
 class Authenticator:
-    """All ways to authenticate of one configuration; a reload makes a new one."""
+    """All ways to authenticate of one configuration; a reload makes a new one from the old."""
 
-    def __init__(self, settings: AuthSettings) -> None:
-        self.tokens = TokenVerifier(settings.jwt)
+    def __init__(self, settings: AuthSettings, tokens: TokenVerifier | None = None) -> None:
+        self.tokens = TokenVerifier(settings.jwt) if tokens is None else tokens
         self.api_keys = ApiKeys(settings.api_keys)
         self.admits_anonymous = settings.anonymous
 
     def identify(self, authorization: str | None, api_key: str | None) -> Identity:
         """The identity behind the values of `Authorization` and `X-API-Key` (None: not sent).
 
-        An API key that is sent decides alone. Raises AuthenticationFailed, or its kind
-        KeyNotYetKnown when `tokens.refresh()` could help.
+        An API key that is sent decides alone. Raises AuthenticationFailed, its kind KeyNotYetKnown
+        where `authorize` may fetch the token's key, or KeysUnavailable.
         """
         if api_key is not None:
-            return self.api_keys.identify(api_key)
-        if authorization is None:
+            return self._of_api_key(api_key)
+        token = None if authorization is None else bearer_token(authorization)
+        if token is None:
+            self.tokens.failures["missing"] += 1
             raise AuthenticationFailed("send a Bearer token, or an API key in X-API-Key")
-        return self.tokens.verify(bearer_token(authorization))
+        return self.tokens.verify(token)
 
     async def authorize(self, authorization: str | None, api_key: str | None) -> Identity:
-        """`identify`, fetching published keys once where that could help."""
+        """`identify`, fetching published keys where that could help."""
         try:
             return self.identify(authorization, api_key)
         except KeyNotYetKnown:
-            await self.tokens.refresh()
-            return self.identify(authorization, api_key)
+            return await self.tokens.authenticate(bearer_token(authorization or "") or "")
+
+    def _of_api_key(self, api_key: str) -> Identity:
+        try:
+            return self.api_keys.identify(api_key)
+        except AuthenticationFailed:
+            self.tokens.failures["api_key"] += 1
+            raise
 
 
-def bearer_token(authorization: str) -> str:
-    """The token in the value of an `Authorization` header; raises AuthenticationFailed."""
-    scheme, _, token = authorization.strip().partition(" ")
-    token = token.strip()
-    if scheme.lower() != "bearer" or not token or " " in token:
-        raise AuthenticationFailed("the Authorization header must be: Bearer <token>")
-    return token
+def bearer_token(authorization: str) -> str | None:
+    """The token in the value of an `Authorization` header; "" where there should be one.
+
+    None for another scheme, which is no token of ours: a page behind Basic sends its own along.
+    """
+    scheme, *token = authorization.split(None, 1) or ("",)
+    return "".join(token).strip() if scheme.lower() == "bearer" else None

@@ -1,12 +1,14 @@
-"""Which keys may verify a token: the secret, the public key, or a published key set."""
+"""Which keys may verify a token: the secrets, the public keys, or a published key set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jwt
 
 from kalam_notify.config import JwtSettings
-from kalam_notify.config.keys import fits, load_public_key, prepare_secret
+from kalam_notify.config.keys import PublicKey, fits, load_public_keys, prepare_secret
+from kalam_notify.config.readers import BadValue
+from kalam_notify.errors import ConfigurationFault, Fault
 
 LARGEST_KEY_SET = 100
 
@@ -51,12 +53,18 @@ def _published_key(entry: object) -> PublishedKey | None:
 
 
 class KeyRing:
-    """The keys of one configuration; `published` is replaced when a key set has been fetched."""
+    """The keys of one configuration: its own, and those that its issuer publishes.
 
-    def __init__(self, settings: JwtSettings) -> None:
-        self._secret = prepare_secret(settings.secret) if settings.secret else None
-        self._public_key = settings.public_key and load_public_key(settings.public_key)
-        self.published: tuple[PublishedKey, ...] = ()
+    `published` answers the published ones as they are now. Raises ConfigurationFault for a key file
+    that does not hold a key any more.
+    """
+
+    def __init__(
+        self, settings: JwtSettings, published: Callable[[], Sequence[PublishedKey]] = tuple
+    ) -> None:
+        self._secrets = [prepare_secret(secret) for secret in settings.secrets]
+        self._public_keys = [key for text in settings.public_keys for key in _loaded(text)]
+        self._published = published
 
     def candidates(self, algorithm: str, kid: str | None) -> Sequence[Any]:
         """The keys that a token of this algorithm and key id may be verified with.
@@ -64,11 +72,19 @@ class KeyRing:
         The family of the algorithm decides, so that a public key is never taken for a secret.
         """
         if algorithm.startswith("HS"):
-            return (self._secret,) if self._secret else ()
-        if self._public_key is not None:
-            return (self._public_key,) if fits(self._public_key, algorithm) else ()
+            return self._secrets
+        if self._public_keys:
+            return [key for key in self._public_keys if fits(key, algorithm)]
         return [
             entry.key
-            for entry in self.published
+            for entry in self._published()
             if entry.serves(algorithm) and (kid is None or entry.kid in (None, kid))
         ]
+
+
+def _loaded(text: str) -> list[PublicKey]:
+    try:
+        return load_public_keys(text)
+    except BadValue as refusal:
+        fault = Fault("file", "auth.jwt.public_key", "(hidden)", str(refusal))
+        raise ConfigurationFault([fault]) from None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kalam_notify.auth.claims import is_user_id
+from kalam_notify.auth.roles import name_of
 from kalam_notify.auth.signatures import signatures
 from kalam_notify.config import JwtSettings
 from kalam_notify.errors import ConfigurationFault, Fault
@@ -34,7 +35,7 @@ def sign(
         raise ValueError("a user id is 1 to 128 printable characters")
     if role is Role.ANONYMOUS:
         raise ValueError("nobody is anonymous with a token")
-    if taken := RESERVED_CLAIMS & set(claims or {}):
+    if taken := (RESERVED_CLAIMS | {settings.role_claim}) & set(claims or {}):
         raise ValueError(f"the claim {min(taken)} cannot be given as an extra claim")
     algorithm, secret = _signing_key(settings)
     moment = time.time() if now is None else now
@@ -43,8 +44,14 @@ def sign(
         payload.setdefault("iss", settings.issuer)
     if settings.audience is not None:
         payload.setdefault("aud", settings.audience)
-    payload |= {"sub": user, "role": role.label, "iat": int(moment), "exp": _expiry(moment, ttl)}
+    payload |= {"sub": user, "iat": _issue(moment), "exp": _expiry(moment, ttl)}
+    payload[settings.role_claim] = name_of(role, settings)
     return signatures.encode(json.dumps(payload, separators=(",", ":")).encode(), secret, algorithm)
+
+
+def _issue(moment: float) -> float:
+    """`iat`: to the millisecond, for whether a token is older than a revocation hangs on it."""
+    return math.floor(moment * 1000) / 1000
 
 
 def _expiry(moment: float, ttl: float) -> float:
@@ -54,10 +61,10 @@ def _expiry(moment: float, ttl: float) -> float:
 
 def _signing_key(settings: JwtSettings) -> tuple[str, str]:
     algorithm = next((name for name in settings.algorithms if name.startswith("HS")), None)
-    if settings.secret is not None and algorithm is not None:
-        return algorithm, settings.secret
+    if settings.secrets and algorithm is not None:
+        return algorithm, settings.secrets[0]
     cure = "give a secret, e.g. in KALAM_NOTIFY_AUTH__JWT__SECRET"
-    if settings.public_key is not None or settings.jwks_url is not None:
+    if settings.public_keys or settings.jwks_url is not None:
         cure = (
             "only HS256, HS384 and HS512 tokens can be signed here: ask the issuer of your tokens"
         )

@@ -3,44 +3,43 @@
 A token is looked up in a small cache first: after a network fault thousands of clients return with
 the token they had, and a signature costs far more than a digest. The cache holds digests, not
 tokens, and an entry is good until the token's own `exp`. Only then come signature (by the family
-of the algorithm, from an allow-list), and claims.
+of the algorithm, from an allow-list), and claims. Whether a token is revoked is asked every time.
 
-Keys that are published under a URL are fetched by `refresh`, off the event loop. `verify` itself
-never waits: it raises `KeyNotYetKnown` when fetching the key set again could help, at most once in
-`REFRESH_PAUSE` seconds, so that forged key ids cannot turn into a flood of requests elsewhere.
+`verify` never waits. Where the key set of an issuer (key_set.py) should be fetched first, it raises
+`KeyNotYetKnown`, and `authenticate` does so. A token whose key cannot be had is not refused, for
+it may be good: that is `KeysUnavailable`.
 """
 
-import asyncio
 import base64
 import hashlib
 import json
-import logging
 import time
+from collections import Counter
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jwt
 
 from kalam_notify.auth.claims import identify
-from kalam_notify.auth.fetch import FetchFailed, fetch_key_set
+from kalam_notify.auth.key_set import KeySet
 from kalam_notify.auth.keys import KeyRing
+from kalam_notify.auth.revocations import Revocations
 from kalam_notify.auth.signatures import signatures
 from kalam_notify.config import JwtSettings
-from kalam_notify.errors import AuthenticationFailed
+from kalam_notify.errors import AuthenticationFailed, KeysUnavailable
 from kalam_notify.model import Identity
-
-logger = logging.getLogger(__name__)
 
 LONGEST_TOKEN = 16 * 1024
 LONGEST_HEADER = 2 * 1024
 CACHED_TOKENS = 16_384
-REFRESH_PAUSE = 10.0
-# How long a key that its publisher has withdrawn may go on to verify tokens.
-KEY_SET_LIFETIME = 3600.0
+# A fetch that was under way when a token came may have begun before its key was published.
+_MOST_FETCHES = 2
+# Around a token that came by hand or out of a file.
+_EDGES = " \t\r\n\ufeff"
 
 
 class KeyNotYetKnown(AuthenticationFailed):
-    """The token's key is not among those fetched so far: `refresh` and `verify` once more."""
+    """The token's key is not among those fetched so far: `authenticate` fetches them again."""
 
 
 class _Verified(NamedTuple):
@@ -50,73 +49,116 @@ class _Verified(NamedTuple):
 
 
 class TokenVerifier:
-    """Verifies tokens by one configuration; a reload makes a new one, with an empty cache."""
+    """Verifies tokens by one configuration; a reload makes a new one, with an empty cache.
 
-    def __init__(self, settings: JwtSettings, *, cached_tokens: int = CACHED_TOKENS) -> None:
+    What outlives a reload is handed on: the key set of an issuer that is the same (`before`), what
+    is revoked, and the count of failures by reason. Raises ConfigurationFault for key files that
+    cannot be read.
+    """
+
+    def __init__(
+        self,
+        settings: JwtSettings,
+        *,
+        before: "TokenVerifier | None" = None,
+        revocations: Revocations | None = None,
+        failures: Counter[str] | None = None,
+        cached_tokens: int = CACHED_TOKENS,
+    ) -> None:
+        self.key_set = _key_set(settings.jwks_url, before)
+        self.revocations = Revocations() if revocations is None else revocations
+        self.failures: Counter[str] = Counter() if failures is None else failures
         self._settings = settings
         self._algorithms = frozenset(settings.algorithms)
-        self._keys = KeyRing(settings)
+        self._keys = KeyRing(settings, self._published)
         self._cache: dict[bytes, _Verified] = {}
         self._cache_limit = cached_tokens
-        self._refreshing: asyncio.Task[None] | None = None
-        self._refreshed_at = float("-inf")
+        # The key set's count of withdrawals that the cache is in keeping with.
+        self._withdrawals = 0
+
+    @property
+    def lacks_keys(self) -> bool:
+        """Whether the issuer's keys have never been had."""
+        return self.key_set is not None and not self.key_set.is_known
 
     def verify(self, token: str, now: float | None = None) -> Identity:
         """The identity a token stands for at `now` (Unix time; None: the clock's).
 
         Raises AuthenticationFailed, whose message may be shown to the peer, or its kind
-        KeyNotYetKnown when `refresh` could make the same token hold.
+        KeyNotYetKnown when `authenticate` may fetch the token's key, or KeysUnavailable.
         """
         moment = time.time() if now is None else now
-        digest = _digest(token)
-        known = self._cache.get(digest)
-        if known is not None:
-            if moment < known.until:
-                return known.identity
-            del self._cache[digest]
-        identity = identify(self._claims(token), self._settings, moment)
-        self._remember(digest, identity)
-        return identity
+        try:
+            return self._judge(token.strip(_EDGES), moment)
+        except KeyNotYetKnown:
+            raise
+        except AuthenticationFailed as failure:
+            self.failures[failure.reason] += 1
+            raise
+        except KeysUnavailable:
+            self.failures["keys_unavailable"] += 1
+            raise
 
     async def authenticate(self, token: str) -> Identity:
-        """`verify`, fetching the key set once where that could help."""
+        """`verify`, fetching the key set first where that could help; never KeyNotYetKnown."""
+        for _ in range(_MOST_FETCHES):
+            try:
+                return self.verify(token)
+            except KeyNotYetKnown:
+                assert self.key_set is not None
+                is_shared = self.key_set.is_fetching
+                await self.key_set.refresh()
+                if not is_shared:
+                    break
+        return self._verify_finally(token)
+
+    async def refresh(self) -> None:
+        """Fetch the key set, if there is one."""
+        if self.key_set is not None:
+            await self.key_set.refresh()
+
+    async def keep_fresh(self) -> None:
+        """Fetch the key set now and then for ever, if there is one."""
+        if self.key_set is not None:
+            await self.key_set.keep_fresh()
+
+    def close(self) -> None:
+        """The server stops: nobody waits for keys any longer."""
+        if self.key_set is not None:
+            self.key_set.close()
+
+    def _verify_finally(self, token: str) -> Identity:
+        """`verify` right after a fetch: what is not known now is either none, or cannot be had."""
         try:
             return self.verify(token)
         except KeyNotYetKnown:
-            await self.refresh()
-            return self.verify(token)
+            if self.key_set is not None and self.key_set.is_doubtful:
+                self.failures["keys_unavailable"] += 1
+                raise KeysUnavailable from None
+            self.failures["signature"] += 1
+            raise _wrong_signature() from None
 
-    async def refresh(self) -> None:
-        """Fetch the key set; callers at the same time share one request. Without a URL, nothing.
+    def _published(self) -> tuple[Any, ...]:
+        return () if self.key_set is None else self.key_set.keys
 
-        A fetch that fails is logged and leaves the keys as they were.
-        """
-        if self._settings.jwks_url is None:
-            return
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._fetch(self._settings.jwks_url))
-        # One caller's cancellation must not take the fetch away from the others.
-        await asyncio.shield(self._refreshing)
-
-    async def keep_fresh(self) -> None:
-        """Fetch the key set now and then for ever, so that withdrawn keys stop to hold."""
-        while self._settings.jwks_url is not None:
-            await self.refresh()
-            pause = KEY_SET_LIFETIME if self._keys.published else REFRESH_PAUSE
-            await asyncio.sleep(pause)
-
-    async def _fetch(self, url: str) -> None:
-        self._refreshed_at = time.monotonic()
-        try:
-            published = await asyncio.to_thread(fetch_key_set, url)
-        except FetchFailed as failure:
-            logger.warning("the key set could not be fetched: %s", failure)
-            return
-        if any(key not in published for key in self._keys.published):
+    def _judge(self, token: str, moment: float) -> Identity:
+        if self.key_set is not None and self.key_set.withdrawals != self._withdrawals:
             # What a withdrawn key has verified no longer holds.
             self._cache.clear()
-        self._keys.published = published
-        logger.info("fetched %d keys for tokens", len(published))
+            self._withdrawals = self.key_set.withdrawals
+        digest = _digest(token)
+        known = self._cache.get(digest)
+        if known is not None and moment >= known.until:
+            del self._cache[digest]
+            known = None
+        if known is not None:
+            identity = known.identity
+        else:
+            identity = identify(self._claims(token), self._settings, moment)
+            self._remember(digest, identity)
+        if self.revocations.refuse(identity, moment, self._settings.leeway):
+            raise AuthenticationFailed("the token has been revoked", reason="revoked")
+        return identity
 
     def _claims(self, token: str) -> Any:
         if len(token) > LONGEST_TOKEN:
@@ -133,7 +175,7 @@ class TokenVerifier:
         # A known key id whose signature is wrong is no matter of keys to be fetched.
         if kid is None or not candidates:
             raise self._unknown_key(algorithm)
-        raise AuthenticationFailed("the token's signature does not hold")
+        raise _wrong_signature()
 
     def _header(self, token: str) -> tuple[str, str | None]:
         try:
@@ -141,27 +183,39 @@ class TokenVerifier:
         except (ValueError, RecursionError):
             raise AuthenticationFailed("the token is malformed") from None
         if algorithm not in self._algorithms:
-            raise AuthenticationFailed("the token's algorithm is not allowed")
+            raise AuthenticationFailed("the token's algorithm is not allowed", reason="algorithm")
         return algorithm, kid
 
-    def _unknown_key(self, algorithm: str) -> AuthenticationFailed:
-        published = self._settings.jwks_url is not None and not algorithm.startswith("HS")
-        if published and self._may_refresh():
-            return KeyNotYetKnown("the token's key is not known")
-        return AuthenticationFailed("the token's signature does not hold")
-
-    def _may_refresh(self) -> bool:
-        """Whether a fetch is due or under way."""
-        if self._refreshing is not None and not self._refreshing.done():
-            return True
-        return time.monotonic() - self._refreshed_at >= REFRESH_PAUSE
+    def _unknown_key(self, algorithm: str) -> Exception:
+        key_set = self.key_set
+        if key_set is None or algorithm.startswith("HS"):
+            return _wrong_signature()
+        if key_set.may_fetch():
+            return KeyNotYetKnown("the token's key is not known", reason="signature")
+        return KeysUnavailable() if key_set.is_doubtful else _wrong_signature()
 
     def _remember(self, digest: bytes, identity: Identity) -> None:
-        if identity.expires_at is None or self._cache_limit <= 0:
+        if identity.expires_at is None:
+            return
+        until = identity.expires_at + self._settings.leeway
+        self.revocations.farthest_expiry = max(self.revocations.farthest_expiry, until)
+        if self._cache_limit <= 0:
             return
         while len(self._cache) >= self._cache_limit:
             del self._cache[next(iter(self._cache))]
-        self._cache[digest] = _Verified(identity, identity.expires_at + self._settings.leeway)
+        self._cache[digest] = _Verified(identity, until)
+
+
+def _key_set(url: str | None, before: TokenVerifier | None) -> KeySet | None:
+    """The key set at a URL: the one there was, where it is the same, for its keys go on to hold."""
+    if url is None:
+        return None
+    known = None if before is None else before.key_set
+    return known if known is not None and known.url == url else KeySet(url)
+
+
+def _wrong_signature() -> AuthenticationFailed:
+    return AuthenticationFailed("the token's signature does not hold", reason="signature")
 
 
 @lru_cache(maxsize=64)

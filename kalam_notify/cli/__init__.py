@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kalam_notify.cli import check_config, client_verbs, serve, sign_token
+from kalam_notify.cli import check_config, client_verbs, console, serve, sign_token
 from kalam_notify.errors import KalamNotifyError, OperatorFault
+from kalam_notify.logs import guard_tracebacks, hide
 from kalam_notify.version import __version__
 
 CLEAN, RUNTIME_FAULT, USAGE = 0, 1, 2
@@ -25,7 +26,10 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and answer the exit code. Faults are told on stderr, one line each."""
+    console.prepare()
+    guard_tracebacks()
     args = build_parser().parse_args(argv)
+    hide(*(str(getattr(args, name, None) or "").strip() for name in ("token", "api_key")))
     try:
         code = args.run(args)
         sys.stdout.flush()
@@ -48,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = console.Parser(
         prog="kalam-notify",
         description="Exact live queries over WebSocket, from row changes posted over HTTP.",
         epilog=_EXAMPLES,

@@ -1,6 +1,7 @@
 """`publish`, `tail` and `explain`: the verbs that talk to a running server."""
 
 import argparse
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ def add_parsers(verbs: "Verbs") -> None:
 def _add_publish(verbs: "Verbs") -> None:
     parser = add_verb(verbs, "publish", "post changes to a server", _PUBLISH_EXAMPLES)
     _add_connection(parser)
+    _add_api_key(parser)
     parser.add_argument(
         "file",
         metavar="FILE",
@@ -48,29 +50,52 @@ def _add_publish(verbs: "Verbs") -> None:
 def _add_tail(verbs: "Verbs") -> None:
     parser = add_verb(verbs, "tail", "subscribe from a terminal", _TAIL_EXAMPLES)
     _add_connection(parser)
-    parser.add_argument("sql", metavar="SQL", help="SELECT columns FROM namespace.table [WHERE]")
+    parser.add_argument(
+        "sql", metavar="SQL", type=_sql, help="SELECT columns FROM namespace.table [WHERE]"
+    )
     parser.add_argument(
         "--from", dest="from_seq", metavar="SEQ", type=_seq, help="every change after this seq"
     )
     parser.add_argument("--last", metavar="N", type=_seq, help="the newest N rows, then live")
     parser.add_argument("--snapshot", action="store_true", help="all rows there are, then live")
     parser.add_argument("--json", action="store_true", help="one server message per line")
+    _add_params(parser)
     parser.set_defaults(run=_tail)
 
 
 def _add_explain(verbs: "Verbs") -> None:
     parser = add_verb(verbs, "explain", "tell how a server would run a query", _EXPLAIN_EXAMPLES)
     _add_connection(parser)
-    parser.add_argument("sql", metavar="SQL", help="the SELECT of a subscription")
+    _add_api_key(parser)
+    parser.add_argument("sql", metavar="SQL", type=_sql, help="the SELECT of a subscription")
+    _add_params(parser)
     parser.set_defaults(run=_explain)
+
+
+def _add_params(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--param",
+        metavar="V",
+        action="append",
+        type=_param,
+        help="the value of $1; again for $2, ... JSON where it is JSON, else text",
+    )
+
+
+def _param(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _add_connection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url",
         metavar="BASE",
-        default=DEFAULT_URL,
-        help=f"http(s):// or ws(s)://host:port; default: {DEFAULT_URL}",
+        default=os.environ.get("KALAM_NOTIFY_URL") or DEFAULT_URL,
+        help=f"http(s)://, ws(s):// or nothing, and host:port; default: the environment's "
+        f"KALAM_NOTIFY_URL, or {DEFAULT_URL}",
     )
     parser.add_argument(
         "--token",
@@ -78,6 +103,23 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("KALAM_NOTIFY_TOKEN") or None,
         help="a JWT; default: the environment's KALAM_NOTIFY_TOKEN",
     )
+
+
+def _add_api_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--api-key",
+        metavar="K",
+        default=os.environ.get("KALAM_NOTIFY_API_KEY") or None,
+        help="a producer's key; default: the environment's KALAM_NOTIFY_API_KEY",
+    )
+
+
+def _sql(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("this is not text in the terminal's encoding") from None
+    return text.strip("\ufeff")
 
 
 def _seq(text: str) -> int:

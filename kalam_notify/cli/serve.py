@@ -17,7 +17,6 @@ from kalam_notify.config import (
     Override,
     dev_config,
     load_config,
-    require_authentication,
     warnings,
 )
 from kalam_notify.model import Role
@@ -54,10 +53,9 @@ def add_parser(verbs: "Verbs") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; answers the exit code of the server."""
-    config = load_config(args.config, os.environ, overrides_of(args))
+    config = load_config(args.config, os.environ, overrides_of(args), serving=not args.dev)
     if args.dev:
         return _serve_dev(config, args)
-    require_authentication(config, str(args.config or "serve"))
     _warn(config)
     return _serve(config, args)
 

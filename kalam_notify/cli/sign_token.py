@@ -46,7 +46,12 @@ def run(args: argparse.Namespace) -> int:
         if warning.startswith("auth.jwt.secret"):
             print(f"warning: {warning}", file=sys.stderr)
     role = Role.parse(args.role) or Role.USER
-    print(sign(config.auth.jwt, args.user, role=role, ttl=args.ttl, claims=dict(args.claim)))
+    try:
+        token = sign(config.auth.jwt, args.user, role=role, ttl=args.ttl, claims=dict(args.claim))
+    except ValueError as fault:
+        print(f"kalam-notify token: error: {fault}", file=sys.stderr)
+        return 2
+    print(token)
     return 0
 
 

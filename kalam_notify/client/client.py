@@ -24,6 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from kalam_notify.client.address import websocket_url
 from kalam_notify.client.backoff import Backoff
+from kalam_notify.client.credentials import clean
 from kalam_notify.client.events import Message
 from kalam_notify.client.faults import ConnectionLost
 from kalam_notify.client.following import Following, Phase
@@ -87,11 +88,11 @@ class Client:
         self._last_token: str | None = None
         # Asked for after a refusal, for the next connect.
         self._fresh_token: str | None = None
+        # Ids whose unsubscribe was dropped for the rate.
+        self._unheard: set[str] = set()
         self._auth_error: str | None = None
         self._repeating: asyncio.Task[None] | None = None
         self._rate_pause = RATE_PAUSE_SECONDS
-        # Ids whose unsubscribe was dropped for the rate.
-        self._unsubscribed: set[str] = set()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run())
@@ -128,7 +129,7 @@ class Client:
     ) -> Subscription:
         """Subscribe to a query; answered by the events of the returned subscription.
 
-        `params` are the values of `$1`, `$2`, ... in `sql`: JSON scalars, a list for `= ANY($1)`.
+        `params` are the values of `$1`, `$2`, ...: JSON scalars, or a list for `= ANY($1)`.
         Without `options` it starts with a snapshot; `live_only` leaves that out. `options` are
         the protocol's: `batch_size`, `last_rows`, `from`. An `id` in use is replaced. A reader that
         wants the events alone saves the memory of a view with `keep_view=False`.
@@ -191,7 +192,7 @@ class Client:
         try:
             socket = await self._connect()
         except InvalidStatus as refused:
-            return _after_refusal(refused)
+            return await self._after_refusal(refused)
         except (OSError, TimeoutError, InvalidHandshake, EOFError) as fault:
             return f"cannot connect: {fault}", False
         try:
@@ -220,8 +221,9 @@ class Client:
         return self._last_token
 
     async def _ask_for_token(self) -> str | None:
-        token = self._token() if callable(self._token) else self._token
-        return await token if inspect.isawaitable(token) else token
+        asked = self._token() if callable(self._token) else self._token
+        token = await asked if inspect.isawaitable(asked) else asked
+        return None if token is None else clean(token, "token")
 
     async def _converse(self, socket: ClientConnection) -> NoReturn:
         self._auth_error = None
@@ -237,7 +239,7 @@ class Client:
 
     def _disconnected(self) -> None:
         self._socket = None
-        self._unsubscribed.clear()
+        self._unheard.clear()
         for subscription in self._subscriptions.values():
             subscription.following.pause()
 
@@ -249,52 +251,68 @@ class Client:
             self._auth_error = str(message.get("message"))
             return
         id = str(message.get("subscription_id"))
-        subscription = self._subscriptions.get(id)
         if message.get("code") == "RATE_LIMIT_EXCEEDED":
-            self._ask_again_later(None if subscription else id)
+            self._ask_again_later(id)
             return
+        subscription = self._subscriptions.get(id)
         if subscription is None:
             return
         if kind == "error":
-            await self._refused(socket, subscription, message)
+            if message.get("code") == "RESUME_EXPIRED" and subscription.following.expired():
+                await self.resume(subscription)
+            else:
+                self._refused(subscription, message)
             return
         answer = subscription.offer(message, size)
         if answer is not None:
             await self._send(socket, answer)
 
-    async def _refused(
-        self, socket: ClientConnection, subscription: Subscription, message: Message
-    ) -> None:
+    def _refused(self, subscription: Subscription, message: Message) -> None:
         code = str(message.get("code"))
-        following = subscription.following
-        if code == "BATCH_FETCH_FAILED":
-            return  # a page asked for twice, or too late: the server goes on by itself
-        if code == "RESUME_EXPIRED" and following.cursor.position is not None:
-            await self._send(socket, following.restart())
-            return
-        self._subscriptions.pop(subscription.id, None)
-        subscription.fail(SubscriptionRefused(code, str(message.get("message"))))
+        # A page asked for twice, or too late: the server goes on by itself.
+        if code != "BATCH_FETCH_FAILED":
+            self._subscriptions.pop(subscription.id, None)
+            subscription.fail(SubscriptionRefused(code, str(message.get("message"))))
 
-    def _ask_again_later(self, unknown: str | None) -> None:
+    def _ask_again_later(self, id: str) -> None:
         """The server dropped one of our messages: repeat those that it may have been.
 
-        `unknown` is an id that no subscription has: it was the unsubscribe, or none of ours.
+        Under an id that no subscription has (any more) it was the unsubscribe.
         """
-        if unknown is not None and unknown != RATE_ERRORS:
-            self._unsubscribed.add(unknown)
+        if id != RATE_ERRORS and id not in self._subscriptions:
+            self._unheard.add(id)
         if self._repeating is None or self._repeating.done():
             self._repeating = asyncio.create_task(self._ask_again())
 
     async def _ask_again(self) -> None:
         await asyncio.sleep(self._rate_pause)
-        while self._socket is not None and self._unsubscribed:
-            message = {"type": "unsubscribe", "subscription_id": self._unsubscribed.pop()}
+        while self._socket is not None and self._unheard:
+            message = {"type": "unsubscribe", "subscription_id": self._unheard.pop()}
             await self._send(self._socket, message)
         for subscription in list(self._subscriptions.values()):
             if self._socket is not None and subscription.following.phase is Phase.REQUESTED:
                 await self._send(self._socket, subscription.following.request())
                 # One after the other, for a client that goes on in bursts is closed for abuse.
                 await asyncio.sleep(self._rate_pause / REPEATS_PER_PAUSE)
+
+    async def _after_refusal(self, refused: InvalidStatus) -> tuple[str, bool]:
+        """What an answer in place of the upgrade means: 5xx and 429 pass, the rest does not."""
+        status = refused.response.status_code
+        if status == 401:
+            why = f"the server refused the handshake: 401{_reason(refused)}"
+            if not await self._has_another_token():
+                raise AuthenticationFailed(why)
+            return why, False
+        if status < 500 and status != 429:
+            raise ConnectionLost(status, refused.response.reason_phrase)
+        return f"the server refuses the connection for now: {status}{_reason(refused)}", True
+
+    async def _has_another_token(self) -> bool:
+        """Whether whoever is asked for tokens has one that was not just refused."""
+        if not callable(self._token):
+            return False
+        self._fresh_token = await self._ask_for_token()
+        return self._fresh_token != self._last_token
 
     async def _after_close(self, closed: ConnectionClosed) -> tuple[str, bool]:
         code = closed.rcvd.code if closed.rcvd is not None else 1006
@@ -304,8 +322,7 @@ class Client:
             case Reconnect.NO:
                 raise ConnectionLost(code, reason)
             case Reconnect.WITH_NEW_TOKEN:
-                self._fresh_token = await self._ask_for_token()
-                if self._fresh_token == self._last_token:
+                if not await self._has_another_token():
                     raise self._rejection(code, reason)
                 return why, False
             case Reconnect.AFTER_A_PAUSE:
@@ -325,11 +342,9 @@ class Client:
             logger.debug("not sent, the connection is closed: %s", message.get("type"))
 
 
-def _after_refusal(refused: InvalidStatus) -> tuple[str, bool]:
-    """What an HTTP answer in place of the upgrade means: 5xx and 429 pass, the rest does not."""
-    status = refused.response.status_code
-    if status == 401:
-        raise AuthenticationFailed("the server refused the handshake: 401")
-    if status < 500 and status != 429:
-        raise ConnectionLost(status, refused.response.reason_phrase)
-    return f"the server refuses the connection for now: {status}", True
+def _reason(refused: InvalidStatus) -> str:
+    """What the server says about it, where it is one of ours."""
+    try:
+        return f": {orjson.loads(refused.response.body or b'')['error']['message']}"
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ""

@@ -20,7 +20,7 @@ from kalam_notify.errors import ClientFault, KalamNotifyError
 def publish(args: Namespace) -> int:
     """Post changes from `args.file` (`-` or None: stdin) to `args.url`."""
     try:
-        server = Server(args.url, args.token)
+        server = Server(args.url, args.token, api_key=args.api_key)
         if args.file in (None, "-"):
             return publish_stream(server, sys.stdin.buffer)
         with Path(args.file).open("rb") as source:
@@ -45,8 +45,11 @@ def tail(args: Namespace) -> int:
 def explain(args: Namespace) -> int:
     """Print how the server would serve `args.sql`."""
     try:
-        server = Server(args.url, args.token)
-        answer = server.ask("GET", f"/v1/explain?sql={quote(args.sql, safe='')}")
+        server = Server(args.url, args.token, api_key=args.api_key)
+        path = f"/v1/explain?sql={quote(args.sql, safe='')}"
+        if args.param:
+            path += f"&params={quote(orjson.dumps(args.param).decode(), safe='')}"
+        answer = server.ask("GET", path)
     except KalamNotifyError as fault:
         return _complain(fault)
     if answer.status != 200:

@@ -1,6 +1,10 @@
 """One subscription as its client knows it, without the socket.
 
 `request` makes the subscribe message for where it stands now: from the start, or from its cursor.
+What the server cannot go on with it begins anew, and says so (`resumed: false`): that is asked for
+by `on_gap`, unless the options say otherwise. A subscription to live changes alone has no options
+to say it in; it is refused with RESUME_EXPIRED, and asked for once more from the start.
+
 Between that request and its acknowledgement everything else that arrives under its id belongs to
 the subscription it replaces, and is dropped; the cursor will bring it again.
 
@@ -11,10 +15,12 @@ lost the connection would never get that page.
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kalam_notify.client.cursor import Cursor, seq_of
 from kalam_notify.client.events import Acknowledged, Changed, Event, Loaded, Message, Row
+
+ON_GAP: Final = "snapshot"
 
 
 class Phase(Enum):
@@ -50,32 +56,35 @@ class Following:
         self.sql = sql
         self.params = list(params)
         self.phase = Phase.IDLE
+        self._options = None if options is None else {"on_gap": ON_GAP, **options}
         self._is_live_only = options is None
-        self._options = {"on_gap": "snapshot", **(options or {})}
-        aliased = self._options.pop("from_seq_id", None)
-        given = self._options.pop("from", aliased)
+        given = (options or {}).get("from", (options or {}).get("from_seq_id"))
         self.cursor = Cursor(None if given is None else int(given))
 
     def request(self) -> dict[str, Any]:
         """The subscribe message that starts, or goes on with, this subscription."""
         self.phase = Phase.REQUESTED
-        options = None if self._is_live_only else dict(self._options)
+        options = self._options
         if self.cursor.position is not None:
-            options = {name: value for name, value in self._options.items() if name != "last_rows"}
-            options["from"] = self.cursor.position
+            kept = ("batch_size", "on_gap")
+            options = {name: value for name, value in (options or {}).items() if name in kept}
+            options = {"on_gap": ON_GAP, **options, "from": self.cursor.position}
         subscription: dict[str, Any] = {"id": self.id, "sql": self.sql, "options": options}
         if self.params:
             subscription["params"] = self.params
         return {"type": "subscribe", "subscription": subscription}
 
-    def restart(self) -> dict[str, Any]:
-        """The subscribe message that begins anew: the server's log does not reach the position."""
-        self.cursor.restart()
-        return self.request()
-
     def pause(self) -> None:
         """Take nothing more until the next request: the connection is lost, or its reader slow."""
         self.phase = Phase.IDLE
+
+    def expired(self) -> bool:
+        """The server cannot go on from where this stands; whether to ask anew, from the start."""
+        if self._options is not None and self._options["on_gap"] == "error":
+            return False
+        self.cursor.restart()
+        self.phase = Phase.IDLE
+        return True
 
     def receive(self, message: Message) -> Reaction:
         """Take in a server message under this subscription's id."""

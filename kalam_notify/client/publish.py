@@ -18,6 +18,8 @@ from kalam_notify.client.requests import Answer, Server
 MAX_BATCH_LINES: Final = 1000
 MAX_BATCH_BYTES: Final = 1024 * 1024
 
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
 _is_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
@@ -45,6 +47,8 @@ def _first_line(source: BinaryIO) -> bytes:
     """Up to the end of the first line that is not blank."""
     head = b""
     while line := source.readline():
+        if not head:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
         head += line
         if line.strip():
             break

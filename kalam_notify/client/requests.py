@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from kalam_notify.client.address import http_url
+from kalam_notify.client.address import http_url, without_password
+from kalam_notify.client.credentials import clean
 from kalam_notify.errors import KalamNotifyError
 
 TIMEOUT_SECONDS: Final = 60.0
@@ -40,17 +41,29 @@ class Answer(NamedTuple):
 
 
 class Server:
-    """A server to be asked over HTTP. `wait` sleeps, or is a test's own."""
+    """A server to be asked over HTTP. `wait` sleeps, or is a test's own.
+
+    Raises BadAddress, and BadCredential for a token or key that no header can carry.
+    """
 
     def __init__(
-        self, base: str, token: str | None, wait: Callable[[float], None] = time.sleep
+        self,
+        base: str,
+        token: str | None,
+        wait: Callable[[float], None] = time.sleep,
+        *,
+        api_key: str | None = None,
     ) -> None:
         url = urlsplit(http_url(base, ""))
         make = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
         self._connection = make(url.hostname or "", url.port, timeout=TIMEOUT_SECONDS)
-        self._base = base
+        self._base = without_password(base)
         self._root = url.path
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers = (
+            {} if token is None else {"Authorization": f"Bearer {clean(token, 'token')}"}
+        )
+        if api_key is not None:
+            self._headers["X-API-Key"] = clean(api_key, "API key")
         self._wait = wait
 
     def ask(

@@ -60,7 +60,12 @@ async def follow(args: Namespace) -> None:
     ) as client:
         options = options_of(args)
         events = await client.subscribe(
-            args.sql, id="tail", options=options, live_only=options is None, keep_view=False
+            args.sql,
+            params=args.param or (),
+            id="tail",
+            options=options,
+            live_only=options is None,
+            keep_view=False,
         )
         async for event in events:
             printer.event(event)
@@ -118,6 +123,8 @@ def _print_state(event: Acknowledged) -> None:
         case _:
             state = "subscribed"
     print(state, file=sys.stderr, flush=True)
+    for notice in event.message.get("notices") or ():
+        print(f"notice: {notice}", file=sys.stderr, flush=True)
 
 
 def _print_trouble(why: str, delay: float) -> None:

@@ -1,7 +1,8 @@
 """Configuration: settings structs, the way they are loaded, and what can change at a reload."""
 
 from kalam_notify.config.addresses import Address, parse_address
-from kalam_notify.config.advice import PLACEHOLDER_SECRET, require_authentication, warnings
+from kalam_notify.config.advice import require_authentication, warnings
+from kalam_notify.config.credentials import PLACEHOLDER_SECRET, ROLES
 from kalam_notify.config.dev import dev_config
 from kalam_notify.config.load import load_config
 from kalam_notify.config.reload import Differences, reload_differences, reloaded
@@ -24,6 +25,7 @@ from kalam_notify.config.sources import Override
 
 __all__ = [
     "PLACEHOLDER_SECRET",
+    "ROLES",
     "Address",
     "ApiKey",
     "AuthSettings",

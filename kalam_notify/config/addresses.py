@@ -90,7 +90,7 @@ def _read_origin(value: object) -> str:
 
 def _read_web_address(value: object) -> str:
     cure = "give an address that starts with https:// (or http:// on a trusted network)"
-    if not isinstance(value, str):
+    if not isinstance(value, str) or any(c.isspace() or not c.isprintable() for c in value):
         raise BadValue(cure)
     try:
         parts = urlsplit(value)
@@ -99,6 +99,10 @@ def _read_web_address(value: object) -> str:
         valid = False
     if not valid:
         raise BadValue(cure)
+    if "@" in parts.netloc:
+        refusal = BadValue("give the address without user and password: they are not sent")
+        refusal.item = f"{parts.scheme}://...@{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise refusal
     return value
 
 

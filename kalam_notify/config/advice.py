@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 
-from kalam_notify.config.settings import Config
+from kalam_notify.config.credentials import PLACEHOLDER_SECRET
+from kalam_notify.config.settings import Config, JwtSettings
 from kalam_notify.errors import ConfigurationFault, Fault
-
-# The secret printed in config.example.yaml: whoever has read that file could sign tokens.
-PLACEHOLDER_SECRET = "change-me-this-secret-is-printed-in-the-example-file"
 
 SHORTEST_SECRET_BYTES = 32
 
@@ -32,13 +30,7 @@ def _warnings(config: Config) -> Iterator[str]:
 
 def _authentication(config: Config) -> Iterator[str]:
     jwt = config.auth.jwt
-    if jwt.secret == PLACEHOLDER_SECRET:
-        yield (
-            "auth.jwt.secret: is the placeholder of the example file: "
-            "replace it, serve will not start with it"
-        )
-    elif jwt.secret is not None and len(jwt.secret.encode()) < SHORTEST_SECRET_BYTES:
-        yield f"auth.jwt.secret: is shorter than {SHORTEST_SECRET_BYTES} bytes: it can be guessed"
+    yield from _secrets(jwt)
     asymmetric = any(not name.startswith("HS") for name in jwt.algorithms)
     if (jwt.public_key or jwt.jwks_url) and not asymmetric:
         yield "auth.jwt.algorithms: names no algorithm that public_key or jwks_url are for"
@@ -48,16 +40,37 @@ def _authentication(config: Config) -> Iterator[str]:
         yield "auth: nobody could connect: serve wants auth.jwt or auth.anonymous (or --dev)"
 
 
+def _secrets(jwt: JwtSettings) -> Iterator[str]:
+    if PLACEHOLDER_SECRET in jwt.secrets:
+        yield (
+            "auth.jwt.secret: is the placeholder of the example file: "
+            "replace it, serve will not start with it"
+        )
+    elif any(len(secret.encode()) < SHORTEST_SECRET_BYTES for secret in jwt.secrets):
+        yield f"auth.jwt.secret: is shorter than {SHORTEST_SECRET_BYTES} bytes: it can be guessed"
+    if any(map(_is_quoted, jwt.secrets)):
+        yield "auth.jwt.secret: has quotes at its ends, which are part of it: are they meant?"
+
+
 def require_authentication(config: Config, source: str) -> None:
     """Raise ConfigurationFault unless `serve` may start with this way to authenticate.
 
     `source` is what the faults blame: the configuration file, or the command.
     """
+    if faults := [Fault(source, *finding) for finding in lacking_authentication(config)]:
+        raise ConfigurationFault(faults)
+
+
+def _is_quoted(secret: str) -> bool:
+    return len(secret) > 1 and secret[0] == secret[-1] and secret[0] in "'\""
+
+
+def lacking_authentication(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Why `serve` may not start with this way to authenticate: key, value and cure of each."""
     jwt = config.auth.jwt
     if not jwt.is_configured and not config.auth.anonymous:
         cure = "set auth.jwt.secret, public_key or jwks_url, or auth.anonymous, or start with --dev"
-        raise ConfigurationFault([Fault(source, "auth", "no way to authenticate", cure)])
-    if jwt.secret == PLACEHOLDER_SECRET:
+        yield "auth", "no way to authenticate", cure
+    if PLACEHOLDER_SECRET in jwt.secrets:
         cure = "replace it by a secret of your own, e.g. from: openssl rand -hex 32"
-        value = "the placeholder of the example file"
-        raise ConfigurationFault([Fault(source, "auth.jwt.secret", value, cure)])
+        yield "auth.jwt.secret", "the placeholder of the example file", cure

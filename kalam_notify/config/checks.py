@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kalam_notify.config.addresses import parse_address
-from kalam_notify.config.keys import fits, load_public_key, prepare_secret
+from kalam_notify.config.keys import PublicKey, fits, load_public_keys, prepare_secret
 from kalam_notify.config.readers import BadValue
 from kalam_notify.config.settings import Config, JwtSettings, WebSocketSettings
 from kalam_notify.config.tree import HIDDEN, show
@@ -94,40 +94,43 @@ def _jwt(jwt: JwtSettings) -> Iterator[Finding]:
     at = "auth.jwt."
     if not jwt.algorithms:
         yield Finding((at + "algorithms",), "[]", "give at least one algorithm, such as HS256")
-    if jwt.public_key is not None and jwt.jwks_url is not None:
+    if jwt.public_keys and jwt.jwks_url is not None:
         keys = (at + "jwks_url", at + "public_key")
         yield Finding(keys, show(jwt.jwks_url), "give public_key or jwks_url, not both")
     if jwt.is_configured:
         for algorithm in jwt.algorithms:
             yield from _key_of_algorithm(jwt, algorithm)
-    if jwt.secret is not None:
+    for secret in jwt.secrets:
         try:
-            prepare_secret(jwt.secret)
+            prepare_secret(secret)
         except BadValue as refusal:
             yield Finding((at + "secret",), HIDDEN, str(refusal))
-    if jwt.public_key is not None:
-        yield from _public_key(jwt, jwt.public_key)
+    if jwt.public_keys:
+        yield from _public_keys(jwt)
 
 
 def _key_of_algorithm(jwt: JwtSettings, algorithm: str) -> Iterator[Finding]:
     keys = ("auth.jwt.algorithms", "auth.jwt.secret", "auth.jwt.public_key", "auth.jwt.jwks_url")
     if algorithm.startswith("HS"):
-        if jwt.secret is None:
+        if not jwt.secrets:
             cure = "HS algorithms need auth.jwt.secret: give it, or name the key's own algorithms"
             yield Finding(keys, algorithm, f"{cure} (RS256, ES256, ...)")
-    elif jwt.public_key is None and jwt.jwks_url is None:
+    elif not jwt.public_keys and jwt.jwks_url is None:
         yield Finding(keys, algorithm, "needs auth.jwt.public_key or auth.jwt.jwks_url")
 
 
-def _public_key(jwt: JwtSettings, text: str) -> Iterator[Finding]:
+def _public_keys(jwt: JwtSettings) -> Iterator[Finding]:
     place = "auth.jwt.public_key"
-    try:
-        key = load_public_key(text)
-    except BadValue as refusal:
-        yield Finding((place,), HIDDEN, str(refusal))
-        return
-    for algorithm in jwt.algorithms:
-        if not algorithm.startswith("HS") and not fits(key, algorithm):
+    loaded: list[PublicKey] = []
+    is_whole = True
+    for text in jwt.public_keys:
+        try:
+            loaded += load_public_keys(text)
+        except BadValue as refusal:
+            is_whole = False
+            yield Finding((place,), HIDDEN, str(refusal))
+    for algorithm in jwt.algorithms if is_whole else ():
+        if not algorithm.startswith("HS") and not any(fits(key, algorithm) for key in loaded):
             cure = "this algorithm does not fit the key in auth.jwt.public_key"
             yield Finding(("auth.jwt.algorithms", place), algorithm, cure)
 
@@ -156,7 +159,8 @@ def _policies(config: Config) -> Iterator[Finding]:
     if not tables:
         return
     # Here and not on top: the sql room stands beside this one, and most runs have no policy.
-    from kalam_notify.sql import Limits, check_policy, parse_policy
+    from kalam_notify.filters import check_policy
+    from kalam_notify.sql import Limits, parse_policy
 
     limits = Limits(config.websocket.max_sql_bytes, config.websocket.max_sql_terms)
     for table, policy in tables:

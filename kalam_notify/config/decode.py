@@ -25,6 +25,7 @@ from kalam_notify.config.tree import (
     HIDDEN,
     Given,
     Tree,
+    hint_for,
     join,
     mapping_wanted,
     plant,
@@ -98,8 +99,10 @@ class Decoder:
         try:
             values[name] = reader.read(given.value)
         except BadValue as refusal:
-            shown = HIDDEN if reader.is_secret else show(refusal.item or given.value)
-            self.faults.append(Fault(given.source, path, shown, str(refusal)))
+            for one in (refusal, *refusal.others):
+                value = given.value if one.item is None else one.item
+                shown = HIDDEN if reader.is_secret else show(value)
+                self.faults.append(Fault(given.source, path, shown, f"{one}{hint_for(value)}"))
 
     def _api_keys(self, node: Given | Tree, path: str) -> tuple[ApiKey, ...]:
         source = source_of(node)
@@ -141,10 +144,10 @@ class Decoder:
         except BadValue as refusal:
             self.faults.append(Fault(source_of(declaration), path, show(name), str(refusal)))
             return None
-        before = len(self.faults)
         declared = self.section(TableDeclaration, declaration, path)
-        if declared is None or len(self.faults) > before:
+        if declared is None:
             return None
+        # Faulty keys have their defaults by now, which contradict nothing.
         table = table_of(table_id, declared)
         for key, value, cure in contradictions(table):
             self.faults.append(Fault(self.sources[path], join(path, key), value, cure))

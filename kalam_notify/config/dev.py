@@ -5,12 +5,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from kalam_notify.config.settings import AuthSettings, Config, JwtSettings
+from kalam_notify.config.settings import AuthSettings, Config, JwtSettings, OneOrMore
 
 
-def dev_config(
-    config: Config, *, data_dir: Path | None = None, secret: str | None = None
-) -> Config:
+def dev_config(config: Config, *, data_dir: Path | None = None, secret: OneOrMore = None) -> Config:
     """`config` with what `--dev` changes.
 
     A signing key of its own (`secret`, None: a fresh one), anonymous subscribers, tables created

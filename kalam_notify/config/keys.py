@@ -1,5 +1,6 @@
-"""The keys of `auth.jwt`: a secret, or a public key as PEM text or as the path of a PEM file."""
+"""The keys of `auth.jwt`: secrets, and public keys as PEM text or as the paths of PEM files."""
 
+import re
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,6 +18,8 @@ PublicKey: TypeAlias = (
 
 _CURVES = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
 SMALLEST_RSA_BITS = 2048
+_PUBLIC_KEY_CURE = "give a public key as PEM (-----BEGIN PUBLIC KEY-----)"
+_PEM_BLOCK = re.compile(r"-----BEGIN [^-]*-----.*?-----END [^-]*-----", re.DOTALL)
 
 
 def prepare_secret(secret: str) -> bytes:
@@ -27,14 +30,23 @@ def prepare_secret(secret: str) -> bytes:
         raise BadValue("this is a public key or a certificate: give a random secret") from None
 
 
-def load_public_key(text: str) -> PublicKey:
-    """The key in PEM text or in the file it names; BadValue tells what is wrong with it."""
-    if "PRIVATE KEY" in (pem := _pem_text(text)):
+def load_public_keys(text: str) -> list[PublicKey]:
+    """The keys in PEM text or in the file it names; BadValue tells what is wrong with them."""
+    pem = _pem_text(text)
+    if "PRIVATE KEY" in pem:
         raise BadValue("this is a private key: give its public half, keep this one elsewhere")
+    # What stands before, between and behind the keys is for people.
+    blocks = _PEM_BLOCK.findall(pem)
+    if not blocks:
+        raise BadValue(_PUBLIC_KEY_CURE)
+    return [_public_key(block) for block in blocks]
+
+
+def _public_key(pem: str) -> PublicKey:
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise BadValue("give a public key as PEM (-----BEGIN PUBLIC KEY-----)") from None
+        raise BadValue(_PUBLIC_KEY_CURE) from None
     if not isinstance(key, PublicKey):
         raise BadValue("give an RSA, EC, Ed25519 or Ed448 public key")
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < SMALLEST_RSA_BITS:
@@ -47,7 +59,7 @@ def _pem_text(text: str) -> str:
         # An environment variable often carries its line ends as the two characters \n.
         return text.replace("\\n", "\n")
     try:
-        return Path(text).read_text(encoding="ascii")
+        return Path(text).read_text(encoding="utf-8-sig")
     except (OSError, ValueError):
         raise BadValue("give PEM text, or the path of a PEM file that can be read") from None
 

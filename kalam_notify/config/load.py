@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kalam_notify.config.advice import lacking_authentication
 from kalam_notify.config.checks import check
 from kalam_notify.config.decode import Decoder
 from kalam_notify.config.settings import Config
@@ -15,11 +16,14 @@ def load_config(
     file: Path | None = None,
     environ: Mapping[str, str] | None = None,
     overrides: Sequence[Override] = (),
+    *,
+    serving: bool = False,
 ) -> Config:
     """Read, lay over one another and check all sources.
 
     `environ` is what `os.environ` holds (None: nothing); only `KALAM_NOTIFY_…` is looked at.
-    Raises ConfigurationFault with every fault there is.
+    `serving`: what `serve` insists on is missing where it is not there. Raises ConfigurationFault
+    with every fault there is.
     """
     faults: list[Fault] = []
     tree: Tree = {} if file is None else read_file(file, faults)
@@ -28,6 +32,15 @@ def load_config(
     decoder = Decoder(faults)
     config = decoder.config(tree)
     check(config, decoder.sources, faults)
+    if serving:
+        _insist(config, str(file or "serve"), decoder.sources, faults)
     if faults:
         raise ConfigurationFault(faults)
     return config
+
+
+def _insist(config: Config, blamed: str, sources: Mapping[str, str], faults: list[Fault]) -> None:
+    told = [fault.key for fault in faults]
+    for key, value, cure in lacking_authentication(config):
+        if not any(f"{other}.".startswith(f"{key}.") for other in told):
+            faults.append(Fault(sources.get(key, blamed), key, value, cure))

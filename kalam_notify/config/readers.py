@@ -6,13 +6,13 @@ may come as text, so that one reader serves all sources.
 """
 
 import json
-import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
 
+from kalam_notify.config.cores import cores
 from kalam_notify.config.units import DURATION_CURE, SIZE_CURE, parse_duration, parse_size
 
 T = TypeVar("T")
@@ -27,6 +27,8 @@ class BadValue(ValueError):
 
     # The item to blame, where the value is a list.
     item: object = None
+    # Further items that are not taken either.
+    others: "tuple[BadValue, ...]" = ()
 
 
 class Reader(msgspec.Struct, Generic[T], frozen=True):
@@ -99,18 +101,50 @@ def choice(*names: str) -> Reader[str]:
 
 def list_of(reader: Reader[T]) -> Reader[tuple[T, ...]]:
     """A YAML list, a JSON list as text, or items separated by commas."""
+    return Reader(lambda value: read_all(reader, as_list(value)))
 
-    def read(value: object) -> tuple[T, ...]:
-        return tuple(read_item(item) for item in as_list(value))
 
-    def read_item(item: object) -> T:
+def read_all(reader: Reader[T], items: Sequence[object]) -> tuple[T, ...]:
+    """Every item as `reader` reads it; raises BadValue for the first bad one, with the others."""
+    values: list[T] = []
+    refusals: list[BadValue] = []
+    for item in items:
         try:
-            return reader.read(item)
+            values.append(reader.read(item))
         except BadValue as refusal:
             refusal.item = item
-            raise
+            refusals.append(refusal)
+    if refusals:
+        refusals[0].others = tuple(refusals[1:])
+        raise refusals[0]
+    return tuple(values)
 
-    return Reader(read)
+
+def one_or_more(reader: Reader[str]) -> Reader[str | tuple[str, ...]]:
+    """A text, or a list of texts (as text: a JSON list, for a comma may be part of one)."""
+
+    def read(value: object) -> str | tuple[str, ...]:
+        items = _texts(value) if isinstance(value, str) else value
+        if not isinstance(items, list):
+            return reader.read(value)
+        if not items:
+            raise BadValue("give at least one, or null")
+        if len(set(map(str, items))) < len(items):
+            raise BadValue("one is given twice: keep one")
+        return read_all(reader, items)
+
+    return Reader(read, is_secret=reader.is_secret)
+
+
+def _texts(value: str) -> list[object] | None:
+    """The items of a JSON list of texts; None for what is a text by itself."""
+    if not value.lstrip().startswith("["):
+        return None
+    try:
+        items = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return items if isinstance(items, list) else None
 
 
 def as_list(value: object) -> list[object]:
@@ -151,9 +185,37 @@ def _read_text(value: object) -> str:
     return value
 
 
+# What a template leaves behind where it was not filled in: ${NAME}, {{ name }}, $(name), <%= x %>.
+_UNFILLED = re.compile(r"\$\{[^}]*\}|\{\{.*?\}\}|<%.*?%>|\$\([^)]*\)", re.DOTALL)
+# ... and what only is one where it stands alone.
+_UNFILLED_WHOLE = re.compile(
+    r"\$\w+|%\w+%|<[^<>]*>|@@?[A-Za-z_]\w*@@?|#\{.*\}|\[\[.*\]\]|__[A-Z_]+__"
+)
+_INVISIBLE = "\ufeff\ufffe\u200b\u200c\u200d\u2060\x00"
+
+
+def is_unfilled(value: str) -> bool:
+    """Whether this looks like a variable of a template that nobody has filled in."""
+    return _UNFILLED.search(value) is not None or _UNFILLED_WHOLE.fullmatch(value) is not None
+
+
+def edges_are_blank(value: str) -> bool:
+    """Whether white space, a line end or a byte order mark is at either end."""
+    return value != value.strip() or value != value.strip(_INVISIBLE)
+
+
+def _read_plain_text(value: object) -> str:
+    plain = _read_text(value)
+    if edges_are_blank(plain) and "-----BEGIN" not in plain:
+        raise BadValue("take off the white space, line end or byte order mark at its ends")
+    if is_unfilled(plain):
+        raise BadValue("looks like a variable that nothing has filled in: give the value itself")
+    return plain
+
+
 def _read_workers(value: object) -> int:
     if value == "auto":
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores()
+        return cores()
     try:
         return integer(1, 1024).read(value)
     except BadValue:
@@ -170,11 +232,18 @@ def _read_auto_or_flag(value: object) -> bool | None:
         raise BadValue("give true, false or auto") from None
 
 
-def cores() -> int:
-    return os.cpu_count() or 1
+def _read_auto_or_limit(value: object) -> int | None:
+    """None stands for `auto`, 0 for no limit."""
+    try:
+        return None if value == "auto" else integer(0).read(value)
+    except BadValue:
+        raise BadValue("give a whole number, 0 or more (0: no limit), or auto") from None
 
 
 boolean = Reader(_read_boolean)
 text = Reader(_read_text)
+plain_text = Reader(_read_plain_text)
+"""Text that is no language of its own: without white space at its ends, and filled in."""
 workers = Reader(_read_workers)
 auto_or_flag = Reader(_read_auto_or_flag)
+auto_or_limit = Reader(_read_auto_or_limit)

@@ -5,14 +5,16 @@ seconds, sizes bytes. Every field carries the reader that reads its value (see r
 that a key is declared in one place only.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
 from kalam_notify.config import readers as r
 from kalam_notify.config.addresses import listen_address, network, origin, web_address
+from kalam_notify.config.credentials import role_names, secret_text
 from kalam_notify.model import TableDef, TableId
 
 KIB = 1 << 10
@@ -25,7 +27,10 @@ Count = Annotated[int, r.integer(1)]
 # 0 stands for no limit.
 Limit = Annotated[int, r.integer(0)]
 Flag = Annotated[bool, r.boolean]
-OptionalText = Annotated[str | None, r.nullable(r.text)]
+OptionalText = Annotated[str | None, r.nullable(r.plain_text)]
+
+LEAST_OF_ONE_ADDRESS = 100
+"""Connections that one address may have wherever the operator has not said."""
 
 ALGORITHMS = (
     *("HS256", "HS384", "HS512"),
@@ -34,7 +39,7 @@ ALGORITHMS = (
     "EdDSA",
 )
 
-_file_path = r.Reader(lambda value: Path(r.text.read(value)))
+_file_path = r.Reader(lambda value: Path(r.plain_text.read(value)))
 
 
 class TlsSettings(msgspec.Struct, frozen=True):
@@ -79,15 +84,35 @@ class WebSocketSettings(msgspec.Struct, frozen=True):
     max_sql_terms: Count = 512
 
 
+OneOrMore: TypeAlias = str | tuple[str, ...] | None
+
+
+def _each(given: OneOrMore) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else given or ()
+
+
 class JwtSettings(msgspec.Struct, frozen=True):
-    secret: Annotated[str | None, r.nullable(r.text).hidden()] = None
-    # PEM text, or the path of a PEM file.
-    public_key: Annotated[str | None, r.nullable(r.text).hidden()] = None
+    # One, or several of which any verifies; the first signs.
+    secret: Annotated[OneOrMore, r.nullable(r.one_or_more(secret_text)).hidden()] = None
+    # PEM text, or the path of a PEM file; one or several.
+    public_key: Annotated[OneOrMore, r.nullable(r.one_or_more(r.plain_text)).hidden()] = None
     jwks_url: Annotated[str | None, r.nullable(web_address)] = None
     algorithms: Annotated[tuple[str, ...], r.list_of(r.choice(*ALGORITHMS))] = ("HS256",)
     issuer: OptionalText = None
     audience: OptionalText = None
     leeway: Annotated[float, r.duration(allow_zero=True)] = 60.0
+    # The claim that names the role, or its path into nested ones.
+    role_claim: Annotated[str, r.plain_text] = "role"
+    # Roles by the names that a foreign issuer has for them.
+    roles: Annotated[Mapping[str, str], role_names] = msgspec.field(default_factory=dict)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return _each(self.secret)
+
+    @property
+    def public_keys(self) -> tuple[str, ...]:
+        return _each(self.public_key)
 
     @property
     def is_configured(self) -> bool:
@@ -99,10 +124,15 @@ class JwtSettings(msgspec.Struct, frozen=True):
         return f"JwtSettings(algorithms={self.algorithms!r}, …)"
 
 
+_DIGESTS_OF_NOTHING = {hashlib.sha256(text).hexdigest() for text in (b"", b"\n", b"\r\n", b" ")}
+
+
 def _read_sha256(value: object) -> str:
     digest = value.lower() if isinstance(value, str) else ""
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
         raise r.BadValue("give the key's SHA-256 as 64 hexadecimal digits, in quotes")
+    if digest in _DIGESTS_OF_NOTHING:
+        raise r.BadValue("this is the SHA-256 of no key at all: the variable was empty")
     return digest
 
 
@@ -142,6 +172,8 @@ def _read_log_url(value: object) -> str:
 class LogSettings(msgspec.Struct, frozen=True):
     url: Annotated[str, r.Reader(_read_log_url)] = "sqlite:"
     durability: Annotated[Literal["commit", "os"], r.choice("commit", "os")] = "commit"
+    # Bytes of the newest changes that are held in memory.
+    window_bytes: Size = 32 * MIB
     retention: RetentionSettings = RetentionSettings()
 
 
@@ -156,8 +188,11 @@ class LimitSettings(msgspec.Struct, frozen=True):
     max_row_bytes: Size = 512 * KIB
     max_depth: Annotated[int, r.integer(1, 512)] = 64
     ingest_queue_bytes: Size = 64 * MIB
-    connections_per_address: Limit = 0
+    # None: `auto`, see Config.connections_per_address.
+    connections_per_address: Annotated[int | None, r.auto_or_limit] = None
     subscriptions_per_user: Limit = 0
+    # Declared and created ones together.
+    max_tables: Limit = 10_000
 
 
 class LoggingSettings(msgspec.Struct, frozen=True):
@@ -180,3 +215,17 @@ class Config(msgspec.Struct, frozen=True):
     limits: LimitSettings = LimitSettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
+
+    def connections_per_address(self, *, is_local: bool) -> int:
+        """How many connections one address may have, 0 for no limit.
+
+        Where nothing is said that is a tenth of all, so that one address cannot take every place
+        and an office behind one address gets in. This machine has no limit then, nor has anybody
+        where proxies are declared, for they know better who comes from where.
+        """
+        limit = self.limits.connections_per_address
+        if limit is not None:
+            return limit
+        if is_local or self.server.trusted_proxies:
+            return 0
+        return max(self.websocket.max_connections // 10, LEAST_OF_ONE_ADDRESS)

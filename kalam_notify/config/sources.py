@@ -12,8 +12,8 @@ from kalam_notify.errors import Fault
 
 PREFIX = "KALAM_NOTIFY_"
 
-# The client verbs' token: not a setting.
-_NOT_SETTINGS = frozenset({"KALAM_NOTIFY_TOKEN"})
+# What the client verbs take from the environment: no settings.
+_NOT_SETTINGS = frozenset({"KALAM_NOTIFY_TOKEN", "KALAM_NOTIFY_API_KEY", "KALAM_NOTIFY_URL"})
 
 # Kubernetes gives every container the addresses of the services in its namespace; those of a
 # service called kalam-notify (or kalam-notify-internal, ...) begin with our prefix.
@@ -31,13 +31,25 @@ class Override(NamedTuple):
     value: object
 
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
 class _Duplicate(NamedTuple):
     key: object
     line: int
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader (no tag constructs anything but plain values), noting repeated keys."""
+    """YAML's safe loader (no tag constructs anything but plain values), noting repeated keys.
+
+    Numbers are those of YAML 1.2: to YAML 1.1, which PyYAML speaks, 1:30 is ninety and 010 is
+    eight. Here both are text, which a key that wants a number refuses or reads as it is written.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's own, which is no ClassVar)
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -54,6 +66,20 @@ class _Loader(yaml.SafeLoader):
             elif key is not None and key[0] != "tag:yaml.org,2002:merge":
                 seen.add(key)
         return node
+
+
+_Loader.add_implicit_resolver(
+    _NUMBERS[0], re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    _NUMBERS[1],
+    re.compile(
+        r"(?:[-+]?(?:0|[1-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
 
 
 def _is_scalar(node: yaml.Node) -> bool:
@@ -100,16 +126,25 @@ def _parse(text: str, source: str, faults: list[Fault]) -> object:
     return raw
 
 
+# What a message of the parser quotes may be (the beginning of) a secret; a character is none.
+_QUOTED = re.compile(r"'(?!.'|tag:yaml.org,2002:python/)[^']*'?|\"(?!.\")[^\"]*\"?")
+
+
 def _syntax_fault(error: Exception, source: str) -> Fault:
     """A fault for text that is not YAML, without the lines around it: they may hold secrets."""
     place, problem = "(file)", "not valid YAML"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}"
-        problem = " ".join((error.problem or problem).split())
+        problem = _QUOTED.sub("...", " ".join((error.problem or problem).split()))
     elif isinstance(error, RecursionError):
         problem = "nested too deeply"
-    return Fault(source, place, problem, "mend the YAML")
+    return Fault(
+        source,
+        place,
+        problem,
+        "mend the YAML; text that begins with ! & * % @ ` [ or { wants quotes",
+    )
 
 
 def lay_environment(tree: Tree, environ: Mapping[str, str], faults: list[Fault]) -> None:

@@ -9,6 +9,7 @@ from kalam_notify.config import readers as r
 from kalam_notify.config.readers import BadValue
 from kalam_notify.config.tree import Given, show
 from kalam_notify.model import Access, TableDef, TableId, parse_table_id
+from kalam_notify.model.types import ColumnType, UnknownType, parse_type
 
 TABLE_NAME_CURE = "give namespace.name, letters, digits and _ only, not beginning with a digit"
 COLUMN_CURE = "a column's name is 1 to 255 bytes without control characters, not beginning with _"
@@ -37,21 +38,30 @@ def is_column_name(name: str) -> bool:
 def _read_key(value: object) -> tuple[str, ...]:
     # A name may hold a comma, so text is one name here and never a list.
     names = value if isinstance(value, list) else [value]
-    key = tuple(_read_column(name) for name in names)
+    key = r.read_all(r.Reader(_read_column), names)
     if len(set(key)) != len(key):
         raise BadValue("a column is named twice: keep one")
     return key
 
 
-def _read_columns(value: object) -> Mapping[str, str]:
+def _read_indexes(value: object) -> tuple[tuple[str, ...], ...]:
+    if not isinstance(value, list):
+        raise BadValue("give a list of columns, or of lists of columns, such as [status, [a, b]]")
+    return tuple(dict.fromkeys(_read_key(index) for index in value))
+
+
+def _read_columns(value: object) -> Mapping[str, ColumnType]:
     if not isinstance(value, Mapping) or not value:
         raise BadValue("give a mapping of column names to types, or leave it out for any column")
     columns = {}
     for name, given in value.items():
         data_type = given.value if isinstance(given, Given) else given
-        if not isinstance(data_type, str) or not data_type.isprintable() or not data_type.strip():
+        if not isinstance(data_type, str):
             raise BadValue(f"give the type of column {name!r} as text, such as BigInt or Text")
-        columns[_read_column(name)] = data_type.strip()
+        try:
+            columns[_read_column(name)] = parse_type(data_type)
+        except UnknownType as unknown:
+            raise BadValue(f"column {name!r}: {unknown}") from None
     return columns
 
 
@@ -65,7 +75,10 @@ class TableDeclaration(msgspec.Struct, frozen=True):
     type: Annotated[str, r.choice("shared", "user")]
     access: Annotated[str, r.choice("public", "restricted", "private", "dba")] = "private"
     primary_key: Annotated[tuple[str, ...] | None, r.nullable(r.Reader(_read_key))] = None
-    columns: Annotated[Mapping[str, str] | None, r.nullable(r.Reader(_read_columns))] = None
+    columns: Annotated[Mapping[str, ColumnType] | None, r.nullable(r.Reader(_read_columns))] = None
+    indexes: Annotated[tuple[tuple[str, ...], ...] | None, r.nullable(r.Reader(_read_indexes))] = (
+        None
+    )
     policy: Annotated[str | None, r.nullable(r.text)] = None
     retention: TableRetention = TableRetention()
 
@@ -77,6 +90,7 @@ def table_of(table_id: TableId, declaration: TableDeclaration) -> TableDef:
         access=cast(Access, declaration.access),
         primary_key=declaration.primary_key or (),
         columns=declaration.columns,
+        indexes=declaration.indexes or (),
         policy=declaration.policy,
         max_age=declaration.retention.max_age,
     )
@@ -95,6 +109,13 @@ def contradictions(table: TableDef) -> Iterator[Contradiction]:
         if table.columns is not None and column not in table.columns:
             cure = f"the primary key is not among the columns: {', '.join(table.columns)}"
             yield Contradiction("primary_key", repr(column), cure)
+    if table.indexes and not table.is_keyed:
+        cure = "no rows are kept without a primary key, so there is nothing to index: declare one"
+        yield Contradiction("indexes", show(", ".join(map(str, table.indexes))), cure)
+    for column in dict.fromkeys(column for index in table.indexes for column in index):
+        if table.columns is not None and column not in {*table.columns, *table.primary_key}:
+            cure = f"there is no such column: {', '.join(table.columns)}"
+            yield Contradiction("indexes", repr(column), cure)
     if table.policy is not None and not table.is_shared:
         cure = "policies are for shared tables: the rows of a user table are its user's own"
         yield Contradiction("policy", show(table.policy), cure)

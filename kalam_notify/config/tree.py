@@ -1,5 +1,6 @@
 """What the sources of a configuration said, laid over one another, each value with its source."""
 
+import datetime
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
@@ -31,7 +32,10 @@ def plant(raw: Mapping[object, object], source: str, path: str, faults: list[Fau
     return tree
 
 
-_KEY_CURE = "YAML does not read this key as text: put it in quotes"
+_KEY_CURE = (
+    "YAML does not read this key as text (yes, no, on and off are true and false to it): "
+    "put it in quotes"
+)
 
 
 def put(tree: Tree, keys: list[str], given: Given, faults: list[Fault]) -> None:
@@ -81,6 +85,15 @@ def show(value: object) -> str:
         shown = repr(value)
         return shown if len(shown) <= 80 else shown[:77] + "..."
     return kind(value)
+
+
+def hint_for(value: object) -> str:
+    """What to add to the cure of a value that YAML may have made of something else."""
+    if isinstance(value, bool):
+        return "; YAML takes yes, no, on and off for true and false: put text in quotes"
+    if isinstance(value, datetime.date):
+        return "; YAML takes this for a date: put text in quotes"
+    return ""
 
 
 def kind(value: object) -> str:

@@ -1,20 +1,17 @@
 """Natural batching: everything that waits, bounded, made into one write per socket.
 
-Plans differ in which changes they see, not in what a change looks like: ten thousand filters that
-see the same changes of a batch, in the same way and through the same projection, get the same
-bytes. So a batch is collected along paths: a plan walks from `(change, delta)` to `(change,
-delta)`, plans that walk the same way stand on the same path, and messages are made once per path.
+What plans see of a batch is collected along shared paths (paths.py). Filters that cost more than
+their share of the fan-out's time are not asked at all: where a change shows that there are such
+filters, the batch ends before it and names them in `too_dear`, for the service to demote them
+(subscriptions/shares.py tells how, and why that loses nothing).
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
-from kalam_notify.delivery.frames import FrameSet
-from kalam_notify.delivery.payload import BodyBuilder, RowEncoder
+from kalam_notify.delivery.paths import Delivery, Paths
 from kalam_notify.model import Change, Owner, TableId
-from kalam_notify.subscriptions.deltas import Delta
 from kalam_notify.subscriptions.manager import ConnectionsManager
-from kalam_notify.subscriptions.plans import Plan, TablePlans
+from kalam_notify.subscriptions.plans import FilterNode, Plan, TablePlans
 
 MAX_BATCH_BYTES = 64 * 1024
 """Row bytes of one batch, and under way together: past this a larger write saves nothing."""
@@ -23,17 +20,20 @@ MAX_BATCH_SECONDS = 0.004
 """Time for routing and encoding before the loop gets a turn; a batch has at least one change."""
 
 
-class Delivery(NamedTuple):
-    """Messages, and the plans whose live subscriptions are to get them."""
-
-    frames: FrameSet
-    plans: Sequence[Plan]
-
-
 class Batch:
     """A prepared batch: the log from `after` (exclusive) to `upto` (inclusive)."""
 
-    __slots__ = ("after", "holding", "passes", "shared", "size", "taken", "upto", "user")
+    __slots__ = (
+        "after",
+        "holding",
+        "passes",
+        "shared",
+        "size",
+        "taken",
+        "too_dear",
+        "upto",
+        "user",
+    )
 
     def __init__(self, after: int, upto: int, taken: int, size: int) -> None:
         self.after = after
@@ -47,6 +47,8 @@ class Batch:
         self.holding: frozenset[Plan] = frozenset()
         # Plans that it is under way to.
         self.passes = 0
+        # Filters to demote before anything else is prepared.
+        self.too_dear: Sequence[FilterNode] = ()
 
 
 def prepare(
@@ -61,92 +63,49 @@ def prepare(
 
     Synchronous on purpose: positions, handles and plans are all of one moment.
     """
-    collector = _Collector()
+    paths, too_dear = Paths(), list[FilterNode]()
     size, deadline = 0, clock() + MAX_BATCH_SECONDS
     end = start
     while end < len(changes):
         change = changes[end]
-        end += 1
         if manager.has_subscribers(change.table, change.owner):
-            collector.add(manager.table_plans(change.table, change.owner), change)
+            plans = manager.table_plans(change.table, change.owner)
+            if not _collect(paths, plans, change, clock, too_dear):
+                break
+        end += 1
         size += change.size
         if size >= max_bytes or clock() > deadline:
             break
-    batch = Batch(after, changes[end - 1].seq, end - start, size)
-    collector.finish(batch)
+    upto = changes[end - 1].seq if end > start else after
+    batch = Batch(after, upto, end - start, size)
+    batch.too_dear = too_dear
+    for delivery in paths.deliveries():
+        (batch.shared if delivery.plans[0].table.is_shared else batch.user).append(delivery)
+    batch.holding = _holding(paths.plans())
     return batch
 
 
-class _Path:
-    """What some plans have seen of a batch so far."""
-
-    __slots__ = ("_before", "_change", "_delta", "_encoder", "_next")
-
-    def __init__(
-        self,
-        encoder: RowEncoder,
-        before: "_Path | None" = None,
-        change: Change | None = None,
-        seen: Delta | None = None,
-    ) -> None:
-        self._encoder = encoder
-        self._before, self._change, self._delta = before, change, seen
-        self._next: dict[int, _Path] = {}
-
-    def on(self, change: Change, seen: Delta) -> "_Path":
-        """The path of those on this one that see `change` as `seen` next."""
-        key = change.seq * len(Delta) + seen.number
-        path = self._next.get(key)
-        if path is None:
-            path = self._next[key] = _Path(self._encoder, self, change, seen)
-        return path
-
-    def frames(self) -> FrameSet:
-        """The messages of the whole path."""
-        steps, path = [], self
-        while path._change is not None and path._delta is not None and path._before is not None:
-            steps.append((path._change, path._delta))
-            path = path._before
-        builder = BodyBuilder(self._encoder)
-        for change, seen in reversed(steps):
-            builder.add(change, seen)
-        return FrameSet(builder.bodies(), builder.row_count)
-
-
-class _Collector:
-    __slots__ = ("_paths", "_roots")
-
-    def __init__(self) -> None:
-        self._paths: dict[Plan, _Path] = {}
-        # Where the plans of one table, owner and projection start.
-        self._roots: dict[tuple[int, object], _Path] = {}
-
-    def add(self, plans: TablePlans, change: Change) -> None:
-        paths = self._paths
-        for node, seen in plans.route(change):
-            for plan in node.plans:
-                if plan.live_count:
-                    path = paths.get(plan)
-                    if path is None:
-                        path = self._root(plans, plan)
-                    paths[plan] = path.on(change, seen)
-
-    def _root(self, plans: TablePlans, plan: Plan) -> _Path:
-        key = (id(plans), plan.projection.key)
-        root = self._roots.get(key)
-        if root is None:
-            root = self._roots[key] = _Path(RowEncoder(plan.table, plan.projection))
-        return root
-
-    def finish(self, batch: Batch) -> None:
-        """Put the deliveries of everything collected into `batch`."""
-        plans: dict[_Path, list[Plan]] = {}
-        for plan, path in self._paths.items():
-            plans.setdefault(path, []).append(plan)
-        for path, alike in plans.items():
-            delivery = Delivery(path.frames(), alike)
-            (batch.shared if alike[0].table.is_shared else batch.user).append(delivery)
-        batch.holding = _holding(self._paths)
+def _collect(
+    paths: Paths,
+    plans: TablePlans,
+    change: Change,
+    clock: Callable[[], float],
+    too_dear: list[FilterNode],
+) -> bool:
+    """Take a change in for the plans that see it; False: not before some are demoted."""
+    if plans.shares.are_light(change.size):
+        routed = plans.route(change)
+    else:
+        found = plans.shares.route(change, clock)
+        if found.too_dear:
+            too_dear += found.too_dear
+            return False
+        routed = found.routed
+    for node, seen in routed:
+        for plan in node.plans:
+            if plan.live_count:
+                paths.take(plan, change, seen)
+    return True
 
 
 def _holding(plans: Iterable[Plan]) -> frozenset[Plan]:

@@ -70,7 +70,6 @@ class Outbox:
         "direct_fd",
         "held",
         "stalled_since",
-        "state",
     )
 
     def __init__(self, owner: Owner, transport: asyncio.Transport, limit: int) -> None:
@@ -90,9 +89,9 @@ class Outbox:
         # Bytes that ever went through the transport, and how many of them its socket had taken
         # when last looked at.
         self._queued_ever = self._taken_seen = 0
-        # Since when (monotonic seconds) queued bytes have not been seen to move; None: none wait.
+        # Since when (monotonic seconds) queued bytes have not been seen to move; None: the
+        # transport has not called for a pause.
         self.stalled_since: float | None = None
-        self.state = _DIRECT
         self.direct_fd = self._fd
 
     def start(self, now: float) -> None:
@@ -105,6 +104,12 @@ class Outbox:
             self.blocked(now)
 
     # What is known
+
+    @property
+    def state(self) -> OutboxState:
+        if self._owner is None:
+            return _CLOSED
+        return _DIRECT if self.stalled_since is None else _QUEUED
 
     @property
     def queued(self) -> int:
@@ -132,11 +137,10 @@ class Outbox:
         Told as of the last look: never longer than it was.
         """
         queued = self._transport.get_write_buffer_size()
-        if not queued or self.state is _CLOSED:
-            self.stalled_since = None
+        if not queued or self.stalled_since is None:
             return 0.0
         taken = self._queued_ever - queued
-        if taken != self._taken_seen or self.stalled_since is None:
+        if taken != self._taken_seen:
             self._taken_seen, self.stalled_since = taken, now
         return now - self.stalled_since
 
@@ -145,7 +149,6 @@ class Outbox:
     def blocked(self, now: float) -> None:
         """Bytes wait in the transport from `now` on."""
         if self.state is not _CLOSED:
-            self.state = _QUEUED
             self.stalled_since = now
             self._taken_seen = self._queued_ever - self._transport.get_write_buffer_size()
             self._move_direct_fd()
@@ -153,13 +156,14 @@ class Outbox:
     def drained(self) -> None:
         """The transport has written everything."""
         if self.state is not _CLOSED:
-            self.state, self.stalled_since = _DIRECT, None
+            self.stalled_since = None
             self._move_direct_fd()
 
     def close(self) -> None:
         """Write nothing any more; what was held is dropped, and the owner let go."""
-        self.state, self.stalled_since = _CLOSED, None
+        self.stalled_since = None
         self._held, self.held = None, 0
+        self._fd = NO_FD
         self._move_direct_fd()
         self._owner = None
 
@@ -265,6 +269,9 @@ class Outbox:
         transport = self._transport
         if self.state is _CLOSED or transport.is_closing():
             return
+        if not transport.get_write_buffer_size():
+            # These begin to wait now, whenever the last ones did; the next look starts the clock.
+            self._taken_seen = -1
         self._queued_ever += len(data)
         transport.write(data)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
+from kalam_notify.filters import Projection
 from kalam_notify.model import Change, Row, TableDef
-from kalam_notify.sql import Projection
 from kalam_notify.subscriptions.deltas import Delta
 
 MAX_MESSAGE_BYTES = 512 * 1024

@@ -23,12 +23,12 @@ import mmap
 import os
 import socket
 import struct
-import subprocess
 import sys
 from array import array
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
+
+from kalam_notify.loops import may_ask_for_io_uring
 
 _logger = logging.getLogger("kalam_notify.delivery")
 
@@ -43,12 +43,6 @@ _FLAGS = (1 << 7 | 1 << 8 | 1 << 12 | 1 << 13, 0)
 _PARAMS_BYTES = 120
 _SQE_BYTES, _CQE_BYTES = 64, 16
 _WRAP = 0xFFFFFFFF
-# Both calls, with nothing to work on: errors, whatever the kernel thinks of rings.
-_PROBE = f"""
-from ctypes import CDLL
-CDLL(None).syscall({_SETUP}, 1, None)
-CDLL(None).syscall({_ENTER}, -1, 0, 0, 0, None, None)
-"""
 # Nothing was taken, and nothing is wrong with the socket.
 _TRY_LATER = (-errno.EAGAIN, -errno.EINTR, -errno.ENOMEM, -errno.ENOBUFS)
 
@@ -213,15 +207,14 @@ class Ring:
 def open_ring(wanted: bool | None, entries: int) -> Ring | None:
     """A ring that has been tried out, or None (the log says why); `wanted` None: if all is well.
 
-    A seccomp filter may kill a process for asking, so with one in force a child asks first, unless
-    the ring was asked for by name.
+    A seccomp filter may kill a process for asking, so with one in force a child asks first.
     """
     if wanted is False:
         return None
     try:
         if not sys.platform.startswith("linux"):
             raise OSError(errno.ENOSYS, f"not on {sys.platform}")
-        if wanted is None and _is_filtered() and not _child_lives_on():
+        if not may_ask_for_io_uring():
             raise OSError(errno.EPERM, "a seccomp filter kills who asks")
         ring = Ring(entries)
         try:
@@ -235,18 +228,6 @@ def open_ring(wanted: bool | None, entries: int) -> Ring | None:
         return None
     _logger.info("changes go out through io_uring")
     return ring
-
-
-def _is_filtered() -> bool:
-    status = Path("/proc/self/status").read_text()
-    return "\nSeccomp:\t2" in status
-
-
-def _child_lives_on() -> bool:
-    try:
-        return subprocess.run([sys.executable, "-c", _PROBE], capture_output=True).returncode == 0
-    except OSError:
-        return False
 
 
 def _try_out(ring: Ring) -> None:

@@ -81,6 +81,8 @@ class NotificationService:
         self._done = 0
         # Connections with several subscriptions are written to once, at the end of a batch.
         self._held: dict[Sink, None] = {}
+        # Filters that are to be demoted as soon as nothing is under way.
+        self._too_dear: list[FilterNode] = []
         # Places served since the event loop's last turn, and when the next is due at the latest.
         self._served = 0
         self._turn_due = 0.0
@@ -209,6 +211,10 @@ class NotificationService:
 
     def _take(self) -> bool:
         """Prepare what waits, as far as the bounds of what is under way allow; False: nothing."""
+        if self._too_dear:
+            if self._under_way:
+                return False
+            self._demote()
         room = MAX_BATCH_BYTES - sum(batch.size for batch, _ in self._under_way if batch.passes)
         if room <= 0 or self._manager.counts.holes > self._most_holes() or not self._look_ahead():
             return False
@@ -216,6 +222,9 @@ class NotificationService:
         batch = prepare(
             self._manager, self.position, self._ahead, start, self._clock, max_bytes=room
         )
+        self._too_dear += batch.too_dear
+        if not batch.taken:
+            return bool(self._under_way) or self._take()
         # From this line on, a subscription that goes live has the batch behind it.
         self.position = batch.upto
         self._join(batch)
@@ -228,6 +237,18 @@ class NotificationService:
             _forget(change)
         self.on_moved()
         return True
+
+    def _demote(self) -> None:
+        """Set the subscriptions of filters that cost too much behind: catch-up feeds them.
+
+        Nothing is under way, so all of them have everything up to the position.
+        """
+        for node in self._too_dear:
+            fallen = self._manager.demote(node)
+            for handle in fallen:
+                handle.overfull(self.position)
+            self.on_fallen(fallen)
+        self._too_dear.clear()
 
     def _look_ahead(self) -> bool:
         """Whether there are changes to prepare, fetched out of memory if need be.

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
-from kalam_notify.errors import AuthenticationFailed, ChangeRefused, ClientFault
+from kalam_notify.errors import AuthenticationFailed, ChangeRefused, ClientFault, KeysUnavailable
 
 _CODES = {
     401: "UNAUTHORIZED",
@@ -44,8 +44,10 @@ def error_answer(
     return json_answer({"error": error}, status, headers)
 
 
-def fault_answer(fault: ClientFault) -> Response:
-    """The answer to a client's own fault."""
+def fault_answer(fault: ClientFault | KeysUnavailable) -> Response:
+    """The answer to a client's own fault, or where it cannot be known whether there is one."""
+    if isinstance(fault, KeysUnavailable):
+        return error_answer(503, str(fault), headers={"Retry-After": str(fault.retry_after)})
     if isinstance(fault, ChangeRefused):
         wait = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
         return error_answer(
@@ -70,12 +72,13 @@ async def _http_exception(request: Request, fault: Exception) -> Response:
 
 
 async def _client_fault(request: Request, fault: Exception) -> Response:
-    assert isinstance(fault, ClientFault)
+    assert isinstance(fault, ClientFault | KeysUnavailable)
     return fault_answer(fault)
 
 
 ERROR_HANDLERS: dict[type[Exception] | int, ExceptionHandler] = {
     HTTPException: _http_exception,
     ClientFault: _client_fault,
+    KeysUnavailable: _client_fault,
 }
 """For `Starlette(exception_handlers=...)`: 404, 405 and client faults in the one error shape."""

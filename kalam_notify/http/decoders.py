@@ -7,25 +7,35 @@ stays a small multiple of its size.
 
 A batch of thousands takes milliseconds, too long to hold up an event loop that also feeds
 subscribers. So the work is a generator: it yields now and then, and its caller may let others run.
+
+An array in which something is out of order, or only seems so, is gone through item by item, up to
+the first bad one, so that what nonsense costs does not depend on how much of it follows.
 """
 
 import re
-from collections.abc import Generator
 from itertools import islice
 from typing import Final
 
 import msgspec
 
+from kalam_notify.budget import Steps, at_once
 from kalam_notify.errors import ChangeRefused
+from kalam_notify.http.items import split_array
 from kalam_notify.http.media import Form
-from kalam_notify.http.refusals import explain, explain_array, invalid_json, too_many
-from kalam_notify.http.rules import Doubt, RawChange, Rules
+from kalam_notify.http.refusals import explain, invalid_json, too_large, too_many
+from kalam_notify.http.rules import Doubt, RawChange, Rules, is_too_long
 from kalam_notify.model import PostedChange
 
-Batch = Generator[None, None, list[PostedChange]]
+__all__ = ["Batch", "at_once", "decode_batch"]
+
+Batch = Steps[list[PostedChange]]
 
 # Changes between two rests: about half a millisecond of 200-byte rows.
 _SLICE: Final = 256
+# Items, where each is looked at by itself.
+_ITEMS: Final = 32
+
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 _one = msgspec.json.Decoder(RawChange)
 _syntax = msgspec.json.Decoder(msgspec.Raw)
@@ -43,6 +53,7 @@ def decode_batch(body: bytes, form: Form, rules: Rules) -> Batch:
     such a batch may be stored.
     """
     _check_unicode(body)
+    body = body.removeprefix(_BYTE_ORDER_MARK)
     if form is Form.LINES:
         return _decode_lines(body, rules)
     first = _FIRST.search(body)
@@ -51,16 +62,6 @@ def decode_batch(body: bytes, form: Form, rules: Rules) -> Batch:
     if first.group() == b"[":
         return _decode_array(body, rules)
     return _decode_single(body, rules)
-
-
-def at_once(batch: Batch) -> list[PostedChange]:
-    """Run a batch to its end without a rest."""
-    try:
-        while True:
-            next(batch)
-    except StopIteration as done:
-        changes: list[PostedChange] = done.value
-        return changes
 
 
 def _check_unicode(body: bytes) -> None:
@@ -89,6 +90,14 @@ def _decode_one(text: bytes, index: int, rules: Rules) -> PostedChange:
 
 def _decode_again(text: bytes, index: int, rules: Rules) -> PostedChange:
     """A change that was doubted: with the last of a name given twice, or else its refusal."""
+    limit = rules.limits.max_row_bytes
+    field = rules.too_long(text)
+    if field is not None:
+        raise too_large(limit, index, field)
+    if is_too_long(text, 2 * limit):
+        _check_syntax(text, index)
+        why = "this change is out of order, and too large to be looked into"
+        raise ChangeRefused(413, "TOO_LARGE", why, index=index)
     try:
         return rules.admit(_one.decode(_last_names(text)))
     except (Doubt, msgspec.ValidationError, TypeError, msgspec.DecodeError, RecursionError):
@@ -117,10 +126,7 @@ def _decode_array(body: bytes, rules: Rules) -> Batch:
         posts = _many.decode(body)
     except msgspec.ValidationError:
         _check_syntax(body)
-        posts_again = _many_again(body)
-        if posts_again is None:
-            return (yield from _refuse_array(body, rules))
-        posts = posts_again
+        return (yield from _decode_items(body, rules))
     except msgspec.DecodeError as fault:
         raise invalid_json(str(fault)) from None
     except RecursionError:
@@ -131,29 +137,22 @@ def _decode_array(body: bytes, rules: Rules) -> Batch:
     for start in range(0, len(posts), _SLICE):
         if start:
             yield
-        if not _admit_stretch(posts[start : start + _SLICE], rules, changes):
-            return (yield from _refuse_array(body, rules))
+        if not _admit_slice(posts[start : start + _SLICE], rules, changes):
+            return (yield from _decode_items(body, rules))
     return changes
 
 
-def _many_again(body: bytes) -> list[RawChange] | None:
+def _check_syntax(text: bytes, index: int | None = None) -> None:
+    """The typed decoder stops at the first thing amiss: see whether the rest is JSON at all."""
     try:
-        return _many.decode(_last_names(body))
-    except (msgspec.DecodeError, RecursionError):
-        return None
-
-
-def _check_syntax(body: bytes) -> None:
-    """The typed decoder stops at the first bad change: see whether the rest is JSON at all."""
-    try:
-        _syntax.decode(body)
+        _syntax.decode(text)
     except msgspec.DecodeError as fault:
-        raise invalid_json(str(fault)) from None
+        raise invalid_json(str(fault), index) from None
     except RecursionError:
-        raise invalid_json("nested too deeply") from None
+        raise invalid_json("nested too deeply", index) from None
 
 
-def _admit_stretch(posts: list[RawChange], rules: Rules, into: list[PostedChange]) -> bool:
+def _admit_slice(posts: list[RawChange], rules: Rules, into: list[PostedChange]) -> bool:
     try:
         into.extend(map(rules.admit, posts))
     except (Doubt, msgspec.ValidationError, TypeError):
@@ -161,12 +160,17 @@ def _admit_stretch(posts: list[RawChange], rules: Rules, into: list[PostedChange
     return True
 
 
-def _refuse_array(body: bytes, rules: Rules) -> Batch:
-    """Find the first bad change of an array that is known to hold one."""
-    refusal: ChangeRefused | None = None
-    for place, refusal in enumerate(explain_array(body.decode(), rules)):
-        if refusal is not None:
-            break
-        if place % _SLICE == _SLICE - 1:
+def _decode_items(body: bytes, rules: Rules) -> Batch:
+    """An array that is JSON, item by item."""
+    limit = rules.limits.max_batch_changes
+    changes: list[PostedChange] = []
+    for item in split_array(body):
+        if item is None:
             yield
-    raise refusal or invalid_json("this is not an array of changes")
+            continue
+        if len(changes) == limit:
+            raise too_many(limit)
+        changes.append(_decode_one(item, len(changes), rules))
+        if len(changes) % _ITEMS == 0:
+            yield
+    return changes

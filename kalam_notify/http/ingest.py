@@ -19,10 +19,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from kalam_notify.errors import ChangeRefused, ClientFault, LogFault, LogUnavailable
+from kalam_notify.budget import Budget
+from kalam_notify.errors import (
+    ChangeRefused,
+    ClientFault,
+    KeysUnavailable,
+    LogFault,
+    LogUnavailable,
+)
 from kalam_notify.http.answers import error_answer, fault_answer, json_answer
 from kalam_notify.http.body import outlives_refusal, read_body
-from kalam_notify.http.decoders import Batch, decode_batch
+from kalam_notify.http.decoders import Batch, at_once, decode_batch
 from kalam_notify.http.gate import Gate, overloaded
 from kalam_notify.http.limits import IngestLimits
 from kalam_notify.http.media import form_of, inflate, is_gzip
@@ -65,17 +72,25 @@ def create_ingest_routes(
     catalog: Catalog,
     authorize: Authorize,
     limits: Callable[[], IngestLimits],
+    budget: Budget | None = None,
     *,
     metrics: IngestMetrics | None = None,
     gate: Gate | None = None,
 ) -> list[Route]:
     """The routes of ingest, for a Starlette application with `answers.ERROR_HANDLERS`.
 
+    `budget` does what is left of a large body after its first slice; None: that is done at once.
     `limits` is asked once per request, so that a reload holds from the next request on; `catalog`
     is reloaded in place. Close `gate` to refuse posts while draining.
     """
     endpoint = ChangesEndpoint(
-        log, catalog, authorize, limits, metrics or _NoMetrics(), gate or Gate()
+        log,
+        catalog,
+        authorize,
+        limits,
+        budget,
+        metrics or _NoMetrics(),
+        gate or Gate(),
     )
     return [Route("/v1/changes", endpoint)]
 
@@ -89,6 +104,7 @@ class ChangesEndpoint:
         catalog: Catalog,
         authorize: Authorize,
         limits: Callable[[], IngestLimits],
+        budget: Budget | None,
         metrics: IngestMetrics,
         gate: Gate,
     ) -> None:
@@ -96,6 +112,7 @@ class ChangesEndpoint:
         self._catalog = catalog
         self._authorize = authorize
         self._limits = limits
+        self._budget = budget
         self._metrics = metrics
         self._gate = gate
 
@@ -104,7 +121,7 @@ class ChangesEndpoint:
             response = await self._answer(scope, receive)
         except ClientDisconnect:
             return  # in the middle of its body: nothing was stored, nobody is there to be told
-        except ClientFault as fault:
+        except (ClientFault, KeysUnavailable) as fault:
             response = fault_answer(fault)
         except Exception:
             logger.exception("a post to /v1/changes failed")
@@ -139,7 +156,7 @@ class ChangesEndpoint:
                 body = await _inflated(body, limits.max_body_bytes)
                 ticket.grow(len(body))
             batch = decode_batch(body, form, Rules(self._catalog, limits))
-            changes = await _resting(batch)
+            changes = await self._decoded(batch, identity)
             del body
             appended = await self._store(changes, batch_key)
         return json_answer(
@@ -151,13 +168,25 @@ class ChangesEndpoint:
             }
         )
 
+    async def _decoded(self, batch: Batch, identity: Identity) -> list[PostedChange]:
+        """Run a batch to its end: the first slice of it here, the rest as work of the budget."""
+        try:
+            next(batch)
+        except StopIteration as done:
+            changes: list[PostedChange] = done.value
+            return changes
+        if self._budget is None:
+            return at_once(batch)
+        return await self._budget.do(batch, ("producer", identity.user_id))
+
     async def _store(self, changes: Sequence[PostedChange], batch_key: str | None) -> Appended:
         if not changes:
             return Appended(0, 0, None, None)
         try:
             appended = await self._log.append(changes, batch_key)
         except LogUnavailable as fault:
-            logger.warning("the log takes no changes: %s", fault)
+            # The log itself has said so, and not for every request.
+            logger.debug("the log takes no changes: %s", fault)
             raise overloaded("changes cannot be stored at the moment") from fault
         for table, count in (await self._per_table(changes, appended)).items():
             self._metrics.ingested(table, count)
@@ -206,14 +235,3 @@ async def _inflated(body: bytes, limit: int) -> bytes:
     if len(body) <= _INFLATE_HERE_BYTES:
         return inflate(body, limit)
     return await asyncio.to_thread(inflate, body, limit)
-
-
-async def _resting(batch: Batch) -> list[PostedChange]:
-    """Run a batch to its end, letting the event loop turn wherever it rests."""
-    while True:
-        try:
-            next(batch)
-        except StopIteration as done:
-            changes: list[PostedChange] = done.value
-            return changes
-        await asyncio.sleep(0)

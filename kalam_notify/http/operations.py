@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -28,7 +29,7 @@ class OpsEndpoints:
         ready: Callable[[], str | None],
         health: Callable[[], Mapping[str, Any]],
         metrics: Callable[[], Awaitable[bytes]],
-        explain: Callable[[str, Identity], Mapping[str, Any]],
+        explain: Callable[[str, Identity, object], Awaitable[Mapping[str, Any]]],
         authorize: Authorize,
         open_metrics: Callable[[], bool],
     ) -> None:
@@ -80,7 +81,7 @@ class OpsEndpoints:
         return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def explain(self, request: Request) -> Response:
-        """`GET /v1/explain?sql=…`: which index a query would use, and what it shares."""
+        """`GET /v1/explain?sql=…&params=[…]`: which indexes a query would use, what it shares."""
         identity = await self._identify(request)
         if identity.role < Role.SERVICE:
             return error_answer(403, "explain takes the role service, dba or system")
@@ -88,7 +89,11 @@ class OpsEndpoints:
         if sql is None:
             return error_answer(400, "give the query as ?sql=SELECT …", code="INVALID_REQUEST")
         try:
-            return json_answer(self._explain(sql, identity))
+            params = orjson.loads(request.query_params.get("params") or "null")
+        except ValueError:
+            return error_answer(400, "params is JSON: a list of values", code="INVALID_REQUEST")
+        try:
+            return json_answer(await self._explain(sql, identity, params))
         except ClientFault as fault:
             return error_answer(400, fault.message, code=fault.code)
 

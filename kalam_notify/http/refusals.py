@@ -7,7 +7,6 @@ for in the order in which a person would: table, kind, owner, id, rows.
 
 import json
 import math
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import orjson
@@ -24,6 +23,7 @@ from kalam_notify.http.rules import (
     keys_differ,
 )
 from kalam_notify.model import TableDef, parse_table_id
+from kalam_notify.model.types import RowCheck
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _KINDS = ("insert", "update", "delete")
@@ -64,6 +64,12 @@ def too_many(limit: int) -> ChangeRefused:
     return ChangeRefused(413, "TOO_LARGE", f"a batch holds at most max_batch_changes ({limit})")
 
 
+def too_large(limit: int, index: int, field: str) -> ChangeRefused:
+    """The refusal of a row of more than `limit` bytes."""
+    message = f"a row takes at most max_row_bytes ({limit}) as JSON"
+    return ChangeRefused(413, "TOO_LARGE", message, index=index, field=field)
+
+
 def explain(text: str, index: int, rules: Rules) -> ChangeRefused:
     """What is wrong with the change in `text`, the one at `index` of its batch."""
     try:
@@ -75,39 +81,6 @@ def explain(text: str, index: int, rules: Rules) -> ChangeRefused:
     except ChangeRefused as refusal:
         return invalid_json(refusal.message, index)
     return _Examination(index, rules).verdict(raw)
-
-
-def explain_array(text: str, rules: Rules) -> Iterator[ChangeRefused | None]:
-    """Go through an array of changes; the last thing yielded is the refusal of the first bad one.
-
-    The items before it are yielded as None, so that the caller can rest in between.
-    """
-    position = _skip_space(text, text.index("[") + 1)
-    for index in range(rules.limits.max_batch_changes):
-        try:
-            raw, position = _DECODER.raw_decode(text, position)
-            position = _skip_space(text, position)
-        except json.JSONDecodeError as fault:
-            yield invalid_json(str(fault), index)
-            return
-        except RecursionError:
-            yield invalid_json("nested too deeply", index)
-            return
-        except ChangeRefused as refusal:
-            yield invalid_json(refusal.message, index)
-            return
-        yield _Examination(index, rules).fault(raw)
-        if text[position : position + 1] != ",":
-            yield invalid_json("this is not an array of changes")
-            return
-        position = _skip_space(text, position + 1)
-    yield too_many(rules.limits.max_batch_changes)
-
-
-def _skip_space(text: str, position: int) -> int:
-    while text[position : position + 1] in (" ", "\t", "\n", "\r"):
-        position += 1
-    return position
 
 
 class _Examination:
@@ -158,12 +131,22 @@ class _Examination:
         table_id = parse_table_id(name) if isinstance(name, str) else None
         if table_id is None:
             raise self._refusal(
-                "table is namespace.name, letters, digits and _ on each side", "table"
+                "table is namespace.name; a part that is not of letters, digits and _ stands in "
+                "double quotes",
+                "table",
             )
         table = self._rules.catalog.get(table_id)
         if table is None:
             raise self._refusal(
                 f"there is no table {table_id}: declare it under tables.declared",
+                "table",
+                code="UNKNOWN_TABLE",
+            )
+        catalog = self._rules.catalog
+        if not catalog.takes_changes(table_id):
+            raise self._refusal(
+                f"there is no table {table_id}, and no room for another one: limits.max_tables"
+                f" is {catalog.max_tables}",
                 "table",
                 code="UNKNOWN_TABLE",
             )
@@ -194,10 +177,12 @@ class _Examination:
             self._column(column, f"{field}.{column}", table)
         self._depth(row, field)
         self._numbers(row, field)
+        fault = RowCheck(table.columns)(row) if table.columns is not None else None
+        if fault is not None:
+            raise self._refusal(fault[1], f"{field}.{fault[0]}")
         limit = self._rules.limits.max_row_bytes
         if len(orjson.dumps(row)) > limit:
-            message = f"a row takes at most max_row_bytes ({limit}) as JSON"
-            raise self._refusal(message, field, status=413, code="TOO_LARGE")
+            raise too_large(limit, self._index, field)
         return row
 
     def _column(self, column: str, field: str, table: TableDef) -> None:
@@ -252,9 +237,9 @@ class _Examination:
                 raise self._refusal(
                     f"the primary key column {column} is missing", f"{field}.{column}"
                 )
-            if type(row[column]) is not int and type(row[column]) is not str:
+            if type(row[column]) not in (int, str, bool):
                 raise self._refusal(
-                    "a primary key value is a string or an integer", f"{field}.{column}"
+                    "a primary key value is a string, an integer or a boolean", f"{field}.{column}"
                 )
 
     def _agreement(

@@ -10,7 +10,7 @@ in its output bounds the row's depth, so that only rows with many of them are wa
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -18,8 +18,18 @@ import orjson
 
 from kalam_notify.auth.claims import is_user_id
 from kalam_notify.http.limits import IngestLimits
-from kalam_notify.model import SHARED, Owner, PostedChange, Row, TableDef, Values, parse_table_id
+from kalam_notify.model import (
+    SHARED,
+    Owner,
+    PostedChange,
+    Row,
+    TableDef,
+    TableId,
+    Values,
+    parse_table_id,
+)
 from kalam_notify.model.catalog import Catalog
+from kalam_notify.model.types import ColumnType, RowCheck
 
 MAX_ID_CHARS: Final = 256
 MAX_COLUMN_BYTES: Final = 255
@@ -40,6 +50,16 @@ class RawChange(msgspec.Struct, gc=False):
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)] | None = None
 
 
+class _RawRows(msgspec.Struct, gc=False):
+    """The rows of a change, whatever else there is."""
+
+    row_data: msgspec.Raw = _ABSENT
+    old_data: msgspec.Raw = _ABSENT
+
+
+_RAW_ROWS = msgspec.json.Decoder(_RawRows)
+
+
 class Doubt(Exception):
     """A change breaks a rule; `refusals.explain` knows which."""
 
@@ -48,6 +68,7 @@ _decode_row: Callable[[msgspec.Raw], Values | None] = msgspec.json.Decoder(
     dict[str, Any] | None
 ).decode
 
+_KEY_TYPES = (int, str, bool)
 _COLUMN = re.compile(r"[^_\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*")
 
 
@@ -62,11 +83,11 @@ def key_of(columns: tuple[str, ...], values: Values) -> str | None:
         value = values.get(columns[0])
         if type(value) is int:
             return f"[{value}]"
-        if type(value) is str:
+        if type(value) is str or type(value) is bool:
             return orjson.dumps((value,)).decode()
         return None
     key = [values.get(column) for column in columns]
-    if not all(type(value) is int or type(value) is str for value in key):
+    if not all(type(value) in _KEY_TYPES for value in key):
         return None
     return orjson.dumps(key).decode()
 
@@ -98,6 +119,19 @@ def depth_of(values: object) -> int:
     return depth
 
 
+def is_too_long(text: msgspec.Raw | bytes, limit: int) -> bool:
+    """Whether a row's text is so far beyond `limit` that it is not even decoded.
+
+    White space and escapes do not count, for they are not kept. A text that is up to twice too long
+    for other reasons (a name given twice, zeros at the end of a number) is given a chance.
+    """
+    if len(text) <= 2 * limit:
+        return False
+    text = bytes(text)
+    spared = sum(map(text.count, (b" ", b"\n", b"\r", b"\t", b"\\"))) + 5 * text.count(b"\\u")
+    return len(text) - spared > 2 * limit
+
+
 class _ColumnNames(set[str]):
     """Names found good. Bounded, because producers choose them."""
 
@@ -113,16 +147,27 @@ class _ColumnNames(set[str]):
 _good_names = _ColumnNames()
 
 
+_checks: dict[TableId, tuple[Mapping[str, ColumnType], RowCheck]] = {}
+
+
+def _check_of(table: TableId, columns: Mapping[str, ColumnType]) -> RowCheck:
+    """The check of a table's rows; one for all batches, for it learns what rows look like."""
+    known = _checks.get(table)
+    if known is None or known[0] is not columns:
+        known = _checks[table] = columns, RowCheck(columns)
+    return known[1]
+
+
 class _Target:
     """A table and what must hold of a change to it."""
 
-    __slots__ = ("_columns", "_limits", "_max_depth", "table")
+    __slots__ = ("_check", "_limits", "_max_depth", "table")
 
     def __init__(self, table: TableDef, limits: IngestLimits) -> None:
         self.table = table
         self._limits = limits
         self._max_depth = min(limits.max_depth, MAX_ENCODABLE_DEPTH)
-        self._columns = None if table.columns is None else frozenset(table.columns)
+        self._check = None if table.columns is None else _check_of(table.id, table.columns)
 
     def owner(self, user_id: str | None) -> Owner:
         if self.table.is_shared:
@@ -137,12 +182,16 @@ class _Target:
         """The row of a `row_data` or `old_data`; None when it is absent or null."""
         if raw is _ABSENT:
             return None
+        if is_too_long(raw, self._limits.max_row_bytes):
+            raise Doubt
         values = _decode_row(raw)
         if values is None:
             return None
-        if not _good_names.issuperset(values) and not _good_names.learn(values):
-            raise Doubt
-        if self._columns is not None and not self._columns.issuperset(values):
+        if self._check is not None:
+            # Declared names are good ones.
+            if self._check(values) is not None:
+                raise Doubt
+        elif not _good_names.issuperset(values) and not _good_names.learn(values):
             raise Doubt
         # Copied, for orjson leaves its result in the kilobytes of its buffer, and rows are kept.
         json = b"".join((orjson.dumps(values), b""))
@@ -201,6 +250,19 @@ class Rules:
         if target is None:
             target = self._target(raw.table)
         return target.admit(raw)
+
+    def too_long(self, change: bytes) -> str | None:
+        """The field of a change that is too long to be looked into, if there is one."""
+        limit = self.limits.max_row_bytes
+        if len(change) <= 2 * limit:
+            return None
+        try:
+            raw = _RAW_ROWS.decode(change)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        if is_too_long(raw.row_data, limit):
+            return "row_data"
+        return "old_data" if is_too_long(raw.old_data, limit) else None
 
     def _target(self, name: str) -> _Target:
         table_id = parse_table_id(name)

@@ -3,12 +3,13 @@
 `open_log` makes the log that a configuration names; `base.EventLog` is what every log offers.
 """
 
+import time
 from pathlib import Path
 
-from kalam_notify.log.base import EventLog, OnAppend
+from kalam_notify.log.base import EventLog, OnAppend, reaches
 from kalam_notify.log.doorbell import ring_all
 from kalam_notify.log.memory import MemoryLog
-from kalam_notify.log.sqlite import SqliteLog
+from kalam_notify.log.sqlite import WINDOW_BYTES, SqliteLog
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 from kalam_notify.store.schema import Durability
@@ -26,6 +27,7 @@ __all__ = [
     "Span",
     "SqliteLog",
     "open_log",
+    "reaches",
     "wake_followers",
 ]
 
@@ -37,21 +39,33 @@ def open_log(
     data_dir: Path,
     durability: Durability = "commit",
     retention: Retention | None = None,
+    window_bytes: int = WINDOW_BYTES,
 ) -> EventLog:
     """The log named by `log.url`, not started yet.
 
-    `sqlite:` lives in `data_dir`, `sqlite:/path/file.db` where it says, `memory:` nowhere. Raises
-    ValueError for any other url.
+    `sqlite:` lives in `data_dir`, `sqlite:/path/file.db` where it says, `memory:` nowhere. What
+    has to be in memory of a file is bounded by `window_bytes`. Raises ValueError for any other url.
     """
     scheme, colon, place = url.partition(":")
     match scheme, colon, place:
         case "sqlite", ":", _:
             path = _file(place, data_dir)
-            return SqliteLog(path, durability=durability, retention=retention)
+            return SqliteLog(
+                path,
+                durability=durability,
+                retention=retention,
+                window_bytes=window_bytes,
+                begin=_begin(),
+            )
         case "memory", ":", "":
-            return MemoryLog(retention=retention)
+            return MemoryLog(retention=retention, begin=_begin())
         case _:
             raise ValueError(f"{url!r} is no log; use sqlite:, sqlite:/path/file.db or memory:")
+
+
+def _begin() -> int:
+    """Where a log that is new begins: beyond any seq of one that was here before."""
+    return min(time.time_ns() // 1000, 2**52)
 
 
 def wake_followers(url: str, data_dir: Path) -> None:

@@ -7,6 +7,9 @@ interface may know which log it is. Its edges have names:
 - `latest()`      the newest change there is: ahead of `last_seq` for as long as another process
                   has written what has not arrived here.
 - `first_seq`     the oldest change still held (`last_seq + 1` when none is).
+- `base`          where this life of the log began. A log that begins anew begins at the time in
+                  microseconds, so that a position of another life lies below it (or above
+                  `last_seq`): no reader may go on from there. Only 0 stands for `base` itself.
 - `horizon(t)`    the lowest position from which table t reads completely. A read after a lower
                   position raises `Compacted`.
 - `wait_beyond`   resumes as soon as there is a change after a position.
@@ -19,11 +22,11 @@ Invariant: `append` returns only after the batch is durable, and a batch is visi
 Invariant: a page of rows and the position it stands at (`as_of`) agree exactly.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
-from kalam_notify.model.hints import Hint
+from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 
@@ -41,6 +44,9 @@ class EventLog(Protocol):
 
     @property
     def first_seq(self) -> int: ...
+
+    @property
+    def base(self) -> int: ...
 
     @property
     def last_seq(self) -> int: ...
@@ -65,6 +71,13 @@ class EventLog(Protocol):
 
     def statistics(self) -> dict[str, float]:
         """Queue lengths, bytes held and the like, for metrics and /health."""
+
+    def why_not_ready(self) -> str | None:
+        """Why no change can be stored at the moment; None: as far as is known, it can.
+
+        After a failed append until one has succeeded (it is tried every second), while one has
+        been waiting for more than three, and while a file is not the one that was opened.
+        """
 
     async def start(self) -> None:
         """Open the log; raises StorageFault for files this release must not touch."""
@@ -93,8 +106,10 @@ class EventLog(Protocol):
         log was never told of. Cancelling the wait does not take the batch back.
         """
 
-    def recent(self, after: int) -> Sequence[Change] | None:
+    def recent(self, after: int, limit: int | None = None) -> Sequence[Change] | None:
         """All changes after a position, out of memory and at once; None: not held, use `read`.
+
+        With a `limit` only the first so many of them.
 
         An empty sequence means that `after` is at (or beyond) `last_seq`.
         """
@@ -131,13 +146,19 @@ class EventLog(Protocol):
         the log's own entries, also when `as_of` is given and `after` is below it.
         """
 
+    def newest_columns(self, table: TableDef, owner: Owner) -> Collection[str] | None:
+        """Names that one of the newest rows has; None: there has been no row, or nobody knows.
+
+        Answered at once, for it is asked while a subscription is made. Raises LogUnavailable.
+        """
+
     async def newest(
         self,
         table: TableDef,
         owner: Owner,
         matches: Matches | None,
         count: int,
-        hints: tuple[Hint, ...] | None = None,
+        hints: Hints = NO_HINTS,
     ) -> tuple[int, int]:
         """Where the newest `count` matching rows begin: `(as_of, after)` for a PageRequest.
 
@@ -146,3 +167,17 @@ class EventLog(Protocol):
         The rows with a seq greater than `after`, as of `as_of`, are the `count` newest matching
         ones (all of them when there are fewer). With `count` 0, `after` equals `as_of`.
         """
+
+    async def access_path(self, table: TableDef, owner: Owner, hints: Hints) -> str:
+        """How a snapshot under these hints finds its rows: by a key, an index, or a scan."""
+
+
+def reaches(log: EventLog, position: int, head: int, table: TableId) -> bool:
+    """Whether a reader of the table may go on from a position of its, where the log ends at `head`.
+
+    That is so when this life of the log gave it, and nothing of the table after it is gone. 0 is
+    before the first change of every life.
+    """
+    if position == 0:
+        return log.horizon(table) <= log.base
+    return max(log.base, log.horizon(table)) <= position <= head

@@ -23,7 +23,7 @@ Invariant: `advance` alone adds to the window, and only what follows directly on
     of our own that does not is left for the pull. So `last_seq` rises contiguously.
 Invariant: `_skip_to` alone goes over a gap: of changes that retention removed before they were
     read here. The window then begins anew behind them, and `last_seq` still does not fall.
-Invariant: the log's horizon, as it is known here, never falls.
+Invariant: no horizon, as it is known here, ever falls.
 """
 
 import asyncio
@@ -97,6 +97,10 @@ class Follower:
         return min(self._edges.first_seq, self.last_seq + 1)
 
     @property
+    def base(self) -> int:
+        return self._edges.base
+
+    @property
     def last_seq(self) -> int:
         return self._window.last_seq
 
@@ -106,9 +110,9 @@ class Follower:
             return self._edges.horizon
         return self._edges.horizon_of(table)
 
-    def recent(self, after: int) -> Sequence[Change] | None:
+    def recent(self, after: int, limit: int | None = None) -> Sequence[Change] | None:
         """See EventLog.recent."""
-        return self._window.after(after)
+        return self._window.after(after, limit)
 
     async def wait_beyond(self, seq: int) -> None:
         """Return as soon as `last_seq` is greater than `seq`."""
@@ -118,8 +122,9 @@ class Follower:
     def statistics(self) -> dict[str, float]:
         return {
             "window_changes": len(self._window),
-            "window_bytes": self._window.bytes,
+            "window_bytes": self._window.memory,
             "log_bytes": self._edges.bytes + self._window.entered - self._entered,
+            "oldest_at": self._edges.oldest_at,
             "first_seq": self.first_seq,
             "last_seq": self.last_seq,
         }
@@ -138,9 +143,9 @@ class Follower:
         return max(seen.last_seq, self.last_seq)
 
     def learn(self, found: Edges | None) -> None:
-        """Take in edges read from the file, unless a later horizon is known; None: unmoved."""
+        """Take in edges read from the file, unless later ones are known; None: unmoved."""
         # What was read earlier may be told later.
-        if found is not None and found.horizon >= self._edges.horizon:
+        if found is not None and found.version >= self._edges.version:
             self._edges = found
             self._entered = self._window.entered
 

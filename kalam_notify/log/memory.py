@@ -9,7 +9,7 @@ of all tables is complete before that.
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 
 from kalam_notify.errors import Compacted, LogUnavailable
@@ -18,9 +18,10 @@ from kalam_notify.log.waiters import Waiters
 from kalam_notify.log.window import Window
 from kalam_notify.model import SHARED, Change, Owner, PostedChange, Row, TableDef, TableId
 from kalam_notify.model.changes import Stored
-from kalam_notify.model.hints import Hint
+from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.filtering import Candidate, LoopFilter
+from kalam_notify.store.log_time import LogTime
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
 from kalam_notify.store.selection import fill_page, keep_matching
 from kalam_notify.store.settling import RowKey, Seen, settle_batch
@@ -61,7 +62,7 @@ class MemoryRows:
 
 
 class MemoryLog:
-    """An EventLog without a file. `clock` gives Unix time in seconds."""
+    """An EventLog without a file. `clock` gives Unix time in seconds; seqs begin after `begin`."""
 
     def __init__(
         self,
@@ -69,13 +70,16 @@ class MemoryLog:
         retention: Retention | None = None,
         trim_seconds: float = TRIM_SECONDS,
         clock: Callable[[], float] = time.time,
+        ticking: Callable[[], float] = time.monotonic,
+        begin: int = 0,
     ) -> None:
         self.on_append: OnAppend | None = None
         self._retention = retention or Retention()
         self._trim_seconds = trim_seconds
-        self._clock = clock
+        self._clock = LogTime(clock, ticking)
         self._declared: dict[TableId, TableDef] = {}
-        self._all = Window()
+        self.base = begin
+        self._all = Window(begin)
         self._runs: dict[Scope, Window] = {}
         self._rows = MemoryRows()
         self._at: dict[int, float] = {}
@@ -115,6 +119,15 @@ class MemoryLog:
     def _holds(self, table: TableId) -> bool:
         return self._rows.has_any(table) or any(scope[0] == table for scope in self._runs)
 
+    def newest_columns(self, table: TableDef, owner: Owner) -> Collection[str] | None:
+        if not self._holds(table.id):
+            return None
+        newest = sorted(self._rows.of((table.id, owner)), key=lambda stored: stored.seq)[-20:]
+        rows = [stored.row for stored in newest]
+        recent = self.recent(self.last_seq - 20) or ()
+        rows += [change.row for change in recent if change.row and change.table == table.id]
+        return frozenset(name for row in rows for name in row.values)
+
     def _require_open(self) -> None:
         if not self._open:
             raise LogUnavailable("the log is closed")
@@ -150,6 +163,9 @@ class MemoryLog:
             return max(self._horizons.values(), default=0)
         return self._horizons.get(table, 0)
 
+    def why_not_ready(self) -> str | None:
+        return None if self._open else "the log is closed"
+
     def statistics(self) -> dict[str, float]:
         return {
             "waiting_batches": 0,
@@ -157,10 +173,11 @@ class MemoryLog:
             "window_changes": len(self._all),
             "window_bytes": self._all.bytes,
             "log_bytes": self._bytes,
+            "oldest_at": next(iter(self._at.values()), 0.0),
             "file_bytes": 0,
             "appends": self._appends,
             "append_faults": 0,
-            "changes": self._all.last_seq,
+            "changes": self._all.last_seq - self.base,
             "last_append_seconds": 0.0,
             "first_seq": self.first_seq,
             "last_seq": self.last_seq,
@@ -261,8 +278,8 @@ class MemoryLog:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def recent(self, after: int) -> Sequence[Change] | None:
-        return self._all.after(after)
+    def recent(self, after: int, limit: int | None = None) -> Sequence[Change] | None:
+        return self._all.after(after, limit)
 
     async def read(
         self,
@@ -319,7 +336,7 @@ class MemoryLog:
         owner: Owner,
         matches: Matches | None,
         count: int,
-        hints: tuple[Hint, ...] | None = None,
+        hints: Hints = NO_HINTS,
     ) -> tuple[int, int]:
         """See EventLog.newest."""
         self._require_open()
@@ -337,6 +354,9 @@ class MemoryLog:
             return beginning if found is None else found[0] - 1
 
         return as_of, await asyncio.to_thread(seek)
+
+    async def access_path(self, table: TableDef, owner: Owner, hints: Hints) -> str:
+        return "scan"
 
     def _rows_as_of(self, scope: Scope, table: TableDef, after: int, as_of: int) -> list[Candidate]:
         """Rows with `after < seq <= as_of` as they stood then; a copy that a thread may keep."""

@@ -42,6 +42,12 @@ class PendingAppends:
         self.waiting_bytes += size
         return number, future
 
+    @property
+    def longest_wait(self) -> float:
+        """Seconds that the oldest batch has waited by now."""
+        oldest = next(iter(self._posted.values()), None)
+        return 0.0 if oldest is None else time.monotonic() - oldest.since
+
     def for_trim(self) -> tuple[int, asyncio.Future[int]]:
         """A number for a trim; the future gives the entries removed."""
         number = next(self._numbers)

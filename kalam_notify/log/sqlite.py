@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from kalam_notify.errors import Compacted, LogUnavailable, StorageFault
@@ -24,28 +24,45 @@ from kalam_notify.log.doorbell import Doorbell
 from kalam_notify.log.following import Follower
 from kalam_notify.log.pending import PendingAppends
 from kalam_notify.log.write_lock import WriteLock
-from kalam_notify.log.writer import Outcome, Report, Trimmed, TrimOrder, Waiting, Writer
+from kalam_notify.log.writer import (
+    IndexOrder,
+    Outcome,
+    Probe,
+    Recovered,
+    Report,
+    Trimmed,
+    TrimOrder,
+    Waiting,
+    Writer,
+)
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
-from kalam_notify.model.hints import Hint
-from kalam_notify.store import reader, schema
+from kalam_notify.model.hints import NO_HINTS, Hints
+from kalam_notify.store import pages, reader, schema
+from kalam_notify.store.access import may_look_up
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.catalog import refuse_changed_shapes
+from kalam_notify.store.files import LogFiles, MovedFiles, cure
 from kalam_notify.store.filtering import LoopFilter
 from kalam_notify.store.high_water import HighWaterMark
+from kalam_notify.store.log_time import LogTime
 from kalam_notify.store.pool import ReaderPool
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
+from kalam_notify.store.sampling import newest_columns
 from kalam_notify.store.settling import NOTHING
 from kalam_notify.store.storing import Posting
 from kalam_notify.store.tables import refuse_unfit
 
 WINDOW_BYTES = 32 * 1024 * 1024
+WATCH_SECONDS = 1.0
+HANGING_SECONDS = 3.0
 
 
 class SqliteLog:
     """An EventLog in one SQLite file.
 
     `clock` gives Unix time in seconds; ages in retention are told by it. `trim_seconds` is how
-    often retention is looked after (and the file looked at, should a doorbell have been lost).
+    often retention is looked after (and the file looked at, should a doorbell have been lost). A
+    log that is new begins after `begin`.
     """
 
     def __init__(
@@ -57,18 +74,22 @@ class SqliteLog:
         window_bytes: int = WINDOW_BYTES,
         trim_seconds: float = TRIM_SECONDS,
         clock: Callable[[], float] = time.time,
+        ticking: Callable[[], float] = time.monotonic,
+        begin: int = 0,
     ) -> None:
         self.on_append: OnAppend | None = None
         self._path = path
+        self._begin = begin
         self._retention = retention or Retention()
         self._trim_seconds = trim_seconds
         self._declared: dict[TableId, TableDef] = {}
         self._writer = Writer(
             lambda: schema.open_writer(path, durability),
+            LogFiles(path),
             WriteLock(path.parent),
             HighWaterMark(path),
             self._declared,
-            clock,
+            LogTime(clock, ticking),
             self._report,
         )
         self._pool = ReaderPool(path)
@@ -76,7 +97,13 @@ class SqliteLog:
         self._doorbell = Doorbell(path.parent)
         self._follower = Follower(self._pool, self._names, self._doorbell, window_bytes)
         self._pending = PendingAppends()
+        # Another view of the same files, for the loop's own question.
+        self._files = LogFiles(path)
+        # Why changes cannot be stored at the moment, and why the file is not what it should be.
+        self._append_fault: str | None = None
+        self._moved: str | None = None
         self._upkeep: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._open = False
 
     # -- life ------------------------------------------------------------------------------------
@@ -86,19 +113,24 @@ class SqliteLog:
         self._loop = asyncio.get_running_loop()
         self._writer_ended = self._loop.create_future()
         self._row_filter = LoopFilter()
-        await asyncio.to_thread(schema.prepare, self._path)
+        await asyncio.to_thread(schema.prepare, self._path, self._begin)
         try:
             await asyncio.to_thread(self._writer.start)
             self._open = True
             self._check_shapes(self._declared.values())
             await self._follower.start()
-        except (sqlite3.Error, LogUnavailable) as fault:
+            self._files.opened()
+        except (sqlite3.Error, OSError, MovedFiles, LogUnavailable) as fault:
             await self.close()
-            raise StorageFault(f"{self._path}: cannot be read as a log: {fault}") from fault
+            raise StorageFault(
+                f"{self._path}: cannot be used as a log: {fault}; {cure(self._path, fault)}"
+            ) from fault
         except BaseException:
             await self.close()
             raise
+        self._writer.put(IndexOrder())
         self._upkeep = asyncio.create_task(self._look_after(), name="log retention")
+        self._watch = asyncio.create_task(self._watch_files(), name="log files")
 
     async def close(self) -> None:
         """Store what has been posted, then let go of threads, pipe and file."""
@@ -108,9 +140,10 @@ class SqliteLog:
         self._writer.stop()
         await self._writer_ended
         self._writer.join()
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            await asyncio.gather(self._upkeep, return_exceptions=True)
+        for task in (self._upkeep, self._watch):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await self._follower.stop()
         await self._pool.close()
 
@@ -119,11 +152,19 @@ class SqliteLog:
         tables = list(tables)
         if self._open:
             self._check_shapes(tables)
+        concerned = any(table.indexes or table.id in self._declared for table in tables)
         self._declared.update({table.id: table for table in tables})
+        if self._open and concerned:
+            self._writer.put(IndexOrder())
 
     def _check_shapes(self, tables: Iterable[TableDef]) -> None:
         with self._pool.connection() as connection:
             refuse_changed_shapes(connection, tables)
+
+    def newest_columns(self, table: TableDef, owner: Owner) -> Collection[str] | None:
+        self._require_open()
+        with self._pool.connection() as connection:
+            return newest_columns(connection, table, owner)
 
     def _require_open(self) -> None:
         if not self._open:
@@ -134,6 +175,10 @@ class SqliteLog:
     @property
     def first_seq(self) -> int:
         return self._follower.first_seq
+
+    @property
+    def base(self) -> int:
+        return self._follower.base
 
     @property
     def last_seq(self) -> int:
@@ -164,8 +209,8 @@ class SqliteLog:
     async def wait_beyond(self, seq: int) -> None:
         await self._follower.wait_beyond(seq)
 
-    def recent(self, after: int) -> Sequence[Change] | None:
-        return self._follower.recent(after)
+    def recent(self, after: int, limit: int | None = None) -> Sequence[Change] | None:
+        return self._follower.recent(after, limit)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -200,13 +245,44 @@ class SqliteLog:
         match report:
             case Outcome(group=group):
                 if group is not None:
+                    self._append_fault = None
                     self._follower.advance(group.before, group.changes, group.sizes)
+                elif report.fault is not None and _is_the_disks(report.fault):
+                    self._append_fault = str(report.fault)
                 self._pending.finish_batches(report, self.on_append)
+            case Recovered():
+                self._append_fault = None
             case Trimmed(edges=edges):
                 self._follower.learn(edges)
                 self._pending.finish_trim(report)
             case None:
                 self._writer_ended.set_result(None)
+
+    async def _watch_files(self) -> None:
+        """Every second: whether the files are still there, and after a fault whether it is over."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            self._moved = await asyncio.to_thread(self._why_moved)
+            if self._append_fault is not None:
+                self._writer.put(Probe())
+
+    def _why_moved(self) -> str | None:
+        try:
+            self._files.check()
+        except MovedFiles as moved:
+            return str(moved)
+        return None
+
+    def why_not_ready(self) -> str | None:
+        """See EventLog.why_not_ready."""
+        if not self._open:
+            return "the log is closed"
+        if self._moved is not None or self._append_fault is not None:
+            return self._moved or self._append_fault
+        waited = self._pending.longest_wait
+        if waited > HANGING_SECONDS:
+            return f"the log has not stored a change for {waited:.0f} s"
+        return None
 
     async def _look_after(self) -> None:
         while True:
@@ -232,7 +308,11 @@ class SqliteLog:
 
     async def page(self, request: PageRequest) -> Page:
         async with self._reading():
-            page = await self._pool.scan(reader.page, request, self._row_filter)
+            page = None
+            if may_look_up(request.table, request.hints):
+                page = await self._pool.run(pages.quick_page, request, self._row_filter)
+            if page is None:
+                page = await self._pool.scan(pages.page, request, self._row_filter)
         self._follower.hear_of(page.as_of)
         return page
 
@@ -242,12 +322,16 @@ class SqliteLog:
         owner: Owner,
         matches: Matches | None,
         count: int,
-        hints: tuple[Hint, ...] | None = None,
+        hints: Hints = NO_HINTS,
     ) -> tuple[int, int]:
         async with self._reading():
             return await self._pool.scan(
-                reader.newest, table, owner, matches, count, hints, self._row_filter
+                pages.newest, table, owner, matches, count, hints, self._row_filter
             )
+
+    async def access_path(self, table: TableDef, owner: Owner, hints: Hints) -> str:
+        async with self._reading():
+            return await self._pool.run(pages.access_path, table, owner, hints)
 
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[None]:
@@ -266,8 +350,13 @@ def _concerns_others(report: Report) -> bool:
             return group is not None and bool(group.changes)
         case Trimmed(removed=removed):
             return removed > 0
-        case None:
+        case _:
             return False
+
+
+def _is_the_disks(fault: LogUnavailable) -> bool:
+    """Whether it would have refused any batch, not this one."""
+    return isinstance(fault.__cause__, sqlite3.OperationalError | MovedFiles)
 
 
 def _weight(change: PostedChange) -> int:

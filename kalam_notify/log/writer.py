@@ -20,12 +20,17 @@ from typing import NamedTuple
 
 from kalam_notify.errors import LogUnavailable
 from kalam_notify.log.write_lock import WriteLock
+from kalam_notify.logs import Complaints
 from kalam_notify.model import TableDef, TableId
 from kalam_notify.store.catalog import Numbers
+from kalam_notify.store.files import LogFiles, MovedFiles
 from kalam_notify.store.high_water import HighWaterMark
+from kalam_notify.store.indexes import Indexes
+from kalam_notify.store.indexing import IndexWork, follow_all, follow_step
+from kalam_notify.store.log_time import LogTime
 from kalam_notify.store.retention import AgeClass
 from kalam_notify.store.storing import Group, Posting, store
-from kalam_notify.store.trimming import Edges, Step, edges, trim_by_age, trim_by_bytes
+from kalam_notify.store.trimming import Edges, Step, edges, newest_at, trim_by_age, trim_by_bytes
 
 _logger = logging.getLogger(__name__)
 
@@ -39,6 +44,10 @@ class Waiting(NamedTuple):
     posting: Posting
     size: int
     number: int
+
+
+class IndexOrder(NamedTuple):
+    """Bring the indexes of the file to what the declared tables ask for."""
 
 
 class TrimOrder(NamedTuple):
@@ -65,11 +74,19 @@ class Trimmed(NamedTuple):
     edges: Edges | None
 
 
+class Probe(NamedTuple):
+    """See whether the file takes changes again, where it did not."""
+
+
+class Recovered(NamedTuple):
+    """The file takes changes again."""
+
+
 class _Stop(NamedTuple):
     pass
 
 
-Report = Outcome | Trimmed | None
+Report = Outcome | Trimmed | Recovered | None
 """What the thread tells: a transaction, a finished trim, or None as its last word."""
 
 
@@ -79,32 +96,40 @@ class Writer:
     def __init__(
         self,
         connect: Callable[[], sqlite3.Connection],
+        files: LogFiles,
         write_lock: WriteLock,
         mark: HighWaterMark,
         declared: Mapping[TableId, TableDef],
-        clock: Callable[[], float],
+        clock: LogTime,
         report: Callable[[Report], None],
     ) -> None:
         self._connect = connect
+        self._files = files
+        self._complaints = Complaints(_logger)
         self._write_lock = write_lock
         self._high_water = mark
         self._clock = clock
         self._report = report
         self._numbers = Numbers(declared)
+        self._indexes = Indexes()
         self._connection: sqlite3.Connection | None = None
-        self._inbox: SimpleQueue[Waiting | TrimOrder | _Stop] = SimpleQueue()
+        self._inbox: SimpleQueue[Waiting | TrimOrder | IndexOrder | Probe | _Stop] = SimpleQueue()
         self._waiting: deque[Waiting] = deque()
         self._trims: deque[_Trim] = deque()
+        self._index_work = IndexWork(declared, self._numbers)
+        self._indexes_due = self._indexes_failed = False
         # How far each age class has walked: entries below are of other classes, for good.
         self._walked: dict[AgeClass, int] = {}
+        self._is_probed = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="kalam-log-writer", daemon=True)
 
     def start(self) -> None:
-        self._connection = self._connect()
+        self._connection = self._open()
+        self._clock.not_before(newest_at(self._connection))
         self._thread.start()
 
-    def put(self, order: Waiting | TrimOrder) -> None:
+    def put(self, order: Waiting | TrimOrder | IndexOrder | Probe) -> None:
         self._inbox.put(order)
 
     def stop(self) -> None:
@@ -129,6 +154,16 @@ class Writer:
             if self._trims and not self._stopping:
                 with self._write_lock.turn():
                     self._trim_step(self._trims[0])
+            if self._is_probed and not self._stopping:
+                self._is_probed = False
+                with self._write_lock.turn():
+                    self._probe()
+            if self._indexes.are_behind and not self._stopping:
+                with self._write_lock.turn():
+                    self._follow_step()
+            if self._indexes_due and not self._stopping:
+                with self._write_lock.turn():
+                    self._index_step()
         for trim in self._trims:
             self._report(Trimmed(trim.order.number, trim.removed, None))
         self._forget_connection()
@@ -138,7 +173,9 @@ class Writer:
 
     def _collect(self) -> None:
         """Take all that has arrived; wait for something when there is nothing to do."""
-        idle = not self._waiting and not self._trims
+        idle = (
+            not self._waiting and not self._trims and not self._indexes_due and not self._is_probed
+        )
         while idle or not self._inbox.empty():
             idle = False
             match self._inbox.get():
@@ -146,6 +183,13 @@ class Writer:
                     self._waiting.append(waiting)
                 case TrimOrder() as order:
                     self._trims.append(_Trim(order))
+                    self._indexes_due |= self._indexes_failed
+                    self._indexes_failed = False
+                case IndexOrder():
+                    self._index_work.begin()
+                    self._indexes_due = True
+                case Probe():
+                    self._is_probed = True
                 case _Stop():
                     self._stopping = True
 
@@ -163,16 +207,17 @@ class Writer:
     def _store_group(self, waiting: Sequence[Waiting]) -> Iterator[Outcome]:
         try:
             group = self._store(waiting)
-        except sqlite3.OperationalError as fault:
-            yield _refused(waiting, fault)
+        except (sqlite3.OperationalError, MovedFiles) as fault:
+            yield self._refused(waiting, fault)
         except Exception as fault:
             # Not the disk: one of the batches cannot be stored. The others must not pay for it.
             if len(waiting) == 1:
-                yield _refused(waiting, fault)
+                yield self._refused(waiting, fault)
                 return
             for one in waiting:
                 yield from self._store_group([one])
         else:
+            self._complaints.over()
             if group.changes:
                 self._high_water.set(group.changes[-1].seq)
             yield Outcome([one.number for one in waiting], group, None)
@@ -180,24 +225,68 @@ class Writer:
     def _store(self, waiting: Sequence[Waiting]) -> Group:
         postings = [one.posting for one in waiting]
         with self._transaction() as connection:
-            return store(connection, self._numbers, postings, self._clock())
+            return store(connection, self._numbers, self._indexes, postings, self._clock())
+
+    def _refused(self, waiting: Sequence[Waiting], cause: Exception) -> Outcome:
+        self._complaints.say(
+            type(cause).__name__, f"changes could not be stored: {type(cause).__name__}: {cause}"
+        )
+        fault = LogUnavailable(f"the log could not store the changes: {cause}")
+        fault.__cause__ = cause
+        return Outcome([one.number for one in waiting], None, fault)
+
+    def _probe(self) -> None:
+        try:
+            with self._transaction() as connection:
+                connection.execute("UPDATE state SET one = one")
+        except Exception as fault:
+            _logger.debug("changes can still not be stored: %s", fault)
+            return
+        self._complaints.over()
+        self._report(Recovered())
 
     def _trim_step(self, trim: "_Trim") -> None:
         try:
             with self._transaction() as connection:
+                # What retention takes away, they could not follow any more.
+                follow_all(connection)
                 finished = trim.step(connection, self._walked, self._clock())
                 found = edges(connection) if finished else None
-        except Exception:
-            _logger.exception("retention could not be applied")
+        except Exception as fault:
+            kind = type(fault).__name__
+            self._complaints.say(f"trim {kind}", f"retention could not be applied: {kind}: {fault}")
             finished, found = True, None
         if finished:
             self._trims.popleft()
             self._report(Trimmed(trim.order.number, trim.removed, found))
 
+    def _follow_step(self) -> None:
+        """Bring the indexes nearer to the end of the log."""
+        try:
+            with self._transaction() as connection:
+                follow_step(connection)
+        except Exception:
+            # What they do not know of is found without them, if slower, and tried again.
+            _logger.exception("the indexes could not be brought on")
+        self._indexes.tried()
+
+    def _index_step(self) -> None:
+        try:
+            with self._transaction() as connection:
+                self._indexes_due = self._index_work.step(connection)
+        except Exception:
+            _logger.exception("an index could not be built; it is tried again")
+            self._index_work.begin()
+            # By the next trim: what was wrong may be right by then.
+            self._indexes_due, self._indexes_failed = False, True
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """One write transaction: committed at the end, undone by any exception."""
-        connection = self._connection = self._connection or self._connect()
+        if self._connection is not None:
+            self._files.check()
+            self._high_water.check()
+        connection = self._connection = self._connection or self._open()
         try:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
@@ -205,8 +294,14 @@ class Writer:
             self._numbers.committed()
         except BaseException:
             self._numbers.rolled_back()
+            self._indexes.forget()
             self._undo(connection)
             raise
+
+    def _open(self) -> sqlite3.Connection:
+        connection = self._connect()
+        self._files.opened()
+        return connection
 
     def _undo(self, connection: sqlite3.Connection) -> None:
         try:
@@ -220,13 +315,6 @@ class Writer:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-def _refused(waiting: Sequence[Waiting], cause: Exception) -> Outcome:
-    _logger.error("changes could not be stored: %s: %s", type(cause).__name__, cause)
-    fault = LogUnavailable(f"the log could not store the changes: {cause}")
-    fault.__cause__ = cause
-    return Outcome([one.number for one in waiting], None, fault)
 
 
 class _Trim:

@@ -1,7 +1,7 @@
 """The values everybody shares: ids, tables, rows, changes, identities."""
 
 from kalam_notify.model.changes import Change, Kind, PostedChange, Values, settle
-from kalam_notify.model.identity import ANONYMOUS, Identity, Role
+from kalam_notify.model.identity import ANONYMOUS, Identity, Role, same_claims
 from kalam_notify.model.ids import (
     SHARED,
     ConnectionId,
@@ -10,6 +10,7 @@ from kalam_notify.model.ids import (
     TableId,
     UserId,
     parse_table_id,
+    table_id,
 )
 from kalam_notify.model.rows import Row
 from kalam_notify.model.tables import Access, TableDef
@@ -32,5 +33,7 @@ __all__ = [
     "UserId",
     "Values",
     "parse_table_id",
+    "same_claims",
     "settle",
+    "table_id",
 ]

@@ -49,13 +49,30 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def size(self) -> int:
-        """Bytes that the change's rows take, the unit of every bound on changes in memory."""
+        """Bytes of the change's rows, and some for itself: what retention and reads count by."""
         size = 128
         if self.row is not None:
             size += len(self.row.json)
         if self.old is not None:
             size += len(self.old.json)
         return size
+
+
+# What Python takes beside the JSON of one row and of a second one, and for a user's name, measured
+# with tracemalloc (64-bit CPython 3.11), the window's own lists included.
+_CHANGE_BYTES, _SECOND_ROW_BYTES, _OWNER_BYTES = 310, 112, 56
+
+
+def memory_of(change: Change) -> int:
+    """Bytes that a change takes in memory while nobody has asked for its rows' values."""
+    size = _CHANGE_BYTES
+    if change.row is not None:
+        size += len(change.row.json)
+    if change.old is not None:
+        size += len(change.old.json)
+        if change.row is not None:
+            size += _SECOND_ROW_BYTES
+    return size + _OWNER_BYTES + len(change.owner) if change.owner else size
 
 
 class Stored(NamedTuple):

@@ -1,5 +1,6 @@
 """Who is asking: user, role and claims."""
 
+import json
 from collections.abc import Mapping
 from enum import IntEnum
 from types import MappingProxyType
@@ -49,3 +50,12 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 ANONYMOUS = Identity(user_id=UserId(""), role=Role.ANONYMOUS)
+
+
+def same_claims(one: Identity, other: Identity) -> bool:
+    """Whether two tokens say the same. 1, 1.0 and true are three claims, however deep they are."""
+    return one.claims is other.claims or _text(one.claims) == _text(other.claims)
+
+
+def _text(claims: Mapping[str, Any]) -> str:
+    return json.dumps(dict(claims), sort_keys=True)

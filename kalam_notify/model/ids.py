@@ -5,7 +5,10 @@ import sys
 from typing import NamedTuple, NewType
 
 TableId = NewType("TableId", str)
-"""`namespace.name`, lower case, interned; made by `parse_table_id` only."""
+"""`namespace.name`, interned, in its one spelling; made by `table_id` and `parse_table_id` only.
+
+A part that is no lower-case name stands in double quotes: `public."User"`.
+"""
 
 UserId = NewType("UserId", str)
 """The `sub` of a token and the `user_id` of a change: 1-128 printable characters."""
@@ -19,7 +22,13 @@ Owner = str
 SHARED: Owner = ""
 """The owner of every row of a SHARED table. A user id is never empty."""
 
-_TABLE_ID = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
+MAX_TABLE_NAME = 63
+"""Characters of a part of a table's name in double quotes."""
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
+_PARTS = re.compile(
+    r'([A-Za-z_][A-Za-z0-9_]*|"(?:[^"]|"")+")\.([A-Za-z_][A-Za-z0-9_]*|"(?:[^"]|"")+")'
+)
 
 
 class LiveQueryId(NamedTuple):
@@ -33,12 +42,34 @@ class LiveQueryId(NamedTuple):
         return f"{self.user_id}-{self.connection_id}-{self.subscription_id}"
 
 
+def table_id(namespace: str, name: str) -> TableId | None:
+    """The table of two names as they are, nothing folded; None when one of them cannot be."""
+    if not all(0 < len(part) <= MAX_TABLE_NAME or _is_plain(part) for part in (namespace, name)):
+        return None
+    return TableId(sys.intern(f"{_spelled(namespace)}.{_spelled(name)}"))
+
+
+def _is_plain(part: str) -> bool:
+    return _PLAIN.fullmatch(part) is not None
+
+
+def _spelled(part: str) -> str:
+    if _is_plain(part):
+        return part
+    doubled = part.replace('"', '""')
+    return f'"{doubled}"'
+
+
 def parse_table_id(text: str) -> TableId | None:
     """The table that `text` names, or None when it is not `namespace.name`.
 
-    Only ASCII letters are folded: a name is never changed into another by a Unicode case rule.
+    A part in double quotes is taken as written. Of others only ASCII letters are folded: a name is
+    never changed into another by a Unicode case rule.
     """
-    folded = text.lower() if text.isascii() else text
-    if _TABLE_ID.fullmatch(folded) is None:
+    match = _PARTS.fullmatch(text)
+    if match is None:
         return None
-    return TableId(sys.intern(folded))
+    parts = [
+        part[1:-1].replace('""', '"') if part[0] == '"' else part.lower() for part in match.groups()
+    ]
+    return table_id(*parts)

@@ -28,6 +28,11 @@ class Row:
             values = self._values = _decode(self.json)
         return values
 
+    @property
+    def known_values(self) -> dict[str, Any] | None:
+        """The values where they have been decoded; None: whoever wants few of them may do so."""
+        return self._values
+
     def forget(self) -> None:
         """Let go of the decoded values, which take several times the text's memory.
 

@@ -7,6 +7,7 @@ import msgspec
 
 from kalam_notify.model.identity import Identity, Role
 from kalam_notify.model.ids import TableId
+from kalam_notify.model.types import ColumnType
 
 Access = Literal["public", "restricted", "private", "dba"]
 
@@ -26,8 +27,10 @@ class TableDef(msgspec.Struct, frozen=True):
     access: Access = "private"
     # Column names; empty: append-only, the server keeps no current rows.
     primary_key: tuple[str, ...] = ()
-    # Column -> SQL type name, in declared order; None: any column may appear.
-    columns: Mapping[str, str] | None = None
+    # Column -> its type, in declared order; None: any column may appear.
+    columns: Mapping[str, ColumnType] | None = None
+    # Columns by which current rows are found without reading all of them; each index a tuple.
+    indexes: tuple[tuple[str, ...], ...] = ()
     # A WHERE expression joined to every subscriber's own filter; SHARED tables only.
     policy: str | None = None
     # Seconds after which a change of this table leaves the log; None: the log's own retention.

@@ -34,14 +34,20 @@ RECONNECT: dict[int, Reconnect] = {
 
 NORMAL = Close(1000, "")
 SHUTTING_DOWN = Close(1001, "server shutting down")
+BROKEN_COMPRESSION = Close(1002, "this does not inflate")
+SUBPROTOCOL = Close(1002, "this subprotocol is not spoken here: offer none, or bearer and a token")
 INVALID_UTF8 = Close(1007, "invalid UTF-8")
 AUTH_FAILED = Close(1008, "authentication failed")
 AUTH_TIMEOUT = Close(1008, "authentication timed out")
 AUTH_EXPIRED = Close(1008, "token expired")
+AUTH_REVOKED = Close(1008, "token revoked")
 ABUSE = Close(1008, "message rate exceeded tenfold")
+TOO_LARGE = Close(1009, "the message is too large")
 HEARTBEAT_TIMEOUT = Close(1011, "heartbeat timeout")
 INTERNAL_FAULT = Close(1011, "internal error")
+KEYS_UNAVAILABLE = Close(1013, "the keys for tokens cannot be had at the moment")
 SLOW_READER = Close(1013, "slow reader: took no data in time")
+NO_ROOM = Close(1013, "too many messages have come in part")
 BEHIND_RETENTION = Close(1013, "slow reader: fell behind the log's retention")
 
 

@@ -37,11 +37,15 @@ class Authenticate(msgspec.Struct, frozen=True, tag_field="type", tag="authentic
 
 
 class SubscriptionRequest(msgspec.Struct, frozen=True):
-    """What a client wants to see. `options` is checked by protocol/options.py."""
+    """What a client wants to see. `options` is checked by protocol/options.py.
+
+    `params` are the values of `$1`, `$2`, ... in `sql`, checked when they are bound.
+    """
 
     id: str
     sql: str
     options: dict[str, Any] | None = None
+    params: Any = None
 
 
 class Subscribe(msgspec.Struct, frozen=True, tag_field="type", tag="subscribe"):
@@ -91,8 +95,13 @@ def _fault(text: str, error: Exception) -> Unreadable:
         return Unreadable(f"not a JSON object: {error}")
     if kind == "authenticate":
         return MalformedAuthentication(f"authenticate: {error}")
+    if isinstance(kind, str) and len(kind) > _LONGEST_KIND:
+        return Unreadable("message not understood: type is none that is known")
     return Unreadable(f"message not understood: {error}")
 
+
+# What is longer is no slip in a type's name, and may be a token in the wrong place.
+_LONGEST_KIND = 32
 
 _SUBSCRIPTION_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,128}")
 
@@ -129,6 +138,7 @@ def subscription_ack(
     batch_control: Mapping[str, Any],
     schema: Sequence[Mapping[str, Any]],
     resumed: bool | None,
+    notices: Sequence[str] = (),
 ) -> bytes:
     message: dict[str, Any] = {
         "type": "subscription_ack",
@@ -139,6 +149,8 @@ def subscription_ack(
     }
     if resumed is not None:
         message["resumed"] = resumed
+    if notices:
+        message["notices"] = notices
     return orjson.dumps(message)
 
 

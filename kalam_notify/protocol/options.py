@@ -1,6 +1,6 @@
-"""The `options` of a subscribe: three numbers, told from everything that is not one."""
+"""The `options` of a subscribe: numbers and words, told from everything that is not one."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -11,7 +11,10 @@ MAX_SEQ = 2**53 - 1
 
 
 UNREACHABLE = MAX_SEQ
-"""A position beyond every log: resuming from it is answered with `resumed: false`."""
+"""A position beyond every log: resuming from it is answered as `on_gap` says."""
+
+OnGap = Literal["snapshot", "error"]
+"""What comes where the log does not reach back to `from`: everything anew, or a refusal."""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -20,6 +23,7 @@ class Options(msgspec.Struct, frozen=True):
     batch_size: int
     last_rows: int | None = None
     from_seq: int | None = None
+    on_gap: OnGap = "error"
 
 
 def parse_options(
@@ -28,10 +32,11 @@ def parse_options(
     """The options asked for, None for live only; raises SubscriptionRefused (UNSUPPORTED).
 
     `batch_size` is what stands where the client names none. `from` wins over its alias
-    `from_seq_id`, and over `last_rows`.
+    `from_seq_id`, and over `last_rows`. An option of null counts as absent.
     """
     if raw is None:
         return None
+    raw = {name: value for name, value in raw.items() if value is not None}
     if "batch_size" in raw:
         batch_size = max(_integer("batch_size", raw["batch_size"]), 1)
     batch_size = min(batch_size, max_batch_size)
@@ -42,7 +47,15 @@ def parse_options(
     for name in ("from_seq_id", "from"):
         if name in raw:
             from_seq = parse_seq(name, raw[name])
-    return Options(batch_size=batch_size, last_rows=last_rows, from_seq=from_seq)
+    return Options(batch_size, last_rows, from_seq, _on_gap(raw.get("on_gap", "error")))
+
+
+def _on_gap(value: object) -> OnGap:
+    if value == "snapshot":
+        return "snapshot"
+    if value == "error":
+        return "error"
+    raise SubscriptionRefused("UNSUPPORTED", 'option on_gap must be "snapshot" or "error"')
 
 
 def parse_seq(name: str, value: object) -> int:

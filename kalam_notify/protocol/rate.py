@@ -1,15 +1,26 @@
-"""Message rate, by the generic cell rate algorithm (ITU-T I.371): one number per limit.
+"""What a connection may ask for, by the generic cell rate algorithm (ITU-T I.371).
 
 Each message moves a theoretical arrival time forward by 1/rate; a message is over the limit when
 that time has run further ahead of the clock than the burst allows. One float replaces a token
 bucket's two, which counts with 25,000 connections.
+
+Messages are counted, and so is the work they make. A message over the count is dropped, and ten
+times over it is abuse. Work is known only when a message has been inflated and looked at, and then
+there is no point in dropping it: whoever has made too much is not read until the debt is paid.
 """
 
 from enum import Enum
 
 TENFOLD = 10
 FRAMES = 100
-"""Fragments and pings allowed for each message: they cost little, but not nothing."""
+"""Fragments, pings and pongs allowed for each message: they cost little, but not nothing."""
+
+MESSAGE_WORK = 8 * 1024
+"""Bytes of work that each message of the rate entitles to, used or not: at the default rate a
+message of 1 MiB, or a hundred queries of 4 KiB, fit the burst."""
+
+SQL_WEIGHT = 4
+"""How many bytes of other text a byte of SQL is as much work as."""
 
 
 class Verdict(Enum):
@@ -21,18 +32,19 @@ class Verdict(Enum):
 
 
 class MessageRate:
-    """One connection's use of the message rate, and of ten times that rate.
+    """One connection's use of the message rate, of ten times that rate, and of the work it allows.
 
     A dropped message does not count towards the rate, so that a client that slows down is heard
     again at once; it does count towards abuse.
     """
 
-    __slots__ = ("_abuse_at", "_arrival_at", "_frames_at")
+    __slots__ = ("_abuse_at", "_arrival_at", "_frames_at", "_work_at")
 
     def __init__(self) -> None:
         self._arrival_at = 0.0
         self._abuse_at = 0.0
         self._frames_at = 0.0
+        self._work_at = 0.0
 
     def judge(self, now: float, rate: float, burst: int) -> Verdict:
         """Count one message at time `now` (seconds) against `rate` a second and `burst`."""
@@ -54,3 +66,9 @@ class MessageRate:
             return False
         self._frames_at = frames_at
         return True
+
+    def charge(self, work: int, now: float, rate: float, burst: int) -> float:
+        """Count `work` bytes that were done; the seconds after which more may be asked for."""
+        self._work_at = max(self._work_at, now) + work / (rate * MESSAGE_WORK)
+        seconds = self._work_at - now - burst / rate
+        return seconds if seconds > 0.5 / rate else 0.0

@@ -10,13 +10,13 @@ The states and what moves between them (docs/protocol.md draws this table):
 The session decides and the caller acts: it never sends, verifies or subscribes by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
 import msgspec
 
-from kalam_notify.model import ANONYMOUS, Identity
+from kalam_notify.model import ANONYMOUS, Identity, same_claims
 from kalam_notify.protocol import close, messages
 from kalam_notify.protocol.close import Close
 from kalam_notify.protocol.messages import (
@@ -28,7 +28,7 @@ from kalam_notify.protocol.messages import (
     Unreadable,
     Unsubscribe,
 )
-from kalam_notify.protocol.rate import MessageRate, Verdict
+from kalam_notify.protocol.rate import SQL_WEIGHT, MessageRate, Verdict
 
 
 class State(Enum):
@@ -40,7 +40,7 @@ class State(Enum):
 
 class Event(Enum):
     VERIFIED = "verified"  # a token held
-    REFUSED = "refused"  # a token did not hold, or was another user's
+    REFUSED = "refused"  # a token did not hold, was another user's, or has been revoked
     AUTH_DEADLINE = "auth deadline"  # auth_timeout passed
     EXPIRED = "expired"  # the token's exp plus leeway passed
     UNREADABLE = "unreadable"  # a message that is none of the protocol's
@@ -89,7 +89,22 @@ class IdentityChanged(msgspec.Struct, frozen=True):
     identity: Identity
 
 
-Action = Reply | Verify | IdentityChanged | Close | SubscriptionRequest | NextBatch | Unsubscribe
+class Throttle(msgspec.Struct, frozen=True):
+    """Too much work: hear nothing more for so many seconds."""
+
+    seconds: float
+
+
+Action = (
+    Reply
+    | Verify
+    | IdentityChanged
+    | Throttle
+    | Close
+    | SubscriptionRequest
+    | NextBatch
+    | Unsubscribe
+)
 
 
 class SessionLimits(Protocol):
@@ -103,6 +118,13 @@ class SessionLimits(Protocol):
 
 _NOTHING: tuple[Action, ...] = ()
 
+_NEXT_BATCH_CHARS = 2048
+"""No next_batch is longer: an id has 128 characters, of up to twelve in JSON."""
+
+
+def _awaits_nothing(_: NextBatch) -> bool:
+    return False
+
 
 class Session:
     """The conversation of one connection."""
@@ -115,13 +137,41 @@ class Session:
         self.identity: Identity = ANONYMOUS
         self._rate = MessageRate()
 
-    def receive(self, text: str, now: float, limits: SessionLimits) -> Sequence[Action]:
-        """What one text message asks for. `now` is monotonic, in seconds."""
+    def receive(
+        self,
+        text: str,
+        now: float,
+        limits: SessionLimits,
+        *,
+        size: int = 0,
+        awaits: Callable[[NextBatch], bool] = _awaits_nothing,
+    ) -> Sequence[Action]:
+        """What one text message of `size` bytes asks for. `now` is monotonic, in seconds.
+
+        `awaits` tells whether a next_batch answers a page that was sent: those are flow control,
+        and not counted.
+        """
         if self.state is State.CLOSED:
             return _NOTHING
+        answer = _next_batch(text)
+        if answer is not None and awaits(answer):
+            return (answer,)
         verdict = self._rate.judge(now, limits.messages_per_second, limits.message_burst)
         if verdict is not Verdict.PASS:
-            return self._over_the_rate(verdict)
+            return (*self._over_the_rate(verdict), *self._charge(size, now, limits))
+        actions = self._decoded(text)
+        for action in actions:
+            if isinstance(action, SubscriptionRequest):
+                size += (SQL_WEIGHT - 1) * len(action.sql)
+        return (*actions, *self._charge(size, now, limits))
+
+    def _charge(self, work: int, now: float, limits: SessionLimits) -> Sequence[Action]:
+        """Count work that was made; over the rate, the client is not heard for a while."""
+        rate, burst = limits.messages_per_second, limits.message_burst
+        seconds = self._rate.charge(work, now, rate, burst)
+        return (Throttle(seconds),) if seconds else _NOTHING
+
+    def _decoded(self, text: str) -> Sequence[Action]:
         try:
             message = messages.decode(text)
         except messages.MalformedAuthentication as error:
@@ -165,7 +215,7 @@ class Session:
         self._move(Event.VERIFIED)
         self.identity = identity
         welcome = Reply(messages.auth_success(identity))
-        if identity.role == before.role and identity.claims == before.claims:
+        if identity.role == before.role and same_claims(identity, before):
             return (welcome,)
         return (welcome, IdentityChanged(identity))
 
@@ -174,23 +224,32 @@ class Session:
         self._move(Event.REFUSED)
         return (Reply(messages.auth_error(why)), close.AUTH_FAILED)
 
+    def revoked(self) -> Sequence[Action]:
+        """The token that held has been revoked since."""
+        if self.state is State.CLOSED:
+            return _NOTHING
+        self._move(Event.REFUSED)
+        return (Reply(messages.auth_error("the token has been revoked")), close.AUTH_REVOKED)
+
     def frame(self, now: float, limits: SessionLimits) -> Sequence[Action]:
-        """A frame that is no whole message arrived: a fragment, a ping."""
+        """A frame that is no whole message arrived: a fragment, a ping, a pong."""
         if self.state is State.CLOSED:
             return _NOTHING
         if self._rate.judge_frame(now, limits.messages_per_second, limits.message_burst):
             return _NOTHING
         return self._over_the_rate(Verdict.ABUSE)
 
-    def binary(self, now: float, limits: SessionLimits) -> Sequence[Action]:
-        """A binary message arrived."""
+    def binary(self, now: float, limits: SessionLimits, *, size: int = 0) -> Sequence[Action]:
+        """A binary message of `size` bytes arrived."""
         if self.state is State.CLOSED:
             return _NOTHING
         verdict = self._rate.judge(now, limits.messages_per_second, limits.message_burst)
+        charged = self._charge(size, now, limits)
         if verdict is not Verdict.PASS:
-            return self._over_the_rate(verdict)
+            return (*self._over_the_rate(verdict), *charged)
         why = "messages are JSON text"
-        return (Reply(messages.error(messages.PROTOCOL_ERRORS, "UNSUPPORTED_DATA", why)),)
+        said = Reply(messages.error(messages.PROTOCOL_ERRORS, "UNSUPPORTED_DATA", why))
+        return (said, *charged)
 
     def auth_deadline(self) -> Sequence[Action]:
         """auth_timeout has passed since the connection opened."""
@@ -210,3 +269,14 @@ class Session:
 
     def _move(self, event: Event) -> None:
         self.state = TRANSITIONS[self.state][event]
+
+
+def _next_batch(text: str) -> NextBatch | None:
+    """The message, if it is a next_batch; whatever else it may be costs no decoding."""
+    if len(text) > _NEXT_BATCH_CHARS or "next_batch" not in text:
+        return None
+    try:
+        message = messages.decode(text)
+    except Unreadable:
+        return None
+    return message if isinstance(message, NextBatch) else None

@@ -5,10 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from kalam_notify.budget import Budget
 from kalam_notify.catchup.feeder import Feeder
 from kalam_notify.config import Config
 from kalam_notify.model import Identity
-from kalam_notify.sockets.addresses import TrustedProxies
+from kalam_notify.sockets.addresses import TrustedProxies, is_loopback
+from kalam_notify.sockets.descriptors import Descriptors
+from kalam_notify.sockets.halves import HalfReceived
 from kalam_notify.sockets.wheel import Wheel
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.requests import SubscriptionRequests
@@ -18,13 +21,24 @@ class Verifier(Protocol):
     """What checks the tokens of connections."""
 
     def verify(self, token: str) -> Identity:
-        """Raises AuthenticationFailed; KeyNotYetKnown where `refresh` could help."""
+        """Raises AuthenticationFailed (KeyNotYetKnown: `authenticate` fetches), KeysUnavailable."""
 
-    async def refresh(self) -> None: ...
+    async def authenticate(self, token: str) -> Identity:
+        """`verify` that fetches keys where that could help; never KeyNotYetKnown."""
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Authentications that failed, by reason."""
 
 
 class OpenSocket(Protocol):
     """A connection whose socket has not been closed yet."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    def token_revoked(self) -> None:
+        """End the conversation: its token holds no longer."""
 
     def abort(self) -> None:
         """Close the socket without another word."""
@@ -40,23 +54,31 @@ class Shared:
         manager: ConnectionsManager,
         desk: SubscriptionRequests,
         feeder: Feeder,
+        budget: Budget,
         *,
         clock: Callable[[], float],
         wheel: Wheel,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
+        later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         self.spawn = spawn
+        # Calls back after so many seconds, 0: in the next turn of the loop.
+        self.later = later
         self.verifier = verifier
         self.manager = manager
         self.requests = desk
         self.feeder = feeder
+        self.budget = budget
         self.clock = clock
         self.wheel = wheel
         self.is_draining = False
         # Sockets that are open, those in their closing handshake included.
         self.open_sockets: set[OpenSocket] = set()
-        # Connections per client address; kept only while there is a limit.
+        # Connections per client address.
         self.by_address: Counter[str] = Counter()
+        self.descriptors = Descriptors(clock)
+        # Bytes of messages that have not come whole, of all connections.
+        self.half_received = HalfReceived()
         # Closed connections by close code; 1006 where no close frame went either way.
         self.closes: Counter[int] = Counter()
         self._closed = asyncio.Event()
@@ -85,6 +107,17 @@ class Shared:
                 break
         for connection in list(self.open_sockets):
             connection.abort()
+
+    def is_full_for(self, address: str) -> bool:
+        """Whether this address has all the connections it may have."""
+        limit = self.config.connections_per_address(is_local=is_loopback(address))
+        return bool(limit) and self.by_address[address] >= limit
+
+    def leave_address(self, address: str) -> None:
+        """A connection from this address is closed."""
+        self.by_address[address] -= 1
+        if self.by_address[address] <= 0:
+            del self.by_address[address]
 
     def socket_closed(self, connection: OpenSocket, code: int) -> None:
         """A socket is closed for good; `code` is the close code that went either way, or 1006."""

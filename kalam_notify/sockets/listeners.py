@@ -2,10 +2,12 @@
 
 import asyncio
 import email.utils
+import errno
 import socket
 import ssl
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -19,6 +21,9 @@ from kalam_notify.sockets.upgrade import HttpProtocol
 
 BACKLOG = 4096
 """Connections that may wait for accept: a whole fleet comes back at once after a restart."""
+
+_IN_ONE_GO = 16
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 _LETTING_GO = 2.0
 """Seconds that the workers of a supervisor that was killed are given to leave the address."""
@@ -117,14 +122,30 @@ class Listener:
 
     async def start(self) -> None:
         """Accept connections."""
+        asyncio.get_running_loop().set_exception_handler(self._on_loop_fault)
         self.on_deadline(self._shared.clock())
         self._shared.wheel.set(self, self._shared.clock() + 1)
         self._server = await self._accept(self._socket)
 
     async def _accept(self, listener: socket.socket) -> asyncio.AbstractServer:
-        return await asyncio.get_running_loop().create_server(
-            self._protocol, sock=listener, ssl=self._tls, backlog=BACKLOG
+        loop = asyncio.get_running_loop()
+        # For asyncio's own loop it is also the number of connections that it takes in one go,
+        # before any of them can be looked at. (uvloop's is not a BaseEventLoop.)
+        backlog = _IN_ONE_GO if isinstance(loop, asyncio.BaseEventLoop) else BACKLOG
+        server = await loop.create_server(
+            self._protocol, sock=listener, ssl=self._tls, backlog=backlog
         )
+        if backlog != BACKLOG:
+            listener.listen(BACKLOG)
+        return server
+
+    def _on_loop_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        fault = context.get("exception")
+        if isinstance(fault, OSError) and fault.errno in _NO_DESCRIPTORS:
+            # asyncio's loop could not accept; it tries again in a second.
+            self._shared.descriptors.turned_away()
+        else:
+            loop.default_exception_handler(context)
 
     async def cover(self, sockets: Mapping[int, socket.socket]) -> None:
         """Accept from these sockets as well, and no longer from those covered before.

@@ -34,7 +34,8 @@ class Tls:
 
     def _load(self, context: ssl.SSLContext) -> None:
         try:
-            context.load_cert_chain(self._cert, self._key)
+            # A key that wants a password is refused: OpenSSL would ask for it on the terminal.
+            context.load_cert_chain(self._cert, self._key, password="")
         except (OSError, ssl.SSLError) as error:
             cure = f"give a certificate and its key as PEM files ({error})"
             raise ConfigurationFault(

@@ -5,6 +5,8 @@ parsed a second time; here the parsed request goes straight to websockets' `acce
 came right behind it are kept, and everything that may refuse it is asked before the 101.
 """
 
+import logging
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,9 +21,14 @@ from websockets.http11 import Request
 from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
+from kalam_notify.auth import KeyNotYetKnown
+from kalam_notify.errors import AuthenticationFailed, KeysUnavailable
 from kalam_notify.http.answers import error_answer
+from kalam_notify.model import Identity
+from kalam_notify.protocol import close, messages
 from kalam_notify.sockets.connection import WebSocketConnection
 from kalam_notify.sockets.context import Shared
+from kalam_notify.sockets.offer import NOT_SPOKEN, Offer
 from kalam_notify.sockets.wire_log import WIRE_LOG
 
 PATH = "/v1/ws"
@@ -32,15 +39,17 @@ MAX_HEAD_BYTES = 64 * 1024
 _DEFLATE = ServerPerMessageDeflateFactory(
     server_no_context_takeover=True, client_no_context_takeover=True
 )
+_log = logging.getLogger("kalam_notify.sockets")
 _RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 class _Refusal(Exception):
     """An upgrade that is answered with an HTTP status."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, *, retry_after: int = 1) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
+        self.retry_after = retry_after
 
 
 async def upgrade_required(request: HttpRequest) -> Response:
@@ -67,14 +76,22 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         # Bytes of a request's head so far; None while no head is being read.
         self._head_bytes: int | None = 0
+        # Whether it stands in shared.half_received.
+        self._is_half = False
         self.wheel_tick: int | None = None
+        # What came behind a request whose token awaits its key; None: nothing is awaited.
+        self._rest: bytes | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._expect_request()
+        if self.shared.descriptors.admits(transport.get_extra_info("socket").fileno()):
+            self._expect_request()
+        else:
+            self._refuse(_Refusal(503, "OVERLOADED", "the server has no descriptors left"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.shared.wheel.discard(self)
+        self._is_whole()
         super().connection_lost(exc)
 
     def on_deadline(self, now: float) -> float | None:
@@ -94,27 +111,58 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = None
         if self.wheel_tick is not None:
             self.shared.wheel.discard(self)
+        self._is_whole()
         super().on_headers_complete()
 
+    @property
+    def is_admitted(self) -> bool:
+        """Nobody knows yet whose request it is."""
+        return False
+
+    def make_room(self) -> None:
+        """Too much has come in part, and most of it from here."""
+        self._is_half = False
+        self.transport.abort()
+
+    def _holds(self, size: int) -> None:
+        """So many bytes have come that are no whole request yet, or wait behind one."""
+        self._is_half = True
+        for holder in self.shared.half_received.note(self, size):
+            holder.make_room()
+
+    def _is_whole(self) -> None:
+        if self._is_half:
+            self._is_half = False
+            self.shared.half_received.note(self, 0)
+
     def data_received(self, data: bytes) -> None:
+        if self._rest is not None:
+            self._rest += data  # what TLS had read before reading was paused
+            return
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
             self._refuse(_Refusal(400, "INVALID_REQUEST", "this is not HTTP"))
+            return
         except httptools.HttpParserUpgrade as upgrade:
-            # An upgrade to anything else is ignored, and the request answered as HTTP/1.1.
-            if self._should_upgrade():
-                self._upgrade(data[upgrade.args[0] :])
+            end = upgrade.args[0]
         else:
             if self._head_bytes is not None:
                 self._bound_head(self._head_bytes + len(data))
+            return
+        # Not in the handler above: a fault that is met on the way, and kept, would keep this one
+        # as its context, and with it `data`.
+        # An upgrade to anything else is ignored, and the request answered as HTTP/1.1.
+        if self._should_upgrade():
+            self._upgrade(data[end:])
 
     def _bound_head(self, size: int) -> None:
         """Part of a head has come: `size` bytes of it by now."""
         self._head_bytes = size
         if self.wheel_tick is None:
             self._expect_request()
+        self._holds(size)
         if size > MAX_HEAD_BYTES:
             self._refuse(_Refusal(431, "TOO_LARGE", "the request's head is too large"))
 
@@ -124,8 +172,47 @@ class HttpProtocol(HttpToolsProtocol):
             # The answer to the request before would end up in the middle of the frames.
             self.transport.close()
             return
+        headers = _decoded(self.headers)
+        offer = Offer.of(headers)
         try:
-            connection, response, token = self._accept()
+            self._admit(headers)
+            identity = None if offer.token is None else self.shared.verifier.verify(offer.token)
+        except KeyNotYetKnown:
+            self._rest = rest
+            self._holds(len(rest))
+            self.transport.pause_reading()
+            self.shared.spawn(self._upgrade_later(headers, offer))
+        except (_Refusal, AuthenticationFailed, KeysUnavailable) as refusal:
+            self._refuse(_as_refusal(refusal))
+        else:
+            self._switch(headers, offer, identity, rest)
+
+    async def _upgrade_later(self, headers: Headers, offer: Offer) -> None:
+        """The token's key has to be fetched first; the client waits for its answer meanwhile."""
+        identity: Identity | None = None
+        failure: _Refusal | None = None
+        try:
+            identity = await self.shared.verifier.authenticate(offer.token or "")
+        except Exception as fault:
+            # This task is the server's: a fault of one connection must not end it.
+            failure = _as_refusal(fault)
+        rest, self._rest = self._rest or b"", None
+        self._is_whole()
+        if self.transport.is_closing():
+            return
+        self.transport.resume_reading()
+        if failure is None:
+            self._switch(headers, offer, identity, rest)
+        else:
+            self._refuse(failure)
+
+    def _switch(
+        self, headers: Headers, offer: Offer, identity: Identity | None, rest: bytes
+    ) -> None:
+        """Answer 101, and be a WebSocket from here on."""
+        try:
+            self._admit(headers)
+            connection, response = self._accept(headers, offer)
         except _Refusal as refusal:
             self._refuse(refusal)
             return
@@ -134,10 +221,16 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]  # as uvicorn does when a connection ends
         transport.write(response)
         transport.set_protocol(connection)
-        connection.open(transport, token, rest)
+        if offer.is_spoken:
+            connection.open(transport, identity, rest)
+            return
+        # A browser shows its page nothing of a refused handshake, but a close that has a reason.
+        connection.open(transport, None, b"")
+        connection.send(messages.error(messages.PROTOCOL_ERRORS, "UNSUPPORTED", NOT_SPOKEN))
+        connection.end(close.SUBPROTOCOL)
 
-    def _accept(self) -> tuple[WebSocketConnection, bytes, str | None]:
-        shared, headers = self.shared, _decoded(self.headers)
+    def _admit(self, headers: Headers) -> None:
+        shared = self.shared
         if not self.serves_websocket or self.url.partition(b"?")[0] != PATH.encode():
             raise _Refusal(404, "NOT_FOUND", "no WebSocket here; it is at /v1/ws")
         if not shared.admits_origin(headers.get("origin")):
@@ -146,35 +239,41 @@ class HttpProtocol(HttpToolsProtocol):
             raise _Refusal(503, "OVERLOADED", "the server is shutting down")
         if len(shared.open_sockets) >= shared.websocket.max_connections:
             raise _Refusal(503, "OVERLOADED", "the server has all the connections it may have")
+
+    def _accept(self, headers: Headers, offer: Offer) -> tuple[WebSocketConnection, bytes]:
+        shared = self.shared
         protocol = ServerProtocol(
             state=WireState.OPEN,
             extensions=[_DEFLATE],
             max_size=shared.websocket.max_message_bytes,
+            select_subprotocol=lambda _, offered: offer.answer,
             logger=WIRE_LOG,
         )
-        response = protocol.accept(
-            Request(
-                self.url.decode("latin-1"),
-                headers,
-                self.scope["method"],
-                f"HTTP/{self.scope['http_version']}",
-            )
-        )
+        # Of no use to us, and there may be 25,000 of them.
+        protocol.id = None  # type: ignore[assignment]
+        self._require_get()
+        response = protocol.accept(Request(self.url.decode("latin-1"), headers))
         if response.status_code != 101:
             body = response.body.decode() if response.body else ""
             raise _Refusal(response.status_code, "INVALID_REQUEST", body.strip())
         address = self._count_address(headers)
         connection = WebSocketConnection(shared, protocol, address)
-        return connection, response.serialize(), _token(headers)
+        return connection, response.serialize()
 
-    def _count_address(self, headers: Headers) -> str | None:
+    def _require_get(self) -> None:
+        """The request line, which websockets looks at from its release 17 on only."""
+        method, version = self.scope["method"], self.scope["http_version"]
+        if method != "GET":
+            raise _Refusal(405, "METHOD_NOT_ALLOWED", f"{method} /v1/ws: only GET")
+        if version != "1.1":
+            raise _Refusal(505, "INVALID_REQUEST", "a WebSocket begins with HTTP/1.1")
+
+    def _count_address(self, headers: Headers) -> str:
         shared = self.shared
-        limit = shared.config.limits.connections_per_address
-        if not limit:
-            return None
         peer = self.client[0] if self.client else ""
-        address = shared.proxies.client(peer, headers.get_all("x-forwarded-for"))
-        if shared.by_address[address] >= limit:
+        # One string for all from there.
+        address = sys.intern(shared.proxies.client(peer, headers.get_all("x-forwarded-for")))
+        if shared.is_full_for(address):
             raise _Refusal(429, "RATE_LIMITED", "too many connections from this address")
         shared.by_address[address] += 1
         return address
@@ -183,7 +282,9 @@ class HttpProtocol(HttpToolsProtocol):
         body = orjson.dumps({"error": {"code": refusal.code, "message": refusal.message}})
         lines = [b"content-type: application/json", b"content-length: %d" % len(body)]
         if refusal.status in (429, 503):
-            lines.append(b"retry-after: 1")
+            lines.append(b"retry-after: %d" % refusal.retry_after)
+        if refusal.status == 401:
+            lines.append(b"www-authenticate: Bearer")
         if refusal.status == 426:
             lines.append(b"upgrade: websocket")
         lines.append(b"connection: close")
@@ -196,11 +297,13 @@ def _decoded(raw: _RawHeaders) -> Headers:
     return Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw])
 
 
-def _token(headers: Headers) -> str | None:
-    """What the Authorization header shows as a token; None where there is no such header."""
-    value = headers.get("authorization")
-    if value is None:
-        return None
-    scheme, _, token = value.partition(" ")
-    # Another scheme is no token that holds: it is refused like one.
-    return token.strip() if scheme.lower() == "bearer" else ""
+def _as_refusal(fault: Exception) -> _Refusal:
+    match fault:
+        case _Refusal():
+            return fault
+        case AuthenticationFailed():
+            return _Refusal(401, "UNAUTHORIZED", fault.message)
+        case KeysUnavailable():
+            return _Refusal(503, "OVERLOADED", str(fault), retry_after=fault.retry_after)
+    _log.error("an upgrade failed", exc_info=fault)
+    return _Refusal(500, "INTERNAL", "the server failed on this request")

@@ -2,34 +2,57 @@
 
 import re
 
-from kalam_notify.sql.instants import Instant
-from kalam_notify.sql.tree import COMPARISONS, PREDICATES, Call, Column, Constant, Expression, Name
-from kalam_notify.sql.vocabulary import CURE_BY_WORD, KEYWORDS
+from kalam_notify.model.readings import Clock, Instant
+from kalam_notify.sql.tree import (
+    COMPARISONS,
+    PREDICATES,
+    Call,
+    Column,
+    Constant,
+    Expression,
+    Name,
+    Parameter,
+    postorder,
+    words,
+)
+from kalam_notify.sql.words import CURE_BY_WORD, KEYWORDS
 
-_INFIX = COMPARISONS | frozenset(("+", "-", "*", "/", "%", "||", "->", "->>", "like", "ilike"))
+_INFIX = COMPARISONS | words("+ - * / % || -> ->> @> ? like ilike")
 _WORD = re.compile("[A-Za-z_][A-Za-z0-9_]*")
-_JOINED = {"and": " AND ", "or": " OR "}
 _LOOSE = _INFIX | PREDICATES | {"neg"}
+_CASTS = words("numeric boolean text timestamp date time uuid real")
 _MOST = 8
 
 
 def describe(expression: Expression) -> str:
     """The expression as SQL, every operand that has operands of its own in parentheses."""
+    texts: dict[int, str] = {}
+    for call in postorder(expression):
+        texts[id(call)] = _call(call, [_text(arg, texts) for arg in call.args])
+    return _text(expression, texts)
+
+
+def _text(expression: Expression, texts: dict[int, str]) -> str:
     if isinstance(expression, Constant):
-        return literal(expression.value)
+        return literal(expression.value, expression.kind)
     if isinstance(expression, (Column, Name)):
         return _named(expression.name)
-    return _call(expression)
+    if isinstance(expression, Parameter):
+        return f"${expression.number}"
+    return texts[id(expression)]
 
 
-def literal(value: object) -> str:
+def literal(value: object, kind: str = "") -> str:
     """A constant as SQL would write it."""
     if value is None or isinstance(value, bool):
         return {None: "NULL", True: "TRUE", False: "FALSE"}[value]
     if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
+        quoted = "'" + value.replace("'", "''") + "'"
+        return f"{quoted}::json" if kind == "json" else quoted
     if isinstance(value, Instant):
         return f"TIMESTAMP '{value}'"
+    if isinstance(value, Clock):
+        return f"TIME '{value}'"
     return str(value)
 
 
@@ -40,41 +63,50 @@ def listed(values: list[str]) -> str:
     return f"({', '.join(values)})"
 
 
-def _call(call: Call) -> str:
+def _call(call: Call, texts: list[str]) -> str:
     op, args = call.op, call.args
-    if op in _JOINED:
-        return _JOINED[op].join(_operand(arg) for arg in args)
-    if op == "not":
-        return f"NOT {_operand(args[0])}"
+    inner = [
+        f"({text})" if isinstance(arg, Call) and arg.op in _LOOSE else text
+        for arg, text in zip(args, texts, strict=True)
+    ]
+    if op in ("and", "or"):
+        return f" {op.upper()} ".join(inner)
+    if op == "not" or op == "neg":
+        return f"NOT {inner[0]}" if op == "not" else f"-{inner[0]}"
     if op == "in":
-        return f"{_operand(args[0])} IN ({', '.join(describe(arg) for arg in args[1:])})"
+        return f"{inner[0]} IN ({', '.join(texts[1:])})"
+    if op == "any":
+        return f"{inner[0]} = ANY({texts[1]})"
     if op == "distinct":
-        return f"{_operand(args[0])} IS DISTINCT FROM {_operand(args[1])}"
+        return f"{inner[0]} IS DISTINCT FROM {inner[1]}"
     if op.startswith("is "):
-        return f"{_operand(args[0])} {op.upper()}"
+        return f"{inner[0]} {op.upper()}"
     if op in _INFIX:
-        escape = f" ESCAPE {describe(args[2])}" if len(args) > 2 else ""
-        return f"{_operand(args[0])} {op.upper()} {_operand(args[1])}{escape}"
+        escape = f" ESCAPE {texts[2]}" if len(args) > 2 else ""
+        return f"{inner[0]} {op.upper()} {inner[1]}{escape}"
     if op == "case":
-        return _case(args)
-    if op == "timestamp":
-        return f"CAST({describe(args[0])} AS TIMESTAMP)"
-    if op == "neg":
-        return f"-{_operand(args[0])}"
-    return f"{op.upper()}({', '.join(describe(arg) for arg in args)})"
+        return _case(texts)
+    return _function(call, texts)
 
 
-def _operand(expression: Expression) -> str:
-    text = describe(expression)
-    return f"({text})" if isinstance(expression, Call) and expression.op in _LOOSE else text
+def _function(call: Call, texts: list[str]) -> str:
+    op = call.op
+    if op == "integer":
+        bits = call.args[1].value if isinstance(call.args[1], Constant) else 0
+        return f"CAST({texts[0]} AS { {16: 'SMALLINT', 32: 'INTEGER'}.get(bits, 'BIGINT') })"
+    if op == "double":
+        return f"CAST({texts[0]} AS DOUBLE PRECISION)"
+    if op in _CASTS:
+        size = f"({', '.join(texts[1:])})" if texts[1:] else ""
+        return f"CAST({texts[0]} AS {op.upper()}{size})"
+    return f"{op.upper()}({', '.join(texts)})"
 
 
-def _case(args: tuple[Expression, ...]) -> str:
+def _case(texts: list[str]) -> str:
     branches = " ".join(
-        f"WHEN {describe(when)} THEN {describe(then)}"
-        for when, then in zip(args[:-1:2], args[1::2], strict=True)
+        f"WHEN {when} THEN {then}" for when, then in zip(texts[:-1:2], texts[1::2], strict=True)
     )
-    return f"CASE {branches} ELSE {describe(args[-1])} END"
+    return f"CASE {branches} ELSE {texts[-1]} END"
 
 
 def _named(name: str) -> str:

@@ -5,32 +5,36 @@
 - The constant of a comparison stands right; `a > b` between columns is `b < a`; `a = b` is sorted.
 - `a = 1 OR a IN (2, 3)` is `a IN (1, 2, 3)`; IN of one value is `=`; BETWEEN was read as >= AND <=.
 - A value taken as a condition is `value = TRUE`; `p = TRUE` is p and `p = FALSE` is NOT p.
-- A comparison with an instant reads its other side as a timestamp.
 - Functions of constants are computed; in comparisons 5.0 is 5; LIKE without a wildcard is `=`.
 
 A WHERE asks only for TRUE, so at its top UNKNOWN is as good as FALSE (`positive`).
+
+Nothing here recurses with the depth of an expression: calls are taken from the inside to the
+outside (`postorder`), and what they have become is kept by their ids.
 """
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from decimal import Decimal
 from hashlib import blake2b
+from typing import Any
 
 from kalam_notify.sql.like import BadPattern, literal_prefix
 from kalam_notify.sql.logic import not_
+from kalam_notify.sql.operators import FUNCTIONS, member
 from kalam_notify.sql.tree import (
     COMPARISONS,
     FALSE,
     NULL,
+    TESTS,
     TRUE,
     Call,
     Column,
     Constant,
     Expression,
     constant,
-    is_instant,
     is_predicate,
+    postorder,
 )
-from kalam_notify.sql.values import FUNCTIONS, member
 
 _OPPOSITE = {"=": "<>", "<>": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _MIRRORED = {"=": "=", "<>": "<>", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -39,11 +43,19 @@ _TWO_VALUED = frozenset(("is null", "is true", "is false", "is unknown", "distin
 
 def normalize(expression: Expression) -> Expression:
     """The normal form of a WHERE clause: a predicate, or TRUE or FALSE."""
-    try:
-        return positive(condition(expression))
-    finally:
-        # The texts were for this expression; its nodes must not outlive it.
-        order.cache_clear()
+    done: dict[int, Expression] = {}
+    for call in postorder(expression):
+        args = tuple(done[id(arg)] if arg.__class__ is Call else arg for arg in call.args)
+        done[id(call)] = normal(call.op, args)
+    return finished(as_condition(done.get(id(expression), expression)))
+
+
+def finished(condition: Expression) -> Expression:
+    """What a WHERE clause in normal form comes down to: a predicate, or TRUE or FALSE."""
+    result = positive(condition)
+    # The texts were for this expression; its nodes must not outlive it.
+    _orders.clear()
+    return result
 
 
 def positive(p: Expression) -> Expression:
@@ -60,53 +72,26 @@ def positive(p: Expression) -> Expression:
     return p
 
 
-def condition(expression: Expression) -> Expression:
-    """The normal form of an expression in a place where a condition is wanted."""
-    if not isinstance(expression, Call):
-        return _as_condition(expression)
-    op, args = expression.op, expression.args
-    if op == "and":
-        return conjunction(condition(operand) for operand in args)
-    if op == "or":
-        return disjunction(condition(operand) for operand in args)
-    if op == "not":
-        return negation(condition(args[0]))
-    if op in COMPARISONS:
-        return comparison(op, value(args[0]), value(args[1]))
-    if op == "in":
-        return membership(value(args[0]), [value(arg) for arg in args[1:]])
-    if op in ("like", "ilike"):
-        return _likeness(op, tuple(value(arg) for arg in args))
-    if op == "is null":
-        return _null_test(value(args[0]))
-    if op in ("is true", "is false", "is unknown"):
-        return _truth_test(op, condition(args[0]))
-    if op == "distinct":
-        return _distinction(value(args[0]), value(args[1]))
-    return _as_condition(value(expression))
+def normal(op: str, args: tuple[Expression, ...]) -> Expression:
+    """The normal form of a call of which the arguments are in normal form."""
+    form = _FORMS.get(op)
+    return _value(op, args) if form is None else form(op, args)
 
 
-def value(expression: Expression) -> Expression:
-    """The normal form of an expression in a place where a value is wanted."""
-    if not isinstance(expression, Call):
-        return expression
-    if is_predicate(expression):
-        return condition(expression)
-    if expression.op == "case":
-        return _case(expression.args)
-    args = tuple(value(arg) for arg in expression.args)
-    if all(isinstance(arg, Constant) for arg in args):
-        return constant(FUNCTIONS[expression.op](*_values(args)))
-    if expression.op == "timestamp" and is_instant(args[0]):
-        return args[0]
-    return Call(expression.op, args)
+def _value(op: str, args: tuple[Expression, ...]) -> Expression:
+    kinds = {arg.kind if isinstance(arg, Constant) else "" for arg in args}
+    if op in ("@>", "?") and "null" in kinds:
+        return NULL
+    if not kinds & {"", "json"}:
+        return constant(FUNCTIONS[op](*_values(args)))
+    return Call(op, args)
 
 
 def _values(constants: Iterable[Expression]) -> list[object]:
     return [found.value for found in constants if isinstance(found, Constant)]
 
 
-def _as_condition(expression: Expression) -> Expression:
+def as_condition(expression: Expression) -> Expression:
     if is_predicate(expression):
         return expression
     return comparison("=", expression, TRUE)
@@ -115,48 +100,50 @@ def _as_condition(expression: Expression) -> Expression:
 def conjunction(operands: Iterable[Expression]) -> Expression:
     """AND of predicates in normal form."""
     kept = _flattened("and", operands)
-    if FALSE in kept:
+    if _FALSE in kept:
         return FALSE
-    kept.pop(TRUE, None)
+    kept.pop(_TRUE, None)
     return _connective("and", kept, TRUE)
 
 
 def disjunction(operands: Iterable[Expression]) -> Expression:
     """OR of predicates in normal form."""
     kept = _flattened("or", operands)
-    if TRUE in kept:
+    if _TRUE in kept:
         return TRUE
-    kept.pop(FALSE, None)
+    kept.pop(_FALSE, None)
     return _connective("or", _with_memberships_joined(kept), FALSE)
 
 
-def _flattened(op: str, operands: Iterable[Expression]) -> dict[Expression, None]:
-    kept: dict[Expression, None] = {}
+def _flattened(op: str, operands: Iterable[Expression]) -> dict[str, Expression]:
+    """The operands by their order, each once, those of calls of the same kind in their stead."""
+    kept: dict[str, Expression] = {}
     for operand in operands:
         if isinstance(operand, Call) and operand.op == op:
-            kept.update(dict.fromkeys(operand.args))
+            kept.update((order(inner), inner) for inner in operand.args)
         else:
-            kept[operand] = None
+            kept[order(operand)] = operand
     return kept
 
 
-def _connective(op: str, kept: Iterable[Expression], empty: Expression) -> Expression:
-    operands = sorted(kept, key=order)
+def _connective(op: str, kept: dict[str, Expression], empty: Expression) -> Expression:
+    operands = [kept[key] for key in sorted(kept)]
     if not operands:
         return empty
     return operands[0] if len(operands) == 1 else Call(op, tuple(operands))
 
 
-def _with_memberships_joined(kept: dict[Expression, None]) -> list[Expression]:
+def _with_memberships_joined(kept: dict[str, Expression]) -> dict[str, Expression]:
     """`a = 1 OR a IN (2, 3)` as `a IN (1, 2, 3)`."""
-    values: dict[Expression, list[Expression]] = {}
-    others: list[Expression] = []
-    for operand in kept:
-        if isinstance(operand, Call) and _is_membership(operand):
-            values.setdefault(operand.args[0], []).extend(operand.args[1:])
-        else:
-            others.append(operand)
-    return others + [membership(this, members) for this, members in values.items()]
+    calls = [call for call in kept.values() if isinstance(call, Call) and _is_membership(call)]
+    if len(calls) < 2:
+        return kept
+    values: dict[str, tuple[Expression, list[Expression]]] = {}
+    for call in calls:
+        del kept[order(call)]
+        values.setdefault(order(call.args[0]), (call.args[0], []))[1].extend(call.args[1:])
+    joined = [membership(this, members) for this, members in values.values()]
+    return kept | {order(found): found for found in joined}
 
 
 def _is_membership(call: Call) -> bool:
@@ -182,7 +169,6 @@ def negation(p: Expression) -> Expression:
 
 def comparison(op: str, left: Expression, right: Expression) -> Expression:
     """A comparison of two values in normal form."""
-    left, right = _alike(left, right), _alike(right, left)
     if NULL in (left, right):
         return NULL
     if isinstance(left, Constant) and isinstance(right, Constant):
@@ -204,25 +190,24 @@ def _boolean_comparison(left: Expression, wanted: bool) -> Expression:
     return Call("=", (left, TRUE if wanted else FALSE))
 
 
-def _alike(this: Expression, other: Expression) -> Expression:
-    """The expression, read as a timestamp where the other side is one."""
-    if is_instant(other) and not is_instant(this):
-        return value(Call("timestamp", (this,)))
-    return this
-
-
 def _plain_number(number: Constant) -> Constant:
-    """5.0 as 5: compared with anything, the two are the same."""
-    if number.kind == "float" and number.value.is_integer():
-        return constant(int(number.value))
+    """5.0 as 5, and decimals without zeros at their end: compared with anything, they are one."""
+    value = number.value
+    if number.kind == "decimal":
+        if value == value.to_integral_value():
+            return Constant("int", int(value))
+        sign, digits, exponent = value.as_tuple()
+        text = "".join(map(str, digits)).rstrip("0")
+        shorter = exponent + len(digits) - len(text)
+        return Constant("decimal", Decimal((sign, tuple(map(int, text)), shorter)))
+    if number.kind == "float" and value.is_integer():
+        return Constant("int", int(value))
     return number
 
 
-def membership(this: Expression, members: list[Expression]) -> Expression:
+def membership(this: Expression, members: Iterable[Expression]) -> Expression:
     """IN: members that are no constants become comparisons."""
-    if any(is_instant(part) for part in (this, *members)):
-        members = [value(Call("timestamp", (part,))) for part in members]
-        this = this if is_instant(this) else value(Call("timestamp", (this,)))
+    members = list(members)
     constants = {_plain_number(part): None for part in members if isinstance(part, Constant)}
     others = [part for part in members if not isinstance(part, Constant)]
     if others:
@@ -287,7 +272,6 @@ def _truth_test(op: str, p: Expression) -> Expression:
 
 
 def _distinction(left: Expression, right: Expression) -> Expression:
-    left, right = _alike(left, right), _alike(right, left)
     if NULL in (left, right):
         return negation(_null_test(right if left == NULL else left))
     if isinstance(left, Constant) and isinstance(right, Constant):
@@ -301,30 +285,79 @@ def _case(args: tuple[Expression, ...]) -> Expression:
     """CASE with the branches that can never be taken left out."""
     parts: list[Expression] = []
     for when, then in zip(args[:-1:2], args[1::2], strict=True):
-        test = positive(condition(when))
+        test = positive(as_condition(when))
         if test == TRUE:
-            return _branches(parts, value(then))
+            return _branches(parts, then)
         if test != FALSE:
-            parts += [test, value(then)]
-    return _branches(parts, value(args[-1]))
+            parts += [test, then]
+    return _branches(parts, args[-1])
 
 
 def _branches(parts: list[Expression], otherwise: Expression) -> Expression:
     return Call("case", (*parts, otherwise)) if parts else otherwise
 
 
-@lru_cache(maxsize=4096)
+_Form = Callable[[str, tuple[Expression, ...]], Expression]
+_FORMS: dict[str, _Form] = {
+    "and": lambda _, args: conjunction(map(as_condition, args)),
+    "or": lambda _, args: disjunction(map(as_condition, args)),
+    "not": lambda _, args: negation(as_condition(args[0])),
+    "in": lambda _, args: membership(args[0], args[1:]),
+    "is null": lambda _, args: _null_test(args[0]),
+    "distinct": lambda _, args: _distinction(args[0], args[1]),
+    "case": lambda _, args: _case(args),
+    **{op: (lambda op, args: comparison(op, args[0], args[1])) for op in COMPARISONS},
+    **dict.fromkeys(("like", "ilike"), lambda op, args: _likeness(op, args)),
+    **{op: (lambda op, args: _truth_test(op, as_condition(args[0]))) for op in TESTS - {"is null"}},
+}
+
+_MAX_ORDERS = 10_000
+_orders: dict[int, tuple[Expression, str]] = {}
+
+
 def order(expression: Expression) -> str:
     """A text that is equal for equal expressions only; operands are sorted by it.
 
-    Long texts are digests, and all are cached until the expression is done, so that a deep one
-    costs no more than its nodes.
+    Long texts are digests, and all are kept until the expression is done, so that a deep one costs
+    no more than its nodes.
     """
-    if isinstance(expression, Constant):
-        return f"{expression.kind}:{expression.value!r}"
-    if isinstance(expression, Column):
-        return f"column:{expression.name!r}"
-    if isinstance(expression, Call):
-        text = f"{expression.op}({','.join(order(arg) for arg in expression.args)})"
-        return text if len(text) < 100 else expression.op + blake2b(text.encode()).hexdigest()
-    return repr(expression)
+    if expression.__class__ is not Call:
+        return _leaf_order(expression)
+    known = _orders.get(id(expression))
+    if known is not None and known[0] is expression:
+        return known[1]
+    if not any(arg.__class__ is Call for arg in expression.args):
+        text = _call_order(expression)
+        _orders[id(expression)] = expression, text
+        return text
+    if len(_orders) > _MAX_ORDERS:
+        _orders.clear()
+    waiting: list[Any] = [expression]
+    while waiting:
+        call = waiting[-1]
+        unknown = [arg for arg in call.args if arg.__class__ is Call and id(arg) not in _orders]
+        if unknown:
+            waiting.extend(unknown)
+            continue
+        waiting.pop()
+        _orders[id(call)] = call, _call_order(call)
+    return _orders[id(expression)][1]
+
+
+def _call_order(call: Call) -> str:
+    parts = [
+        _orders[id(arg)][1] if arg.__class__ is Call else _leaf_order(arg) for arg in call.args
+    ]
+    text = f"{call.op}({','.join(parts)})"
+    if len(text) < 100:
+        return text
+    return call.op + blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+
+
+def _leaf_order(leaf: Expression) -> str:
+    if leaf.__class__ is Constant:
+        return f"{leaf.kind}:{leaf.value!r}"
+    return f"column:{leaf.name!r}" if isinstance(leaf, Column) else repr(leaf)
+
+
+_TRUE, _FALSE = order(TRUE), order(FALSE)

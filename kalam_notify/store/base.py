@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from kalam_notify.model import Change, Owner, Row, TableDef, Values
-from kalam_notify.model.hints import Hint
+from kalam_notify.model.hints import NO_HINTS, Hints
 
 Matches = Callable[[Values], bool]
 """A subscriber's filter: True keeps the row. Called in any thread; must not raise."""
@@ -49,9 +49,8 @@ class PageRequest(msgspec.Struct, frozen=True):
     # At most this many rows (1 or more), and about this many bytes of row JSON (at least one row).
     limit: int
     max_bytes: int
-    # At least one of them holds of every row that `matches` keeps; None: nothing is known. A log
-    # may leave out the other rows without asking.
-    hints: tuple[Hint, ...] | None = None
+    # They hold of every row that `matches` keeps: a log may leave out the others without asking.
+    hints: Hints = NO_HINTS
 
 
 class Page(msgspec.Struct, frozen=True):

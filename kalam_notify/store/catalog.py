@@ -39,9 +39,11 @@ def _stored(number: int, kind: bytes, primary_key: bytes, horizon: int) -> Store
 
 def refuse_changed_shapes(connection: Connection, tables: Iterable[TableDef]) -> None:
     """Raise StorageFault where a table that holds data is declared in another shape."""
-    stored = stored_tables(connection)
+    tables = list(tables)
+    # One that is created on its first use must not cost a look at all that were before.
+    stored = stored_tables(connection) if len(tables) > 8 else None
     for table in tables:
-        known = stored.get(table.id)
+        known = stored_table(connection, table.id) if stored is None else stored.get(table.id)
         if known is not None and known.shape != Shape.of(table):
             _refuse_if_filled(connection, table, known)
 

@@ -15,6 +15,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from kalam_notify.store.files import MovedFiles
+
 _logger = logging.getLogger(__name__)
 
 _HIGHEST = 2**52
@@ -47,16 +49,41 @@ class HighWaterMark:
     """
 
     def __init__(self, log: Path) -> None:
+        self._log = log
         self._path = mark_path(log)
         self._descriptor: int | None = None
+        self._last = 0
 
     def set(self, seq: int) -> None:
         """Everything up to `seq` has been given."""
+        self._last = seq
         with suppress(OSError):
             if self._descriptor is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
                 self._descriptor = os.open(self._path, flags, 0o640)
             os.pwrite(self._descriptor, b"%016d\n" % seq, 0)
+
+    def check(self) -> None:
+        """Write another file where the mark's has been removed; raise MovedFiles where one that
+        says more has been put in its place.
+        """
+        if self._descriptor is None:
+            return
+        ours = os.fstat(self._descriptor)
+        try:
+            found = self._path.stat()
+        except OSError:
+            found = None
+        if found is not None and (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+            return
+        if found is not None and read_high_water(self._log) > self._last:
+            raise MovedFiles(
+                f"{self._path} is another file than the one in use, and says more: put the old one"
+                " back, or restart the server to go on behind it"
+            )
+        _logger.warning("%s was removed or replaced: it is written anew", self._path)
+        self.close()
+        self.set(self._last)
 
     def close(self) -> None:
         if self._descriptor is not None:

@@ -1,4 +1,8 @@
-"""Reading connections and the few threads that use them, off the event loop."""
+"""Reading connections and the few threads that use them, off the event loop.
+
+A query that nobody waits for any more is ended: one that has not begun gives up its place, and the
+statement of one that runs is interrupted.
+"""
 
 import asyncio
 import sqlite3
@@ -6,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Concatenate, ParamSpec, TypeVar
 
 from kalam_notify.errors import LogUnavailable
@@ -14,9 +19,46 @@ from kalam_notify.store.schema import open_reader
 _THREADS = 4
 # Fewer than would keep every core busy for long: they compete with the event loop.
 _SCAN_THREADS = 3
+# SQLite's operations between two looks at whether anybody waits still: tens of milliseconds.
+_CHECK_EVERY = 1_000_000
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class _Call:
+    """A query that can be ended from another thread while it runs, and not a moment longer."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._is_over = False
+
+    @contextmanager
+    def on(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """The query runs on this connection; raises sqlite3.Error when it was ended before."""
+        with self._lock:
+            if self._is_over:
+                raise sqlite3.OperationalError("interrupted")
+            self._connection = connection
+            connection.set_progress_handler(self._check, _CHECK_EVERY)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connection = None
+                connection.set_progress_handler(None, 0)
+
+    def _check(self) -> bool:
+        """Called by SQLite now and then: True ends the statement."""
+        return self._is_over
+
+    def interrupt(self) -> None:
+        """End the query, now or when it begins."""
+        with self._lock:
+            self._is_over = True
+            if self._connection is not None:
+                self._connection.interrupt()
 
 
 class ReaderPool:
@@ -57,11 +99,17 @@ class ReaderPool:
     async def _run(
         self, threads: ThreadPoolExecutor, query: Callable[[sqlite3.Connection], T]
     ) -> T:
+        call = _Call()
+
         def work() -> T:
-            with self.connection() as connection:
+            with self.connection() as connection, call.on(connection):
                 return query(connection)
 
-        return await asyncio.get_running_loop().run_in_executor(threads, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
+        except asyncio.CancelledError:
+            call.interrupt()
+            raise
 
     @contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:

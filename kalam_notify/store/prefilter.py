@@ -16,11 +16,20 @@ holds. What `json_extract` makes of a value, and how the conditions allow for it
 """
 
 import math
+import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import count
 
-from kalam_notify.model.hints import ColumnIn, ColumnPrefix, ColumnRange, Hint, Scalar
+from kalam_notify.model.hints import (
+    Clause,
+    ColumnIn,
+    ColumnPrefix,
+    ColumnRange,
+    Hint,
+    Hints,
+    Scalar,
+)
 
 _SLACK = 1e-12
 _SMALLEST = 1e-300  # below it REALs are too few and far between for a relative slack
@@ -29,28 +38,32 @@ _INTEGERS = range(-(2**63), 2**63)
 _LAST_CHARACTER = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
 
-Parameter = int | float | str
+# Names that need no care in a path.
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# More values than these cost a row more than they spare.
+_MOST_VALUES = 512
+
+Parameter = int | float | str | bytes
 
 
 class Prefilter:
-    """The condition that at least one of the hints holds; None: no condition.
+    """The condition that the clauses hold, those of them that can be said in SQL.
 
     `parameters` are to be bound with the statement, whose own must not begin with `hint`.
     """
 
-    def __init__(self, hints: Sequence[Hint] | None) -> None:
+    def __init__(self, hints: Hints) -> None:
         self.parameters: dict[str, Parameter] = {}
         self._numbers = count()
-        self._alternatives: list[str] | None = None
-        if hints is not None:
-            self._alternatives = [self._condition(hint) for hint in hints]
+        self._clauses = [
+            " OR ".join(map(self._condition, clause)) or "false"
+            for clause in hints
+            if _can_be_said(clause)
+        ]
 
     def on(self, column: str) -> str:
         """` AND (...)`, or nothing, for rows whose JSON text stands in an SQL column."""
-        if self._alternatives is None:
-            return ""
-        held = " OR ".join(self._alternatives) or "false"
-        return f" AND ({held.replace('$text', column)})"
+        return "".join(f" AND ({clause.replace('$text', column)})" for clause in self._clauses)
 
     def _condition(self, hint: Hint) -> str:
         value = f"json_extract($text, {self._bind(f'$.{hint.column}')})"
@@ -87,6 +100,17 @@ class Prefilter:
         name = f"hint{next(self._numbers)}"
         self.parameters[name] = value
         return f":{name}"
+
+
+def _can_be_said(clause: Clause) -> bool:
+    values = sum(len(hint.values) for hint in clause if isinstance(hint, ColumnIn))
+    return values <= _MOST_VALUES and all(map(_is_plain, clause))
+
+
+def _is_plain(hint: Hint) -> bool:
+    if not isinstance(hint, ColumnPrefix) and hint.reading is not None:
+        return False
+    return _PLAIN_NAME.fullmatch(hint.column) is not None
 
 
 def _exact(wanted: Iterable[Scalar]) -> Iterator[int | str]:

@@ -4,8 +4,12 @@
     log         one entry per change, keyed by seq; `size` is Change.size, `at` Unix milliseconds
     batch_keys  idempotency keys of whole batches, with the seq of the batch's last entry
     rows        the current rows of tables with a primary key, with the seq that wrote each
+    indexes     the indexes of those rows, and how far each has been built (indexes.py)
+    entries     what the indexes hold: sorted values, with the key of the row that has them
     state       one row: the last seq ever given, the bytes in the log, how far retention has gone,
-                and below which seq nothing can be told since changes were lost (mark.py)
+                below which seq nothing can be told since changes were lost (high_water.py), where
+                this life of the log began, how often the list of indexes has changed, up to which
+                seq changes have come into the indexes, and how often an edge has moved
 
 All of one append happens in one transaction, so whatever the moment of a crash, the file holds
 whole batches only, and rows that agree with the log. `state.last_seq` is kept apart from the log,
@@ -24,6 +28,7 @@ from typing import Literal
 
 from kalam_notify.errors import StorageFault
 from kalam_notify.store.bulk import CACHED_STATEMENTS
+from kalam_notify.store.files import cure
 from kalam_notify.store.high_water import read_high_water
 
 _logger = logging.getLogger(__name__)
@@ -31,7 +36,7 @@ _logger = logging.getLogger(__name__)
 Durability = Literal["commit", "os"]
 
 APPLICATION_ID = 0x4B4C4E59  # "KLNY"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 BUSY_SECONDS = 30.0
 # The length of the write-ahead log at which its pages are copied into the database.
 _WAL_PAGES = 4096
@@ -76,24 +81,64 @@ CREATE TABLE state (
     last_seq INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
     horizon INTEGER NOT NULL,
-    floor INTEGER NOT NULL DEFAULT 0
+    floor INTEGER NOT NULL DEFAULT 0,
+    base INTEGER NOT NULL DEFAULT 0,
+    indexes INTEGER NOT NULL DEFAULT 0,
+    indexed INTEGER NOT NULL DEFAULT 0,
+    trims INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 INSERT INTO state (one, last_seq, bytes, horizon) VALUES (1, 0, 0, 0);
 """
+_INDEXES = """
+CREATE TABLE indexes (
+    id INTEGER PRIMARY KEY,
+    tbl INTEGER NOT NULL,
+    columns TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'building' CHECK (state IN ('building', 'ready', 'dropped')),
+    owner TEXT NOT NULL DEFAULT '',
+    key TEXT NOT NULL DEFAULT '',
+    UNIQUE (tbl, columns)
+) STRICT;
+CREATE TABLE entries (
+    idx INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    value BLOB NOT NULL,
+    key TEXT NOT NULL,
+    PRIMARY KEY (idx, owner, value, key)
+) STRICT, WITHOUT ROWID;
+"""
 # Format -> what makes the next one of it.
-_UPGRADES = {1: "ALTER TABLE state ADD COLUMN floor INTEGER NOT NULL DEFAULT 0"}
+_UPGRADES = {
+    1: "ALTER TABLE state ADD COLUMN floor INTEGER NOT NULL DEFAULT 0",
+    2: f"""
+ALTER TABLE state ADD COLUMN base INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE state ADD COLUMN indexes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE state ADD COLUMN indexed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE state ADD COLUMN trims INTEGER NOT NULL DEFAULT 0;
+{_INDEXES}
+""",
+}
 
 
-def prepare(path: Path) -> None:
-    """Create the file, or make sure that it is a log of this version; else StorageFault."""
+def prepare(path: Path, begin: int = 0) -> None:
+    """Create the file, or make sure that it is a log of this version; else StorageFault.
+
+    A log that has never given a seq begins after `begin`.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(_connect(path)) as connection:
             if not _is_ready(path, connection):
                 _create(path, connection)
+            if begin and not _number(connection, "SELECT last_seq FROM state"):
+                # Nothing has been given yet, by whichever release or worker.
+                set_begin = "UPDATE state SET base = ?1, last_seq = ?1 WHERE last_seq = 0"
+                connection.execute(set_begin, (begin,))
             _go_on_behind_the_mark(path, connection)
     except (sqlite3.Error, OSError) as fault:
-        raise StorageFault(f"{path}: cannot be opened as a log: {fault}") from fault
+        raise StorageFault(
+            f"{path}: cannot be opened as a log: {fault}; {cure(path, fault)}"
+        ) from fault
 
 
 def _go_on_behind_the_mark(path: Path, connection: sqlite3.Connection) -> None:
@@ -106,7 +151,9 @@ def _go_on_behind_the_mark(path: Path, connection: sqlite3.Connection) -> None:
     if mark > last_seq:
         # One beyond, for a client may stand at the mark itself.
         begin = mark + 1
-        connection.execute("UPDATE state SET last_seq = ?1, horizon = ?1, floor = ?1", (begin,))
+        connection.execute(
+            "UPDATE state SET last_seq = ?1, horizon = ?1, floor = ?1, trims = trims + 1", (begin,)
+        )
         _logger.warning(
             "%s ends at seq %d, but seqs up to %d were given here: it is an older copy, or has lost"
             " its end. It goes on behind %d; every client begins anew, with a snapshot.",
@@ -247,7 +294,7 @@ def _upgrade(connection: sqlite3.Connection) -> int:
     # Another worker may have been first.
     version = _number(connection, "PRAGMA user_version")
     while version in _UPGRADES:
-        connection.execute(_UPGRADES[version])
+        _run(connection, _UPGRADES[version])
         version += 1
     connection.execute(f"PRAGMA user_version = {version}")
     connection.execute("COMMIT")
@@ -258,11 +305,16 @@ def _create(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     # Another worker may have been first.
     if not _is_ready(path, connection):
-        for statement in _SCHEMA.split(";\n"):
-            connection.execute(statement)
+        _run(connection, _SCHEMA + _INDEXES)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
     connection.execute("COMMIT")
+
+
+def _run(connection: sqlite3.Connection, script: str) -> None:
+    """Every statement of a script, inside the transaction that is open."""
+    for statement in script.split(";\n"):
+        connection.execute(statement)
 
 
 def _number(connection: sqlite3.Connection, query: str) -> int:

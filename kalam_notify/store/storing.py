@@ -24,6 +24,7 @@ from kalam_notify.store.bulk import (
     write_rows,
 )
 from kalam_notify.store.catalog import Numbers
+from kalam_notify.store.indexes import Indexes
 from kalam_notify.store.settling import RowKey, Seen, Settled, settle_batch
 
 # Where a key that the file holds already was seen; any new one has a seq.
@@ -55,10 +56,17 @@ class _Entries(NamedTuple):
 
 
 def store(
-    connection: Connection, numbers: Numbers, postings: Sequence[Posting], now: float
+    connection: Connection,
+    numbers: Numbers,
+    indexes: Indexes,
+    postings: Sequence[Posting],
+    now: float,
 ) -> Group:
     """Store the batches inside the transaction that the caller has begun. `now` is Unix time."""
-    (before,) = connection.execute("SELECT last_seq FROM state").fetchone()
+    before, count, indexed = connection.execute(
+        "SELECT last_seq, indexes, indexed FROM state"
+    ).fetchone()
+    indexes.refresh(connection, count, indexed)
     seen = _seen(connection, postings)
     rows = RowsAtHand(connection, numbers, postings)
     last_seq = before
@@ -74,6 +82,7 @@ def store(
     rows.write()
     _write_batch_keys(connection, seen.batch_keys)
     _write_state(connection, last_seq, sum(sizes))
+    indexes.grown(len(changes), sum(sizes))
     return Group(before, changes, sizes, [one.appended for one in settled])
 
 

@@ -40,7 +40,9 @@ class Step(NamedTuple):
 class Edges(NamedTuple):
     """Where the log begins, for all tables and table by table, and the bytes it holds.
 
-    `floor` is a horizon of all tables, those included that the log has never seen.
+    `floor` is a horizon of all tables, those included that the log has never seen; `base` is where
+    this life of the log began. `version` rises whenever any of it moves. `oldest_at` is when the
+    first change was stored, Unix time in seconds; 0 where the log holds none.
     """
 
     first_seq: int
@@ -48,9 +50,18 @@ class Edges(NamedTuple):
     bytes: int
     horizons: Mapping[TableId, int]
     floor: int = 0
+    base: int = 0
+    version: int = 0
+    oldest_at: float = 0.0
 
     def horizon_of(self, table: TableId) -> int:
         return max(self.horizons.get(table, 0), self.floor)
+
+
+def newest_at(connection: Connection) -> float:
+    """When the newest entry was written, in Unix seconds; 0 where there is none."""
+    found = connection.execute("SELECT at FROM log ORDER BY seq DESC LIMIT 1").fetchone()
+    return 0.0 if found is None else found[0] / 1000
 
 
 def trim_by_age(connection: Connection, members: AgeClass, after: int, now: float) -> Step:
@@ -100,7 +111,7 @@ def _remove(connection: Connection, after: int, upto: int, numbers: Sequence[int
             "UPDATE tables SET horizon = max(horizon, ?) WHERE id = ?", (last, number)
         )
     connection.execute(
-        "UPDATE state SET bytes = bytes - ?, horizon = max(horizon, ?)",
+        "UPDATE state SET bytes = bytes - ?, horizon = max(horizon, ?), trims = trims + 1",
         (sum(size for _, _, size, _ in tally), max(last for _, last, _, _ in tally)),
     )
     connection.execute(_DROP_BATCH_KEYS, (after, upto))
@@ -109,8 +120,10 @@ def _remove(connection: Connection, after: int, upto: int, numbers: Sequence[int
 
 def edges(connection: Connection) -> Edges:
     """Where the log begins now; to be read in one transaction."""
-    last_seq, horizon, held, floor, first = connection.execute(
-        "SELECT last_seq, horizon, bytes, floor, (SELECT min(seq) FROM log) FROM state"
+    last_seq, horizon, held, floor, base, version = connection.execute(
+        "SELECT last_seq, horizon, bytes, floor, base, trims FROM state"
     ).fetchone()
+    oldest = connection.execute("SELECT seq, at FROM log ORDER BY seq LIMIT 1").fetchone()
+    first, at = (last_seq + 1, 0) if oldest is None else oldest
     horizons = {name: table.horizon for name, table in stored_tables(connection).items()}
-    return Edges(last_seq + 1 if first is None else first, horizon, held, horizons, floor)
+    return Edges(first, horizon, held, horizons, floor, base, version, at / 1000)

@@ -13,6 +13,7 @@ Invariant: it leaves LIVE for CATCHING_UP only when the fan-out visits it, with 
     same turn of the event loop. So nothing falls between, and nothing comes twice.
 """
 
+from collections.abc import Hashable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -103,6 +104,18 @@ class Sink(Protocol):
         """Close the connection."""
 
 
+class Undertaking(Protocol):
+    """What catch-up does for subscriptions, as each of them sees it."""
+
+    def leave(self, handle: "SubscriptionHandle") -> None:
+        """The handle has ended: nothing is done for it any more."""
+
+
+def payer_of(live_query_id: LiveQueryId) -> Hashable:
+    """Who answers for what a subscription costs: its user, or a connection without one."""
+    return live_query_id.user_id or live_query_id.connection_id
+
+
 class Snapshot:
     """How far a LOADING subscription has come with its pages."""
 
@@ -126,15 +139,17 @@ class SubscriptionHandle:
         "cursor",
         "has_sibling",
         "head",
-        "is_queued",
         "live_query_id",
+        "notices",
         "options",
+        "params",
         "plan",
         "sink",
         "slot",
         "snapshot",
         "sql",
         "state",
+        "undertaking",
     )
 
     def __init__(
@@ -144,12 +159,16 @@ class SubscriptionHandle:
         plan: "Plan",
         sql: str,
         options: Options | None,
+        params: Sequence[Any] = (),
     ) -> None:
         self.live_query_id = live_query_id
         self.sink = sink
         self.plan = plan
         # What was asked, to be bound anew when the identity or the table changes.
         self.sql = sql
+        self.params = params
+        # What its acknowledgement says to whoever wrote the query.
+        self.notices: Sequence[str] = ()
         # How it was asked to begin; None: live changes only.
         self.options = options
         self.state = SubscriptionState.LOADING
@@ -165,13 +184,25 @@ class SubscriptionHandle:
         self.snapshot: Snapshot | None = None
         # How many first pages the feeder had begun to read when it came: a later one suits it.
         self.asked = 0
-        # Whether the feeder has it in its queue already.
-        self.is_queued = False
+        # What is being done for it; None while it is live, or waits for its socket or its client.
+        self.undertaking: Undertaking | None = None
 
     @property
     def id(self) -> str:
         """The client's own name for it."""
         return self.live_query_id.subscription_id
+
+    @property
+    def position(self) -> int | None:
+        """Up to where everything was handed over; None while LIVE, or before the first page."""
+        if self.state is SubscriptionState.CATCHING_UP:
+            return self.cursor
+        return None if self.snapshot is None else self.snapshot.as_of
+
+    @property
+    def payer(self) -> Hashable:
+        """Who answers for what it costs."""
+        return payer_of(self.live_query_id)
 
     def direct_fd_moved(self) -> None:
         """The sink's descriptor is another one now."""
@@ -207,6 +238,9 @@ class SubscriptionHandle:
             self.snapshot.timer.cancel()
         self.snapshot = None
         self._move(Event.ENDED)
+        if self.undertaking is not None:
+            self.undertaking.leave(self)
+            self.undertaking = None
 
     def _move(self, event: Event) -> None:
         self.state = TRANSITIONS[self.state][event]

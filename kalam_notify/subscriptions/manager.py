@@ -10,10 +10,11 @@ whoever called it acts (sends, closes, wakes).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from kalam_notify.errors import SubscriptionRefused
+from kalam_notify.filters import Query
 from kalam_notify.model import (
     SHARED,
     ConnectionId,
@@ -24,8 +25,7 @@ from kalam_notify.model import (
     UserId,
 )
 from kalam_notify.protocol.options import Options
-from kalam_notify.sql import Query
-from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
+from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle, payer_of
 from kalam_notify.subscriptions.plans import Counts, FilterNode, Plan, TablePlans
 
 K = TypeVar("K")
@@ -113,14 +113,14 @@ class ConnectionsManager:
         options: Options | None,
         *,
         sql: str = "",
+        params: Sequence[Any] = (),
         max_per_connection: int = 0,
         max_per_user: int = 0,
     ) -> Subscribed:
         """Index a new subscription; one of the same id is closed and replaced at one stroke.
 
-        `sql` is kept with the handle. A maximum of 0 is no limit. Raises SubscriptionRefused
-        (SUBSCRIPTION_LIMIT_EXCEEDED) and
-        leaves everything as it was.
+        `sql` and `params` are kept with the handle. A maximum of 0 is no limit. Raises
+        SubscriptionRefused (SUBSCRIPTION_LIMIT_EXCEEDED) and leaves everything as it was.
         """
         old = connection.subscriptions.get(subscription_id)
         user_id = connection.identity.user_id
@@ -129,8 +129,8 @@ class ConnectionsManager:
             self._remove(old)
         live_query_id = LiveQueryId(user_id, connection.connection_id, subscription_id)
         owner = SHARED if query.table.is_shared else user_id
-        plan = self._acquire(query, owner)
-        handle = SubscriptionHandle(live_query_id, connection, plan, sql, options)
+        plan = self._acquire(query, owner, payer_of(live_query_id))
+        handle = SubscriptionHandle(live_query_id, connection, plan, sql, options, params)
         self._add(handle)
         return Subscribed(handle, old)
 
@@ -214,6 +214,19 @@ class ConnectionsManager:
                 if user_table == table:
                     yield from handles.values()
 
+    def demote(self, node: FilterNode) -> list[SubscriptionHandle]:
+        """Have the fan-out ask a filter no more; those that are live by it, to be set behind.
+
+        Only while nothing is under way to them.
+        """
+        if not node.plans:
+            return []
+        plan = node.plans[0]
+        plans = self._plans[plan.table.id, plan.owner]
+        if not plans.demote(node):
+            return []
+        return [handle for plan in node.plans for handle in plan.live if handle is not None]
+
     # Counts
 
     @property
@@ -248,13 +261,13 @@ class ConnectionsManager:
 
     # The indexes
 
-    def _acquire(self, query: Query, owner: Owner) -> Plan:
+    def _acquire(self, query: Query, owner: Owner, payer: Hashable) -> Plan:
         key = (query.table.id, owner)
         plans = self._plans.get(key)
         if plans is None:
             plans = self._plans[key] = TablePlans(query.table, owner, self.counts)
             plans.index.on_broken = self._note_broken
-        return plans.acquire(query)
+        return plans.acquire(query, payer)
 
     def _release(self, plan: Plan) -> None:
         key = (plan.table.id, plan.owner)

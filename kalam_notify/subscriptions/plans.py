@@ -6,23 +6,26 @@ table (of one owner's part of a USER table) are found through a `FilterIndex`. A
 interned: made by the first subscription, dropped with the last.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
+from kalam_notify.filters import Filter, FilterIndex, Projection, Query
 from kalam_notify.model import Change, Owner, TableDef
 from kalam_notify.protocol.heads import Head
-from kalam_notify.sql import Filter, FilterIndex, Projection, Query
 from kalam_notify.subscriptions.deltas import Delta, delta
 from kalam_notify.subscriptions.handle import NO_FD, SubscriptionHandle
+from kalam_notify.subscriptions.routing import both_images, one_image
+from kalam_notify.subscriptions.shares import Shares, Weight
 
 
 class Counts:
-    """Over all plans: how many subscriptions are live, how many slots of live lists are holes."""
+    """Over all plans: live subscriptions, slots of live lists that are holes, plans demoted."""
 
-    __slots__ = ("holes", "live")
+    __slots__ = ("demoted", "holes", "live")
 
     def __init__(self) -> None:
         self.live = 0
         self.holes = 0
+        self.demoted = 0
 
 
 class LiveList:
@@ -143,12 +146,19 @@ class Plan(LiveList):
 class FilterNode:
     """One distinct filter and the plans (one per distinct projection) that use it."""
 
-    __slots__ = ("filter", "plans")
+    __slots__ = ("filter", "is_demoted", "is_heavy", "payer", "plans", "weight")
 
-    def __init__(self, filter: Filter) -> None:
+    def __init__(self, filter: Filter, payer: Hashable) -> None:
         self.filter = filter
         # Nearly always one; a list is a fifth of a dict's size.
         self.plans: list[Plan] = []
+        # Who answers for what it costs: whoever asked for it first.
+        self.payer = payer
+        self.weight = Weight(0, 0)
+        # Whether it costs so much that its payer has it fed apart from the others' when behind.
+        self.is_heavy = False
+        # Whether it costs more than its share, and is not asked by the fan-out (shares.py).
+        self.is_demoted = False
 
     def plan_for(self, projection: Projection) -> Plan | None:
         for plan in self.plans:
@@ -160,13 +170,14 @@ class FilterNode:
 class TablePlans:
     """The plans of one SHARED table, or of one owner's rows of a USER table."""
 
-    __slots__ = ("_counts", "_nodes", "index", "owner", "table")
+    __slots__ = ("_counts", "_nodes", "index", "owner", "shares", "table")
 
     def __init__(self, table: TableDef, owner: Owner, counts: Counts) -> None:
         self._counts = counts
         self.table = table
         self.owner = owner
         self.index: FilterIndex[FilterNode] = FilterIndex()
+        self.shares = Shares(self.index)
         self._nodes: dict[object, FilterNode] = {}
 
     def __len__(self) -> int:
@@ -176,16 +187,17 @@ class TablePlans:
         for node in self._nodes.values():
             yield from node.plans
 
-    def acquire(self, query: Query) -> Plan:
+    def acquire(self, query: Query, payer: Hashable = None) -> Plan:
         """The plan of a query, made where nobody has asked the same; counts one subscriber."""
         node = self._nodes.get(query.filter.key)
         if node is None:
-            node = self._nodes[query.filter.key] = FilterNode(query.filter)
-            self.index.add(node.filter, node)
+            node = self._nodes[query.filter.key] = FilterNode(query.filter, payer)
+            self.shares.admit(node)
         plan = node.plan_for(query.projection)
         if plan is None:
             plan = Plan(self.table, self.owner, node, query.projection, self._counts)
             node.plans.append(plan)
+            self._counts.demoted += node.is_demoted
         plan.subscribers += 1
         return plan
 
@@ -196,9 +208,17 @@ class TablePlans:
             return
         node = plan.node
         node.plans.remove(plan)
+        self._counts.demoted -= node.is_demoted
         if not node.plans:
-            self.index.discard(node.filter, node)
+            self.shares.drop(node)
             del self._nodes[node.filter.key]
+
+    def demote(self, node: FilterNode) -> bool:
+        """Ask a filter no more in the fan-out; whoever is live by it is to be set behind."""
+        is_new = self.shares.demote(node)
+        if is_new:
+            self._counts.demoted += len(node.plans)
+        return is_new
 
     def find(self, query: Query) -> Plan | None:
         """The plan that a query would share, if somebody has asked the same."""
@@ -207,30 +227,8 @@ class TablePlans:
 
     def route(self, change: Change) -> Sequence[tuple[FilterNode, Delta]]:
         """The filters that see this change, and as what; each filter once."""
-        if change.old is None:
-            if change.row is None:
-                return ()
-            seen = delta(change, False, True)
-            assert seen is not None
-            return [(node, seen) for node in self.index.matching(change.row.values)]
-        before = self.index.matching(change.old.values)
-        if change.row is None:
-            return [(node, Delta.DELETE) for node in before] if change.kind == "delete" else ()
-        return _both_images(change, before, self.index.matching(change.row.values))
-
-
-def _both_images(
-    change: Change, before: list[FilterNode], after: list[FilterNode]
-) -> Sequence[tuple[FilterNode, Delta]]:
-    routed = []
-    left = {id(node): node for node in before}
-    for node in after:
-        was_in = left.pop(id(node), None) is not None
-        seen = delta(change, was_in, True)
-        if seen is not None:
-            routed.append((node, seen))
-    for node in left.values():
-        seen = delta(change, True, False)
-        if seen is not None:
-            routed.append((node, seen))
-    return routed
+        before = None if change.old is None else self.index.matching(change.old.values)
+        after = None if change.row is None else self.index.matching(change.row.values)
+        if before is None or after is None:
+            return one_image(change, before, after)
+        return both_images(change, before, after)

@@ -1,32 +1,27 @@
-"""The desk: where requests about subscriptions become handles, or refusals.
+"""Where requests about subscriptions become handles, or refusals.
 
 subscribe = parse the SQL -> find the table -> check access -> bind policy and identity -> index
-the handle -> let the feeder begin it. All of it in one turn of the event loop, so that requests of
-a connection take effect in the order they came.
+the handle -> let the feeder begin it. Parsing and binding take long for long texts, so what needs
+them comes as steps of the budget; whoever does them sees to it that requests of a connection take
+effect in the order they came.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
+from kalam_notify.budget import Steps
 from kalam_notify.errors import SubscriptionRefused
+from kalam_notify.filters import FilterIndex, Query, bind
 from kalam_notify.model import SHARED, Identity, TableDef, TableId
 from kalam_notify.model.catalog import Catalog
 from kalam_notify.protocol import messages
 from kalam_notify.protocol.messages import NextBatch, SubscriptionRequest
 from kalam_notify.protocol.options import UNREACHABLE, Options, parse_options, parse_seq
-from kalam_notify.sql import (
-    FilterIndex,
-    Limits,
-    Query,
-    Select,
-    bind,
-    parse,
-    parse_explain,
-    parse_policy,
-)
+from kalam_notify.sql import Limits, Select, parse, parse_explain, parse_policy
 from kalam_notify.subscriptions.handle import SubscriptionHandle
 from kalam_notify.subscriptions.manager import Connection, ConnectionsManager
+from kalam_notify.subscriptions.notices import ColumnsOf, Notices
 from kalam_notify.subscriptions.plans import FilterNode
 
 __all__ = ["RequestLimits", "SubscriptionRequests"]
@@ -35,7 +30,7 @@ _parse_policy = lru_cache(maxsize=1024)(parse_policy)
 
 
 class RequestLimits(Protocol):
-    """What the desk reads of the configuration; read anew at every request."""
+    """What requests read of the configuration; read anew at every request."""
 
     @property
     def batch_size(self) -> int: ...
@@ -54,68 +49,87 @@ class Starter(Protocol):
 
     def begin(self, handle: SubscriptionHandle) -> None: ...
 
-    def next_batch(self, handle: SubscriptionHandle, last_seq: int | None) -> None: ...
+    def next_batch(self, handle: SubscriptionHandle, last_seq: int | None) -> bool:
+        """False: no page was to be asked for."""
 
 
 class SubscriptionRequests:
     """Serves the subscribe, next_batch and unsubscribe requests of all connections."""
 
-    def __init__(self, catalog: Catalog, manager: ConnectionsManager, starter: Starter) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        manager: ConnectionsManager,
+        starter: Starter,
+        columns_of: ColumnsOf = lambda table, owner: None,
+    ) -> None:
         self._catalog = catalog
         self._manager = manager
         self._starter = starter
+        self._notices = Notices(columns_of)
 
     def configure(self, limits: RequestLimits, subscriptions_per_user: int) -> None:
         """Take the limits of a (re)loaded configuration; a count of 0 is no limit."""
         self._limits = limits
         self._subscriptions_per_user = subscriptions_per_user
 
-    def subscribe(self, connection: Connection, request: SubscriptionRequest) -> None:
+    def subscribe(self, connection: Connection, request: SubscriptionRequest) -> Steps[None]:
         """Start a subscription, in place of one with the same id; raises SubscriptionRefused."""
         limits = self._limits
         options = parse_options(
             request.options, batch_size=limits.batch_size, max_batch_size=limits.max_batch_size
         )
-        select = self._parse(request.sql)
-        query = self._bind(select, connection.identity)
-        self._start(connection, request.id, select.source.text, query, options)
+        select, params = self._parse(request.sql), _params(request.params)
+        yield
+        query = self._bind(select, connection.identity, params)
+        yield
+        handle = self._start(connection, request.id, select.source.text, params, query, options)
+        handle.notices = self._notices.of(
+            select,
+            query.table,
+            connection.identity,
+            is_declared=self._catalog.is_declared(query.table.id),
+        )
+        self._starter.begin(handle)
 
-    def query(self, sql: str, identity: Identity) -> Query:
-        """What this identity may see of what `sql` asks for; raises SubscriptionRefused."""
-        return self._bind(self._parse(sql), identity)
-
-    def explain(self, sql: str, identity: Identity) -> dict[str, Any]:
-        """How a query would be served: its index, residual and company.
+    def explain(
+        self, sql: str, identity: Identity, params: object = None
+    ) -> Steps[tuple[Query, dict[str, Any]]]:
+        """The query, and how its live changes would be served: index, residual and company.
 
         `sql` is a SELECT, with or without EXPLAIN before it. Raises SubscriptionRefused.
         """
         limits = Limits(self._limits.max_sql_bytes, self._limits.max_sql_terms)
         starts = sql.lstrip()[:7].upper() == "EXPLAIN"
-        query = self._bind((parse_explain if starts else parse)(sql, limits), identity)
+        select = (parse_explain if starts else parse)(sql, limits)
+        yield
+        query = self._bind(select, identity, _params(params))
+        yield
         owner = SHARED if query.table.is_shared else identity.user_id
         plans = self._manager.plans(query.table.id, owner)
         index = FilterIndex[FilterNode]() if plans is None else plans.index
         explanation = index.explain(query.filter)
         plan = None if plans is None else plans.find(query)
-        return {
+        return query, {
             "table": query.table.id,
             "index": explanation.index,
             "residual": explanation.residual,
             "plans": 0 if plans is None else sum(1 for _ in plans),
             "subscribers_of_this_plan": 0 if plan is None else plan.subscribers,
             "live_subscribers_of_this_plan": 0 if plan is None else plan.live_count,
+            "demoted": plan is not None and plan.node.is_demoted,
         }
 
     def _parse(self, sql: str) -> Select:
         return parse(sql, Limits(self._limits.max_sql_bytes, self._limits.max_sql_terms))
 
-    def _bind(self, select: Select, identity: Identity) -> Query:
+    def _bind(self, select: Select, identity: Identity, params: Sequence[Any]) -> Query:
         table = self._admitted(select.table, identity)
         policy = None
         if table.policy is not None:
             limits = Limits(self._limits.max_sql_bytes, self._limits.max_sql_terms)
             policy = _parse_policy(table.policy, limits)
-        return bind(select, table, identity, policy)
+        return bind(select, table, identity, policy, params)
 
     def _admitted(self, table_id: TableId, identity: Identity) -> TableDef:
         table = self._catalog.get(table_id)
@@ -130,9 +144,10 @@ class SubscriptionRequests:
         connection: Connection,
         name: str,
         sql: str,
+        params: Sequence[Any],
         query: Query,
         options: Options | None,
-    ) -> None:
+    ) -> SubscriptionHandle:
         # What an old subscription of this name still holds back goes out before the new ack.
         connection.flush()
         handle, _ = self._manager.subscribe(
@@ -141,61 +156,86 @@ class SubscriptionRequests:
             query,
             options,
             sql=sql,
+            params=params,
             max_per_connection=self._limits.max_subscriptions_per_connection,
             max_per_user=self._subscriptions_per_user,
         )
-        self._starter.begin(handle)
+        return handle
 
-    def next_batch(self, connection: Connection, request: NextBatch) -> None:
-        """Send the next page of a snapshot; raises SubscriptionRefused."""
+    def next_batch(self, connection: Connection, request: NextBatch) -> bool:
+        """Send the next page of a snapshot; raises SubscriptionRefused.
+
+        False: the client has not been sent the page that it answers, or has answered it before.
+        """
         handle = connection.subscriptions.get(request.subscription_id)
         if handle is None:
             raise SubscriptionRefused("BATCH_FETCH_FAILED", "there is no such subscription")
         last_seq = None
         if request.last_seq_id is not None:
             last_seq = parse_seq("last_seq_id", request.last_seq_id)
-        self._starter.next_batch(handle, last_seq)
+        return self._starter.next_batch(handle, last_seq)
 
     def unsubscribe(self, connection: Connection, name: str) -> None:
         """End a subscription; one that is not there is no fault."""
         connection.flush()
         self._manager.unsubscribe(connection, name)
 
-    def identity_changed(self, connection: Connection) -> None:
-        """The user showed a token with another role or other claims: judge every subscription anew.
+    def identity_changed(self, connection: Connection) -> Steps[None]:
+        """The user showed a token with another role or other claims: check every subscription anew.
 
-        One that may see what it saw goes on; one that may see other rows is replaced by its
-        successor, with a fresh ack and, if it ever had rows, a full snapshot; one that has lost
-        its table ends with an error.
+        One that may see what it saw goes on. One that may see other rows has to begin afresh: with
+        `on_gap: snapshot` it is replaced by its successor, with `resumed: false` and a full
+        snapshot, else it ends with RESUME_EXPIRED; one that has lost its table ends with an error.
         """
         for handle in list(connection.subscriptions.values()):
-            self._renew(connection, handle)
+            yield from self._renew(connection, handle)
 
-    def tables_changed(self, tables: Collection[TableId]) -> None:
-        """The definitions of these tables have changed: judge their subscriptions anew."""
+    def tables_changed(self, tables: Collection[TableId]) -> Steps[None]:
+        """The definitions of these tables have changed: check their subscriptions anew."""
         for connection in list(self._manager.connections.values()):
             for handle in list(connection.subscriptions.values()):
                 if handle.plan.table.id in tables:
-                    self._renew(connection, handle)
+                    yield from self._renew(connection, handle)
+            yield
 
-    def _renew(self, connection: Connection, handle: SubscriptionHandle) -> None:
-        plan, options = handle.plan, handle.options
+    def _renew(self, connection: Connection, handle: SubscriptionHandle) -> Steps[None]:
+        plan = handle.plan
         try:
-            query = self.query(handle.sql, connection.identity)
-            if (
+            select = self._parse(handle.sql)
+            yield
+            query = self._bind(select, connection.identity, handle.params)
+            if handle.is_closed or (
                 query.table == plan.table
                 and query.filter.key == plan.filter.key
                 and query.projection.key == plan.projection.key
             ):
                 return
-            if options is not None:
-                options = Options(batch_size=options.batch_size, from_seq=UNREACHABLE)
-            self._start(connection, handle.id, handle.sql, query, options)
+            options = _afresh(handle.options)
+            renewed = self._start(connection, handle.id, handle.sql, handle.params, query, options)
+            self._starter.begin(renewed)
         except SubscriptionRefused as refusal:
-            connection.flush()
-            self._manager.close(handle)
-            connection.send(messages.error(handle.id, refusal.code, refusal.message))
+            if not handle.is_closed:
+                connection.flush()
+                self._manager.close(handle)
+                connection.send(messages.error(handle.id, refusal.code, refusal.message))
 
     def disconnect(self, connection: Connection) -> None:
         """End all subscriptions of a connection. Safe to repeat."""
         self._manager.disconnect(connection.connection_id)
+
+
+def _afresh(options: Options | None) -> Options:
+    """How a subscription begins that cannot go on from where it was; raises SubscriptionRefused."""
+    if options is None or options.on_gap == "error":
+        why = "what you may see of it has changed; subscribe again without `from`"
+        raise SubscriptionRefused("RESUME_EXPIRED", why)
+    return Options(options.batch_size, from_seq=UNREACHABLE, on_gap="snapshot")
+
+
+def _params(given: object) -> Sequence[Any]:
+    """The values of a request's parameters; None is none."""
+    if given is None:
+        return ()
+    if not isinstance(given, list):
+        raise SubscriptionRefused("INVALID_SQL", "params is a list: the value of $1, of $2, ...")
+    return tuple(given)

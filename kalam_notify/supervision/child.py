@@ -12,11 +12,10 @@ import sys
 from collections.abc import Sequence
 from itertools import count
 
-import uvloop
-
 from kalam_notify.config import Config
 from kalam_notify.errors import OperatorFault
-from kalam_notify.logs import configure_logging
+from kalam_notify.logs import configure_logging, guard_tracebacks
+from kalam_notify.loops import run as run_loop
 from kalam_notify.scrape import Scrape, scrape
 from kalam_notify.supervision.channel import Channel, worker_end
 from kalam_notify.supervision.lifeline import end_without
@@ -50,9 +49,10 @@ _ORPHAN_SECONDS = 10.0
 def main(arguments: Sequence[str]) -> int:
     """Serve; the exit code."""
     _, descriptor = arguments
+    guard_tracebacks()
     # The supervisor gives the word, whoever else sends these to the whole group.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    return uvloop.run(_serve(socket.socket(fileno=int(descriptor))))
+    return run_loop(_serve(socket.socket(fileno=int(descriptor))))
 
 
 async def _serve(pair: socket.socket) -> int:
@@ -105,7 +105,7 @@ class Link:
         self._vacant: list[int] = []
         self._numbers = count()
         self._gathering: dict[int, asyncio.Future[Scrape]] = {}
-        self.worker = Worker(config, lambda: self._config, self)
+        self.worker = Worker(config, lambda: self._config, self, dev=launch.dev)
 
     @property
     def own_sockets(self) -> Sockets:

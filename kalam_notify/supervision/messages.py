@@ -33,10 +33,12 @@ class Launch(_Configured, frozen=True, tag=True):
 
     number: int
     listening: list[Listening]
+    # Whether the server runs with --dev.
+    dev: bool
 
     @classmethod
-    def of(cls, config: Config, number: int, listening: list[Listening]) -> Self:
-        return cls(pickle.dumps(config), number, listening)
+    def of(cls, config: Config, number: int, listening: list[Listening], dev: bool) -> Self:
+        return cls(pickle.dumps(config), number, listening, dev)
 
 
 class Reload(_Configured, frozen=True, tag=True):

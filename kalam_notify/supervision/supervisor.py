@@ -67,7 +67,10 @@ class Supervisor:
         load_config: Callable[[], Config],
         listening: Sequence[Listening],
         announce: Callable[[], None],
+        *,
+        dev: bool = False,
     ) -> None:
+        self._is_dev = dev
         # What new workers are to run with, and what the present ones were offered last: the same
         # once they have taken it.
         self._config = config
@@ -84,6 +87,8 @@ class Supervisor:
         # What workers that are no more had counted when they last told.
         self._departed: Scrape = []
         self._replaced = 0
+        # Whether the configuration could be read when it was last asked for.
+        self._last_read_successful = True
 
     def stop(self) -> None:
         """Let every worker drain and end."""
@@ -97,7 +102,9 @@ class Supervisor:
             new = self._load_config()
         except OperatorFault as fault:
             _log.error("the configuration was not reloaded: %s", fault)
+            self._last_read_successful = False
             return
+        self._last_read_successful = True
         self._offered = new
         for slot in self._slots:
             if slot.is_ready:
@@ -169,7 +176,9 @@ class Supervisor:
     async def _live(self, slot: Slot) -> None:
         """One life of a worker, from its start to its burial."""
         slot.config = self._config
-        channel = await slot.start(Launch.of(slot.config, slot.number, self._listening))
+        channel = await slot.start(
+            Launch.of(slot.config, slot.number, self._listening, self._is_dev)
+        )
         pid = slot.pid
         if self._stopping.is_set():
             slot.signal(signal.SIGTERM)
@@ -255,6 +264,19 @@ class Supervisor:
         asker.send(Gathered(request, added([*told, self._departed, self._own()])))
 
     def _own(self) -> Scrape:
-        name = "kalam_notify_worker_restarts"
-        sample = Sample(f"{name}_total", (), float(self._replaced))
-        return [Family(name, "counter", "Worker processes that were replaced", [sample])]
+        """What the supervisor knows by itself; a reload that it refuses never reaches a worker."""
+        return [
+            _family("worker_restarts", "counter", "Worker processes replaced", self._replaced),
+            _family(
+                "config_last_reload_successful",
+                "gauge",
+                "Whether the configuration that was last read was taken",
+                self._last_read_successful,
+            ),
+        ]
+
+
+def _family(name: str, kind: str, text: str, value: float) -> Family:
+    name = f"kalam_notify_{name}"
+    sample = f"{name}_total" if kind == "counter" else name
+    return Family(name, kind, text, [Sample(sample, (), float(value))])

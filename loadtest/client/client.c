@@ -229,7 +229,7 @@ static void raise_file_limit(void)
 }
 
 enum { HOST = 256, PORT, PATH, CONNECTIONS, SUBSCRIPTIONS, RECEIVERS, SQL, TOKENS, OPTIONS, RAMP, PING,
-       RECEIVE_BUFFER };
+       RECEIVE_BUFFER, PEER };
 
 /* Returns the microseconds between pings, 0 for none. */
 static long read_settings(int argc, char **argv)
@@ -241,6 +241,7 @@ static long read_settings(int argc, char **argv)
         {"receivers", 1, 0, RECEIVERS},
         {"sql-file", 1, 0, SQL}, {"token-file", 1, 0, TOKENS}, {"options", 1, 0, OPTIONS},
         {"ramp", 1, 0, RAMP}, {"ping-us", 1, 0, PING}, {"rcvbuf", 1, 0, RECEIVE_BUFFER},
+        {"peer", 1, 0, PEER},
         {"unique-ids", 0, &s->unique_ids, 1}, {"contiguous", 0, &s->contiguous, 1},
         {"deflate", 0, &s->deflate, 1}, {0, 0, 0, 0},
     };
@@ -263,6 +264,7 @@ static long read_settings(int argc, char **argv)
         case RAMP: ramp = strtoul(optarg, NULL, 10); break;
         case PING: ping = atol(optarg); break;
         case RECEIVE_BUFFER: s->receive_buffer = atoi(optarg); break;
+        case PEER: s->peer = strcmp(optarg, "nats") == 0 ? NATS : PLAIN; break;
         case 0: break;
         default: exit(2);
         }

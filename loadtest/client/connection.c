@@ -2,6 +2,7 @@
 #include "connection.h"
 
 #include "incoming.h"
+#include "peer.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -177,7 +178,10 @@ size_t connection_response(struct client *client, size_t index, const uint8_t *b
         c->window = strcasestr(head, "server_no_context_takeover") ? 1 : 2;
     client->deflated += c->window ? 1 : 0;
     c->state = OPEN;
-    connection_subscribe(client, index);
+    if (client->settings.peer == OURS)
+        connection_subscribe(client, index);
+    else
+        peer_subscribe(client, index);
     return size;
 }
 

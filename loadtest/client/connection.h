@@ -13,6 +13,8 @@ struct lines {
     size_t count;
 };
 
+enum peer { OURS, PLAIN, NATS }; /* see peer.h */
+
 struct settings {
     struct sockaddr_in address;
     const char *host, *path;
@@ -20,6 +22,7 @@ struct settings {
     size_t receivers; /* of these: the first so many are to get rows, the others none */
     int unique_ids, contiguous, deflate;
     int receive_buffer;  /* SO_RCVBUF in bytes; 0: the system's own */
+    enum peer peer;
     const char *options; /* JSON of `options`; "null": live only */
     struct lines sql;    /* JSON-escaped; subscription i takes line i modulo count */
     struct lines tokens; /* connection i takes line i modulo count; none: anonymous */

@@ -38,6 +38,8 @@ class ClientPlan:
     ramp: int = 256  # connections on the way at a time
     ping_us: int = 0  # microseconds between pings on the first connection
     receive_buffer: int = 0  # SO_RCVBUF in bytes
+    path: str = "/v1/ws"
+    peer: str = ""  # whose protocol: ours, or as client/peer.h names it
 
     @property
     def total(self) -> int:
@@ -82,7 +84,8 @@ class ClientPlan:
             *("--subscriptions", str(self.receivers + len(self.beside))),
             *("--sql-file", str(sql), "--token-file", str(tokens), "--options", self.options),
             *("--ramp", str(self.ramp), "--ping-us", str(self.ping_us)),
-            *("--rcvbuf", str(self.receive_buffer)),
+            *("--rcvbuf", str(self.receive_buffer), "--path", self.path),
+            *(("--peer", self.peer) if self.peer else ()),
             *(flag for flag, wanted in flags.items() if wanted),
         ]
 

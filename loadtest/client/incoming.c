@@ -2,6 +2,7 @@
 
 #include "inflate.h"
 #include "message.h"
+#include "peer.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -64,8 +65,8 @@ static void take_control(struct client *client, size_t index, const struct messa
         next_page(client, index, m->id);
 }
 
-static void take_message(struct client *client, size_t index, const char *text, size_t length,
-                         uint64_t at)
+void incoming_message(struct client *client, size_t index, const char *text, size_t length,
+                      uint64_t at)
 {
     struct message m;
     struct subscription *sub;
@@ -108,7 +109,7 @@ static void take_payload(struct client *client, size_t index, int packed, const 
             return;
         }
     }
-    take_message(client, index, text, length, at);
+    incoming_message(client, index, text, length, at);
 }
 
 static void take_fragment(struct client *client, size_t index, const struct frame *f, uint64_t at)
@@ -159,6 +160,12 @@ static void take_frame(struct client *client, size_t index, const struct frame *
                  f->length > 2 ? (int)f->length - 2 : 0, f->payload + 2);
         connection_lost(client, index, why);
         break;
+    case OP_BINARY:
+        if (client->settings.peer == NATS) {
+            peer_receive(client, index, f->payload, f->length, at);
+            break;
+        }
+        __attribute__((fallthrough));
     default:
         connection_lost(client, index, "an unexpected frame");
     }

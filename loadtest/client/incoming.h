@@ -7,4 +7,8 @@
 /* Reads what has come, once, and takes all that is whole of it. */
 void connection_receive(struct client *client, size_t index);
 
+/* Takes one message; `at`: when its bytes were read. */
+void incoming_message(struct client *client, size_t index, const char *text, size_t length,
+                      uint64_t at);
+
 #endif

@@ -28,15 +28,20 @@ class Options:
     results: Path = RESULTS
     counts: tuple[int, ...] | None = None
     kinds: tuple[str, ...] | None = None
+    scenarios: tuple[str, ...] | None = None
+    minutes: float = 5
+    seed: int | None = None
     # The checkout whose kalam_notify `paths` looks at; None: this one.
     source: Path | None = None
     verbose: bool = False
     quiet: bool = False
+    # Other servers to measure in the same run.
+    beside: tuple[str, ...] | None = None
     # Use the client in Python although a compiler is there.
     python_client: bool = False
 
     @property
-    def beside(self) -> int:
+    def silent(self) -> int:
         """Silent subscriptions on each connection."""
         return self.subscriptions - 1
 

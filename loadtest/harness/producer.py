@@ -19,6 +19,7 @@ class Producer:
     def __init__(
         self, base: str, token: str, tables: Sequence[str], rows: RowMaker, connections: int = 1
     ) -> None:
+        self.connections = connections
         self._connections = [HttpConnection(base) for _ in range(connections)]
         self._token = token
         self._heads = [
@@ -61,7 +62,7 @@ class Producer:
                 await self.post(size, connection)
 
         async with asyncio.TaskGroup() as group:
-            for connection in range(len(self._connections)):
+            for connection in range(self.connections):
                 group.create_task(keep_posting(connection))
 
     async def post_at(self, rate: float, seconds: float) -> float:
@@ -72,7 +73,7 @@ class Producer:
         """
         begun, late = time.monotonic(), 0.0
         free: asyncio.Queue[int] = asyncio.Queue()
-        for connection in range(len(self._connections)):
+        for connection in range(self.connections):
             free.put_nowait(connection)
 
         async def one(connection: int) -> None:

@@ -23,6 +23,8 @@ from loadtest.harness.options import Options
 TABLE = "load.rows"
 FLOOD = "load.flood"
 KEYED = "load.keyed"
+SMALL, BIG = "load.small", "load.big"
+"""Tables with a key, of few rows and of many."""
 POLICED = "load.policed"
 MOST_TABLES = 20
 ACTIVE = [TABLE, *(f"load.rows{n}" for n in range(1, MOST_TABLES))]
@@ -38,7 +40,9 @@ RAISED = (
 )
 
 
-def configuration(data_dir: Path, secret: str, **websocket: Any) -> dict[str, Any]:
+def configuration(
+    data_dir: Path, secret: str, tables: Mapping[str, Any], **websocket: Any
+) -> dict[str, Any]:
     """The configuration of a server of the tool's own: the defaults, rates and tables apart."""
     rates = {"messages_per_second": 1_000_000, "message_burst": 1_000_000}
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -51,10 +55,13 @@ def configuration(data_dir: Path, secret: str, **websocket: Any) -> dict[str, An
         "tables": {
             "declared": {
                 **dict.fromkeys((*ACTIVE, *SILENT, FLOOD), shared),
-                KEYED: {**shared, "primary_key": "id"},
+                **{table: {**shared, "primary_key": "id"} for table in (KEYED, SMALL, BIG)},
                 POLICED: {**shared, "policy": "tenant = CLAIM('tenant')"},
+                **tables,
             }
         },
+        # All clients come from one address.
+        "limits": {"connections_per_address": 0},
         "logging": {"level": "warning"},
         "metrics": {"open": True},
     }
@@ -88,12 +95,15 @@ class Server:
         *,
         command: Sequence[str] = KALAM_NOTIFY,
         environment: Mapping[str, str] | None = None,
+        tables: Mapping[str, Any] | None = None,
         **websocket: Any,
     ) -> Self:
         """Start one on a free port with its data below `directory`."""
         secret = secrets.token_hex(32)
         config = directory / "config.yaml"
-        config.write_text(yaml.safe_dump(configuration(directory / "data", secret, **websocket)))
+        config.write_text(
+            yaml.safe_dump(configuration(directory / "data", secret, tables or {}, **websocket))
+        )
         arguments = ("serve", "--config", str(config), "--workers", str(workers))
         with Cores.inherit(cores):
             process = await asyncio.create_subprocess_exec(
@@ -162,7 +172,7 @@ class Server:
 async def _listening(process: Process) -> str:
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):  # a guard: a busy machine takes its time
             async for line in process.stdout:
                 if line.startswith(b"listening on "):
                     return line.split()[-1].decode()

@@ -4,24 +4,32 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from loadtest.client import Client, ClientPlan
 from loadtest.floor import Floor
 from loadtest.harness import native
 from loadtest.harness.cpu import Cores, CpuMeter
 from loadtest.harness.faults import LoadTestFault
-from loadtest.harness.lines import Event
+from loadtest.harness.lines import Event, LineProcess
 from loadtest.harness.options import Options
 from loadtest.harness.producer import Producer
 from loadtest.harness.progress import Progress
 from loadtest.harness.rows import RowMaker, change_payload
 from loadtest.harness.server import ACTIVE, RAISED, SILENT, TABLE, Server, scratch_directory
 
+T = TypeVar("T")
 BUSY = 0.9  # of one core: above it the measuring side held the measured one up
+
+
+class Target(Protocol):
+    """What clients connect to."""
+
+    @property
+    def address(self) -> tuple[str, int]: ...
 
 
 class Stage:
@@ -34,7 +42,14 @@ class Stage:
         self._client_pids: list[int] = []
         self._tables: Sequence[str] = (TABLE,)
 
-    async def server(self, *, workers: int = 1, pinned: bool = True, **websocket: Any) -> Server:
+    async def server(
+        self,
+        *,
+        workers: int = 1,
+        pinned: bool = True,
+        tables: Mapping[str, Any] | None = None,
+        **websocket: Any,
+    ) -> Server:
         """The server pointed at, or a fresh one with these websocket settings."""
         options = self._bench.options
         if options.url is not None:
@@ -42,7 +57,7 @@ class Stage:
         else:
             directory = self._stack.enter_context(scratch_directory(options))
             cores = self._cores.server if pinned else self._cores.all
-            server = await Server.start(directory, cores, workers, **websocket)
+            server = await Server.start(directory, cores, workers, tables=tables, **websocket)
         self._stack.push_async_callback(self._end, server)
         return server
 
@@ -51,15 +66,13 @@ class Stage:
         if code:
             self._bench.note(f"FAULT: the server ended with exit code {code} when told to stop")
 
-    async def client(
-        self, target: Server | Floor, plan: ClientPlan, *, pinned: bool = True
-    ) -> Client:
-        """Subscribers on the way to the server (with tokens) or to the floor (without)."""
+    async def client(self, target: Target, plan: ClientPlan, *, pinned: bool = True) -> Client:
+        """Subscribers on the way to the server (with tokens) or to another (without)."""
         if isinstance(target, Server):
             plan = self._shaped(plan)
             if not plan.tokens:
                 plan = replace(plan, tokens=(target.token_for("subscriber"),))
-        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        directory = self.directory()
         cores = self._cores.client if pinned else self._cores.all
         client = await Client.start(
             plan, target.address, directory, cores, self._tell, python=self._bench.uses_python
@@ -78,13 +91,11 @@ class Stage:
             return replace(plan, tables=self._tables)
         if options.active:
             self._bench.note("--active does not apply to all clients here: theirs are silent")
-        return replace(plan, beside=[f"SELECT * FROM {t}" for t in SILENT[: options.beside]])
+        return replace(plan, beside=[f"SELECT * FROM {t}" for t in SILENT[: options.silent]])
 
-    async def subscribers(
-        self, target: Server | Floor, plan: ClientPlan, *, pinned: bool = True
-    ) -> Client:
+    async def subscribers(self, target: Target, plan: ClientPlan, *, pinned: bool = True) -> Client:
         """The same, waited for until all are live."""
-        name = "server" if isinstance(target, Server) else "floor"
+        name = type(target).__name__.lower()
         self._bench.progress.step(f"{plan.connections} connections to the {name}")
         client = await self.client(target, plan, pinned=pinned)
         await client.ready()
@@ -92,7 +103,7 @@ class Stage:
 
     async def floor(self, rows: list[str], *, pinned: bool = True) -> Floor | None:
         """The bare send loop for a message with these rows; None (and a note): no compiler."""
-        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        directory = self.directory()
         cores = self._cores.server if pinned else self._cores.all
         floor = await Floor.start(change_payload(rows), directory, cores)
         if floor is None:
@@ -108,6 +119,20 @@ class Stage:
         producer = Producer(server.base, server.producer_token, tables, rows, connections)
         self.closes(producer)
         return producer
+
+    def directory(self) -> Path:
+        """A temporary directory that is gone after the case."""
+        return Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+
+    async def process(self, command: Sequence[str]) -> LineProcess:
+        """Another process on the client's side."""
+        process = await LineProcess.start(command, self._cores.client)
+        self._stack.push_async_callback(process.close)
+        return process
+
+    async def enter(self, context: contextlib.AbstractAsyncContextManager[T]) -> T:
+        """Enter what is left when the case is over."""
+        return await self._stack.enter_async_context(context)
 
     def closes(self, producer: Producer) -> None:
         """End this producer, too, with the case."""

@@ -5,15 +5,18 @@ import base64
 import contextlib
 import json
 import socket
+import threading
 
 import jwt
 import pytest
-from auth_helpers import SECRET, Issuer, KeySetServer, claims
+from auth_helpers import SECRET, Issuer, KeySetServer, claims, token
 
-from kalam_notify.auth import Authenticator, KeyNotYetKnown, TokenVerifier, tokens
+from kalam_notify.auth import Authenticator, KeyNotYetKnown, TokenVerifier, key_set
 from kalam_notify.auth.fetch import FetchFailed, fetch_key_set
+from kalam_notify.auth.key_set import KeySet
+from kalam_notify.auth.keys import PublishedKey, parse_key_set
 from kalam_notify.config import AuthSettings, JwtSettings
-from kalam_notify.errors import AuthenticationFailed
+from kalam_notify.errors import AuthenticationFailed, KeysUnavailable
 
 PUBLISHED = b"thirty-three characters of secret"
 ALL = ("RS256", "RS384", "ES256", "ES384", "EdDSA")
@@ -86,26 +89,69 @@ async def test_a_cancelled_caller_leaves_the_fetch_to_the_others(key_set_server,
     assert await patient
 
 
-async def test_unknown_key_ids_cause_one_request_per_pause(
-    key_set_server, issuer, monkeypatch
+async def test_a_new_key_holds_from_its_first_token_on(key_set_server, issuer) -> None:
+    issuer.make("one")
+    verifier = verifier_of(key_set_server, issuer)
+    await verifier.refresh()
+    for kid in ("two", "three"):
+        issuer.make(kid)
+        assert await verifier.authenticate(issuer.sign(kid))
+    assert key_set_server.requests == 3
+
+
+async def test_a_new_key_holds_even_while_a_fetch_from_before_is_under_way(issuer) -> None:
+    issuer.make("one")
+    under_way, go_on = threading.Event(), threading.Event()
+    documents = [issuer.key_set()]
+
+    def fetch(url: str) -> tuple[PublishedKey, ...]:
+        document = documents[-1]
+        under_way.set()
+        assert go_on.wait(20)
+        return parse_key_set(json.loads(document))
+
+    verifier = TokenVerifier(JwtSettings(jwks_url="https://a.b/c", algorithms=ALL))
+    verifier.key_set = KeySet("https://a.b/c", fetch=fetch)
+    earlier = asyncio.create_task(verifier.refresh())
+    await asyncio.to_thread(under_way.wait)
+    issuer.make("two")
+    documents.append(issuer.key_set())
+    later = asyncio.create_task(verifier.authenticate(issuer.sign("two")))
+    await asyncio.sleep(0)
+    go_on.set()
+    assert (await later).user_id == "alice"
+    await earlier
+
+
+async def test_made_up_key_ids_are_refused_and_cause_few_requests(key_set_server, issuer) -> None:
+    issuer.make("one")
+    verifier = verifier_of(key_set_server, issuer)
+    await verifier.refresh()
+    for number in range(100):
+        with pytest.raises(AuthenticationFailed):
+            await verifier.authenticate(issuer.sign("one", named=f"made-up-{number}"))
+    assert key_set_server.requests <= 2 * key_set.BURST
+    assert await verifier.authenticate(issuer.sign("one"))
+
+
+async def test_an_unknown_key_is_not_refused_while_it_cannot_be_looked_for(
+    key_set_server, issuer
 ) -> None:
     issuer.make("one")
     verifier = verifier_of(key_set_server, issuer)
     await verifier.refresh()
     issuer.make("two")
-    for _ in range(5):
-        with pytest.raises(AuthenticationFailed):
+    key_set_server.status = 500
+    for _ in range(2 * key_set.BURST):
+        with pytest.raises(KeysUnavailable):
             await verifier.authenticate(issuer.sign("two"))
-    assert key_set_server.requests == 1
-    monkeypatch.setattr(tokens, "REFRESH_PAUSE", 0.0)
-    assert await verifier.authenticate(issuer.sign("two"))
-    assert key_set_server.requests == 2
+    assert await verifier.authenticate(issuer.sign("one")), "known keys go on to hold"
+    assert verifier.failures == {"keys_unavailable": 2 * key_set.BURST}
 
 
 async def test_a_forged_signature_under_a_known_key_id_causes_no_request(
-    key_set_server, issuer, monkeypatch
+    key_set_server, issuer
 ) -> None:
-    monkeypatch.setattr(tokens, "REFRESH_PAUSE", 0.0)
     issuer.make("one")
     issuer.make("other")
     issuer.withdraw("other")
@@ -114,6 +160,20 @@ async def test_a_forged_signature_under_a_known_key_id_causes_no_request(
     with pytest.raises(AuthenticationFailed, match="signature"):
         await verifier.authenticate(issuer.sign("other", named="one"))
     assert key_set_server.requests == 1
+
+
+async def test_keys_outlive_a_reload_that_names_the_same_address(key_set_server, issuer) -> None:
+    issuer.make("one")
+    verifier = verifier_of(key_set_server, issuer)
+    await verifier.refresh()
+    key_set_server.status = 500
+    same = JwtSettings(jwks_url=key_set_server.url, algorithms=ALL, leeway=5.0)
+    assert TokenVerifier(same, before=verifier).verify(issuer.sign("one"))
+    other = JwtSettings(jwks_url=f"{key_set_server.url}/other", algorithms=ALL)
+    successor = TokenVerifier(other, before=verifier)
+    assert successor.lacks_keys
+    with pytest.raises(KeysUnavailable):
+        await successor.authenticate(issuer.sign("one"))
 
 
 async def test_a_withdrawn_key_holds_no_longer_not_even_from_the_cache(
@@ -168,21 +228,27 @@ async def test_a_published_symmetric_key_signs_nothing(key_set_server) -> None:
         verifier.verify(jwt.encode(claims(), PUBLISHED, "HS256", {"kid": "k"}))
 
 
-async def test_a_server_that_is_away_leaves_tokens_refused(issuer) -> None:
+async def test_without_any_keys_it_is_not_known_whether_a_token_holds(issuer) -> None:
     with socket.socket() as placeholder:
         placeholder.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{placeholder.getsockname()[1]}/"
         issuer.make("one")
-        verifier = TokenVerifier(JwtSettings(jwks_url=url, algorithms=ALL))
-        with pytest.raises(AuthenticationFailed):
+        verifier = TokenVerifier(
+            JwtSettings(jwks_url=url, algorithms=(*ALL, "HS256"), secret=SECRET)
+        )
+        with pytest.raises(KeysUnavailable):
             await verifier.authenticate(issuer.sign("one"))
+        assert verifier.lacks_keys
+        assert await verifier.authenticate(token()), "the secret needs no key set"
+        with pytest.raises(AuthenticationFailed):
+            await verifier.authenticate(token()[:-6] + "AAAAAA")
 
 
 async def test_keep_fresh_fetches_until_it_is_cancelled(
     key_set_server, issuer, monkeypatch
 ) -> None:
     issuer.make("one")
-    monkeypatch.setattr(tokens, "KEY_SET_LIFETIME", 0.0)
+    monkeypatch.setattr(key_set, "LIFETIME", 0.0)
     verifier = verifier_of(key_set_server, issuer)
     keeper = asyncio.create_task(verifier.keep_fresh())
     await asyncio.to_thread(key_set_server.third_request.wait)

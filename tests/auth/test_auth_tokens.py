@@ -47,6 +47,65 @@ def test_an_unknown_role_is_refused(role) -> None:
     assert "role is unknown" in refused(TokenVerifier(HS), text)
 
 
+def test_an_unknown_role_is_named_beside_those_that_are_known() -> None:
+    text = token(role="root")
+    assert refused(TokenVerifier(HS), text) == (
+        "the token's role is unknown: 'root'; known are user, service, dba, system"
+    )
+    mapped = JwtSettings(secret=SECRET, roles={"authenticated": "user", "dba": "service"})
+    assert refused(TokenVerifier(mapped), text).endswith(
+        "known are user, service, system, authenticated, dba"
+    )
+    assert len(refused(TokenVerifier(HS), token(role="r" * 10_000))) < 200
+    assert refused(TokenVerifier(HS), token(role="a\n\u202eb")).isprintable()
+
+
+SUPABASE = {"authenticated": "user", "service_role": "service"}
+
+
+@pytest.mark.parametrize(
+    ("role_claim", "roles", "named", "expected"),
+    [
+        ("role", SUPABASE, {"role": "authenticated"}, Role.USER),
+        ("role", SUPABASE, {"role": "service_role"}, Role.SERVICE),
+        ("role", SUPABASE, {"role": "dba"}, Role.DBA),
+        ("role", {"dba": "user"}, {"role": "dba"}, Role.USER),
+        ("role", SUPABASE, {}, Role.USER),
+        ("app_role", {}, {"app_role": "service"}, Role.SERVICE),
+        ("app_role", {}, {"role": "dba"}, Role.USER),
+        ("app_metadata.role", {}, {"app_metadata": {"role": "dba"}}, Role.DBA),
+        ("app_metadata.role", {}, {"app_metadata": {}}, Role.USER),
+        ("app_metadata.role", {}, {"app_metadata": "role"}, Role.USER),
+        ("https://a.b/role", {}, {"https://a.b/role": "service"}, Role.SERVICE),
+        (
+            "realm_access.roles",
+            {"feeder": "service", "staff": "user"},
+            {"realm_access": {"roles": ["offline_access", "staff", "feeder"]}},
+            Role.SERVICE,
+        ),
+        ("cognito:groups", {"admins": "dba"}, {"cognito:groups": ["admins", 5, None]}, Role.DBA),
+    ],
+)
+def test_a_foreign_issuers_roles_are_found_and_mapped(role_claim, roles, named, expected) -> None:
+    settings = JwtSettings(secret=SECRET, role_claim=role_claim, roles=roles)
+    assert TokenVerifier(settings).verify(token(**named)).role is expected
+
+
+@pytest.mark.parametrize("met", [["a"], [], ["service"], [["staff"]], "Staff", "anonymous", 1, {}])
+def test_names_that_are_not_mapped_are_refused(met) -> None:
+    settings = JwtSettings(secret=SECRET, roles={"staff": "user"})
+    text = jwt.encode({**claims(), "role": met}, SECRET, "HS256")
+    assert "role is unknown" in refused(TokenVerifier(settings), text)
+
+
+@pytest.mark.parametrize("role", [role for role in Role if role is not Role.ANONYMOUS])
+def test_a_token_that_is_signed_here_has_its_role_whatever_roles_are_called(role) -> None:
+    settings = JwtSettings(
+        secret=SECRET, role_claim="a.b", roles={"dba": "user", "boss": "dba", "user": "user"}
+    )
+    assert TokenVerifier(settings).verify(sign(settings, "bob", role=role)).role is role
+
+
 @pytest.mark.parametrize("user", ["a", "x" * 128, "Zoë 123", "用户"])
 def test_users_of_up_to_128_printable_characters_hold(user) -> None:
     assert TokenVerifier(HS).verify(token(sub=user)).user_id == user
@@ -229,3 +288,42 @@ def test_only_a_secret_can_sign() -> None:
 def test_a_token_that_no_server_would_take_is_not_signed(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"."):
         sign(HS, **wrong)
+
+
+def test_any_of_several_secrets_verifies_and_the_first_one_signs() -> None:
+    old, new = SECRET, "another secret of more than thirty-two bytes"
+    rotating = JwtSettings(secret=(new, old))
+    for secret in (old, new):
+        assert TokenVerifier(rotating).verify(jwt.encode(claims(), secret, "HS256"))
+    assert TokenVerifier(JwtSettings(secret=new)).verify(sign(rotating, "bob"))
+    assert "signature" in refused(TokenVerifier(JwtSettings(secret=new)), sign(HS, "bob"))
+
+
+def test_any_of_several_public_keys_verifies_in_one_file_or_in_several(tmp_path) -> None:
+    keys = [new_private_key(name) for name in ("ES256", "RS256", "ES256")]
+    both = tmp_path / "two.pem"
+    both.write_text("\ufeffthe old one:\n" + public_pem(keys[0]) + "\n" + public_pem(keys[1]))
+    settings = JwtSettings(
+        public_key=(str(both), public_pem(keys[2])), algorithms=("ES256", "RS256")
+    )
+    verifier = TokenVerifier(settings)
+    for key, algorithm in zip(keys, ("ES256", "RS256", "ES256"), strict=True):
+        assert verifier.verify(jwt.encode(claims(), key, algorithm))
+    assert "signature" in refused(verifier, jwt.encode(claims(), new_private_key("ES256"), "ES256"))
+
+
+def test_a_key_file_is_read_again_by_the_verifier_of_a_reload(tmp_path) -> None:
+    old, new = new_private_key("ES256"), new_private_key("ES256")
+    file = tmp_path / "key.pem"
+    file.write_text(public_pem(old))
+    settings = JwtSettings(public_key=str(file), algorithms=("ES256",))
+    before = TokenVerifier(settings)
+    text = jwt.encode(claims(), old, "ES256")
+    assert before.verify(text)
+    file.write_text(public_pem(new))
+    after = TokenVerifier(settings, before=before)
+    assert "signature" in refused(after, text)
+    assert after.verify(jwt.encode(claims(), new, "ES256"))
+    file.unlink()
+    with pytest.raises(ConfigurationFault, match=r"auth\.jwt\.public_key"):
+        TokenVerifier(settings, before=after)

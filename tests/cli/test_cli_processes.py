@@ -6,7 +6,7 @@ import jwt
 import pytest
 
 from kalam_notify.auth import TokenVerifier
-from kalam_notify.config import PLACEHOLDER_SECRET, JwtSettings
+from kalam_notify.config import PLACEHOLDER_SECRET, JwtSettings, load_config
 from kalam_notify.model import Role
 from kalam_notify.version import __version__
 
@@ -69,7 +69,7 @@ def test_the_example_file_passes_with_a_warning_of_its_secret(run) -> None:
 
 def test_faults_are_one_line_each_on_stderr_and_exit_2(run, tmp_path) -> None:
     file = tmp_path / "bad.yaml"
-    file.write_text("server: {listne: x, workers: 0}\nauth: {jwt: {secret: [hunter2]}}\n")
+    file.write_text("server: {listne: x, workers: 0}\nauth: {jwt: {secret: {a: hunter2}}}\n")
     done = run("check-config", str(file))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
@@ -156,3 +156,16 @@ def test_serve_names_the_flag_that_is_wrong(run) -> None:
     done = run("serve", "--dev", "--listen", "2900", "--workers", "few")
     assert done.returncode == 2
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["--listen", "--workers"]
+
+
+def test_a_token_names_its_role_where_the_configuration_looks_for_it(run, tmp_path) -> None:
+    file = tmp_path / "config.yaml"
+    jwt = f"{{secret: [{SECRET}], role_claim: app_role, roles: {{boss: dba, dba: user}}}}"
+    file.write_text(f"auth: {{jwt: {jwt}}}\n")
+    done = run("token", "--config", str(file), "--user", "a", "--role", "dba")
+    settings = load_config(file).auth.jwt
+    assert TokenVerifier(settings).verify(done.stdout.strip()).role is Role.DBA
+    refused = run("token", "--config", str(file), "--user", "a", "--claim", "app_role=boss")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "app_role" in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -1,5 +1,7 @@
 """publish, tail and explain as processes, against a server process."""
 
+import hashlib
+import io
 import json
 import os
 import re
@@ -43,7 +45,11 @@ class TestPublish:
         self, server: Server, tmp_path: Path
     ) -> None:
         array = run(server, "publish", stdin=json.dumps(changes(3)).encode())
-        assert array.stdout == b"accepted=3 duplicates=0 first_seq=1 last_seq=3\n"
+        told = re.fullmatch(
+            rb"accepted=3 duplicates=0 first_seq=(\d+) last_seq=(\d+)\n", array.stdout
+        )
+        assert told is not None
+        assert int(told[2]) - int(told[1]) == 2
         assert (array.returncode, array.stderr) == (0, b"")
 
         pretty = json.dumps(changes(1)[0], indent=2).encode()
@@ -55,6 +61,49 @@ class TestPublish:
         found = re.fullmatch(rb"accepted=2500 duplicates=0 first_seq=(\d+) last_seq=(\d+)\n", told)
         assert found is not None
         assert int(found[1]) < int(found[2])
+
+    def test_a_byte_order_mark_is_skipped(self, server: Server) -> None:
+        for stdin in (
+            json.dumps(changes(2)).encode(),
+            json.dumps(changes(2), indent=1).encode(),
+            lines(*changes(2)),
+        ):
+            done = run(server, "publish", stdin=b"\xef\xbb\xbf" + stdin)
+            assert done.stdout.startswith(b"accepted=2 "), done.stderr
+
+    def test_white_space_around_a_token_or_key_is_no_part_of_it(
+        self, start_server: Callable[..., Server]
+    ) -> None:
+        digest = hashlib.sha256(b"key-1").hexdigest()
+        server = start_server(
+            auth={"api_keys": [{"name": "feeder", "role": "service", "sha256": digest}]}
+        )
+        token = server.token("feeder", "service")
+        for flags, environ in (
+            (["--token", f" {token}\n"], {}),
+            ([], {"KALAM_NOTIFY_TOKEN": f"{token}\r\n"}),
+            (["--api-key", "key-1\n"], {}),
+            ([], {"KALAM_NOTIFY_API_KEY": "\ufeffkey-1 "}),
+        ):
+            done = subprocess.run(
+                [*COMMAND, "publish", *flags],
+                input=b"[]",
+                capture_output=True,
+                timeout=60,
+                env={**os.environ, "KALAM_NOTIFY_URL": server.url, **environ},
+                check=False,
+            )
+            assert (done.returncode, done.stderr) == (0, b"")
+
+    @pytest.mark.parametrize("bad", ["hunter2\nhunter2", "hunter2 hunter2", "hunter2é", " "])
+    def test_a_token_that_no_header_can_carry_is_refused_without_being_shown(
+        self, shared_server: Server, bad: str
+    ) -> None:
+        for verb, argument in (("publish", "-"), ("explain", SQL), ("tail", SQL)):
+            done = run_with_token(shared_server, verb, argument, token=bad)
+            assert done.returncode == 1
+            assert done.stderr.startswith(b"kalam-notify: the token ")
+            assert b"hunter2" not in done.stderr + done.stdout
 
     def test_nothing_new_has_no_seqs(self, server: Server) -> None:
         assert run(server, "publish", stdin=b"[]").stdout.startswith(b"accepted=0 ")
@@ -198,6 +247,33 @@ class TestTail:
             [b"delete", b"3", b'{"id":1,"a":"y"}'],
         ]
         assert tail.interrupt() == 0
+
+    @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8", "utf-16-le"])
+    def test_a_console_of_any_encoding_shows_every_text(
+        self, server: Server, encoding: str
+    ) -> None:
+        text = "é \u20ac \u4f60 \U0001f600"
+        server.post(insert("app.orders", {"id": 1, "a": text}))
+        environ = {**os.environ, "PYTHONIOENCODING": encoding, "KALAM_NOTIFY_TOKEN": server.token()}
+        for flags in (["--json"], []):
+            process = subprocess.Popen(
+                [*COMMAND, "tail", "--url", server.url, SQL, "--snapshot", *flags],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environ,
+            )
+            heard = ""
+            assert process.stdout is not None
+            with io.TextIOWrapper(process.stdout, encoding, newline="\n") as out:
+                while '"id":1' not in heard:
+                    heard = out.readline()
+                process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            assert b"Traceback" not in process.stderr.read()
+            process.stderr.close()
+            assert process.wait(60) == 0
+            row = json.loads(heard)["rows"][0] if flags else json.loads(heard.split(None, 2)[2])
+            assert row["a"] == text
 
     @pytest.mark.parametrize(
         ("sql", "told"),

@@ -7,6 +7,7 @@ from fake_server import control, row
 
 from kalam_notify.client import Backoff, Cursor, View
 from kalam_notify.client.address import BadAddress, http_url, websocket_url
+from kalam_notify.client.credentials import BadCredential, clean
 from kalam_notify.client.cursor import seq_of
 from kalam_notify.client.events import Acknowledged, Changed, Event, Loaded
 from kalam_notify.client.following import Following, Phase
@@ -141,12 +142,11 @@ def following(options: dict[str, Any] | None, *messages: dict[str, Any]) -> Foll
 
 
 def options_asked(subject: Following) -> Any:
-    """The options of the next request, but for the one that they all have."""
     options = subject.request()["subscription"]["options"]
     if options is None:
         return None
-    assert options.pop("on_gap") == "snapshot"
-    return options
+    assert options["on_gap"] == "snapshot"
+    return {name: value for name, value in options.items() if name != "on_gap"}
 
 
 class TestFollowing:
@@ -201,6 +201,20 @@ class TestFollowing:
         assert len(event.rows) == 1
         assert answer == {"type": "next_batch", "subscription_id": "q", "last_seq_id": 3}
 
+    def test_one_whose_history_is_gone_is_asked_for_from_the_start(self) -> None:
+        subject = Following("q", "SELECT 1", None)
+        subject.request()
+        subject.receive(ack(9))
+        assert subject.cursor.position == 9
+        assert subject.expired()
+        assert subject.phase is Phase.IDLE
+        assert options_asked(subject) is None
+
+    def test_one_that_asked_to_be_told_of_a_gap_is_told(self) -> None:
+        subject = Following("q", "SELECT 1", {"from": 3, "on_gap": "error"})
+        assert subject.request()["subscription"]["options"] == {"on_gap": "error", "from": 3}
+        assert not subject.expired()
+
     def test_a_resumed_one_goes_on(self) -> None:
         subject = following({"from": 5})
         event, _ = subject.receive(ack(5, resumed=True))
@@ -242,7 +256,7 @@ class TestFollowing:
         event, answer = subject.receive(ack(15))
         assert event is None
         assert answer is not None
-        assert answer["subscription"]["options"] == {"from": 10, "on_gap": "snapshot"}
+        assert answer["subscription"]["options"] == {"on_gap": "snapshot", "from": 10}
         assert subject.phase is Phase.REQUESTED
 
     def test_a_second_acknowledgement_of_a_snapshot_starts_over(self) -> None:
@@ -280,6 +294,8 @@ class TestAddress:
             ("ws://h:1/", "http://h:1/p", "ws://h:1/v1/ws"),
             ("https://h", "https://h/p", "wss://h/v1/ws"),
             ("wss://[::1]:2900/v1/ws", "https://[::1]:2900/p", "wss://[::1]:2900/v1/ws"),
+            ("localhost:2900", "http://localhost:2900/p", "ws://localhost:2900/v1/ws"),
+            (" [::1]:2900\n", "http://[::1]:2900/p", "ws://[::1]:2900/v1/ws"),
             ("http://h/notify/", "http://h/notify/p", "ws://h/notify/v1/ws"),
         ],
     )
@@ -287,7 +303,23 @@ class TestAddress:
         assert http_url(base, "/p") == http
         assert websocket_url(base) == websocket
 
-    @pytest.mark.parametrize("base", ["", "localhost:2900", "ftp://h", "http://", "http://h:x"])
+    @pytest.mark.parametrize(
+        "base",
+        ["", "nonsense", "ftp://h", "http://", "http://h:x", "h:x", ":1", "http://u:hunter2@h:x"],
+    )
     def test_other_addresses_are_refused(self, base: str) -> None:
-        with pytest.raises(BadAddress):
+        with pytest.raises(BadAddress) as refused:
             websocket_url(base)
+        assert "hunter2" not in str(refused.value)
+
+
+class TestCredentials:
+    @pytest.mark.parametrize("spoiled", ["{}", "{}\n", " {}\r\n", "\ufeff{}", "\t{}\u00a0"])
+    def test_what_surrounds_a_credential_is_no_part_of_it(self, spoiled: str) -> None:
+        assert clean(spoiled.format("abc.def"), "token") == "abc.def"
+
+    @pytest.mark.parametrize("bad", ["", " ", "\n", "hunter2\nx", "hunter2 x", "hunter2é", "h\x00"])
+    def test_what_no_header_can_carry_is_refused_without_being_shown(self, bad: str) -> None:
+        with pytest.raises(BadCredential, match="the API key ") as refused:
+            clean(bad, "API key")
+        assert "hunter2" not in str(refused.value)

@@ -33,8 +33,11 @@ async def snapshot(peer: Peer) -> None:
 
 async def test_a_snapshot_is_pulled_page_by_page_and_followed_by_changes() -> None:
     async def script(peer: Peer) -> None:
-        options = {"on_gap": "snapshot", "batch_size": 1}
-        assert await peer.subscribe() == {"id": "q", "sql": SQL, "options": options}
+        assert await peer.subscribe() == {
+            "id": "q",
+            "sql": SQL,
+            "options": {"on_gap": "snapshot", "batch_size": 1},
+        }
         await peer.ack(3, has_more=True)
         await peer.batch([row(1, 3)], 3, has_more=True)
         asked = await peer.receive("next_batch")
@@ -223,6 +226,29 @@ class TestAuthentication:
             Client(server.url, token=lambda: next(tokens), backoff=at_once()) as client,
         ):
             await (await client.subscribe(SQL, id="q")).until_ready()
+
+    async def test_a_function_is_asked_for_a_new_one_after_a_401(self) -> None:
+        tokens = iter(["old", "new", "new"])
+
+        async def script(peer: Peer) -> None:
+            assert peer.authorization == "Bearer new"
+            await snapshot_and_wait(peer)
+
+        async with (
+            fake_server(script, refusals=(401,)) as server,
+            Client(server.url, token=lambda: next(tokens), backoff=at_once()) as client,
+        ):
+            await (await client.subscribe(SQL, id="q")).until_ready()
+
+    async def test_a_401_ends_a_client_that_has_no_other_token(self) -> None:
+        for token in ("old", lambda: "old"):
+            async with (
+                fake_server(snapshot_and_wait, refusals=(401,)) as server,
+                Client(server.url, token=token, backoff=at_once()) as client,
+            ):
+                orders = await client.subscribe(SQL, id="q")
+                with pytest.raises(AuthenticationFailed, match="401"):
+                    await anext(orders)
 
     async def test_a_function_that_cannot_reach_its_source_is_asked_again(self) -> None:
         tokens: list[str | OSError] = [OSError("unreachable"), "new"]

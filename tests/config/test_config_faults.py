@@ -1,10 +1,11 @@
 """Every fault at once: where it was, what it was, what to do, and never a secret."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from kalam_notify.config import load_config
+from kalam_notify.config import PLACEHOLDER_SECRET, Override, load_config
 from kalam_notify.config.units import parse_duration, parse_size
 from kalam_notify.errors import ConfigurationFault
 
@@ -49,6 +50,12 @@ FAULTS = [
     ("auth: {jwt: {secret: s, algorithms: [RS256]}}", "auth.jwt.algorithms", "jwks_url"),
     ("auth: {jwt: {jwks_url: 'https://a.b/c'}}", "auth.jwt.algorithms", "auth.jwt.secret"),
     ("auth: {jwt: {jwks_url: 'file:///etc/keys'}}", "auth.jwt.jwks_url", "https://"),
+    (
+        "auth: {api_keys: [{name: a, role: service, sha256: "
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855}]}",
+        "auth.api_keys[0].sha256",
+        "no key at all",
+    ),
     ("auth: {api_keys: {name: a}}", "auth.api_keys", "list of {name, sha256, role}"),
     ("auth: {api_keys: [feeder]}", "auth.api_keys[0]", "mapping"),
     ("tables: {declared: {orders: {type: shared}}}", "tables.declared.orders", "namespace.name"),
@@ -65,6 +72,22 @@ FAULTS = [
         "tables: {declared: {a.b: {type: shared, access: all}}}",
         "tables.declared.a.b.access",
         "public, restricted, private, dba",
+    ),
+    (
+        "tables: {declared: {a.b: {type: shared, primary_key: id, indexes: status}}}",
+        "tables.declared.a.b.indexes",
+        "list of columns",
+    ),
+    (
+        "tables: {declared: {a.b: {type: shared, indexes: [status]}}}",
+        "tables.declared.a.b.indexes",
+        "primary key",
+    ),
+    (
+        "tables: {declared: {a.b: {type: shared, primary_key: id, columns: {id: Int},"
+        " indexes: [[id, stauts]]}}}",
+        "tables.declared.a.b.indexes",
+        "no such column",
     ),
     (
         "tables: {declared: {a.b: {type: shared, primary_key: [id], columns: {x: Int}}}}",
@@ -127,7 +150,13 @@ def test_a_faulty_key_is_not_blamed_for_contradictions_of_its_default(faults) ->
 @pytest.mark.parametrize(
     "text",
     [
-        "auth: {jwt: {secret: [hunter2]}}",
+        "auth: {jwt: {secret: [hunter2, {a: hunter2}]}}",
+        "auth: {jwt: {secret: ' hunter2'}}",
+        "auth: {jwt: {secret: !hunter2 x}}",
+        "auth: {jwt: {secret: *hunter2}}",
+        "auth: {jwt: {secret: !!hunter2 x}}",
+        "auth: {jwt: {secret: %hunter2}}",
+        'auth: {jwt: {secret: "hunter2\\q"}}',
         "auth: {jwt: {secrte: hunter2}}",
         "auth: {jwt: {public_key: hunter2, algorithms: [RS256]}}",
         "auth: {jwt: {secret: 'ssh-rsa hunter2'}}",
@@ -206,7 +235,10 @@ def test_a_declared_table_mirrors_its_declaration(load) -> None:
     ).tables.declared["app.orders"]
     assert (table.id, table.kind, table.access) == ("app.orders", "shared", "public")
     assert table.primary_key == ("b", "a")
-    assert list(table.columns.items()) == [("a", "BigInt"), ("b", "Text")]
+    assert [(name, str(kind)) for name, kind in table.columns.items()] == [
+        ("a", "BigInt"),
+        ("b", "Text"),
+    ]
     assert (table.policy, table.max_age) == (None, 5400.0)
 
 
@@ -242,3 +274,218 @@ def test_faults_of_a_missing_file_and_of_the_environment_come_together(tmp_path:
     with pytest.raises(ConfigurationFault) as caught:
         load_config(tmp_path / "absent.yaml", {"KALAM_NOTIFY_SERVER__WORKERS": "0"})
     assert len(caught.value.faults) == 2
+
+
+SPOILED = ["{}\n", " {}", "{} ", "\t{}", "{}\r\n", "\ufeff{}", "{}\u200b", "{}\u00a0", "{}\u2028"]
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
+def test_a_secret_with_white_space_at_its_ends_is_refused(faults, spoiled) -> None:
+    environ = {"KALAM_NOTIFY_AUTH__JWT__SECRET": spoiled.format("hunter2" * 5)}
+    (line,) = faults("", environ)
+    assert "KALAM_NOTIFY_AUTH__JWT__SECRET: auth.jwt.secret: (hidden): begins or ends" in line
+
+
+@pytest.mark.parametrize(
+    "unfilled",
+    [
+        "${JWT_SECRET}",
+        "${JWT_SECRET:-}",
+        "{{ jwt_secret }}",
+        "{{.Values.secret}}",
+        "prefix-${SECRET}-suffix",
+        "$(cat /run/secrets/jwt)",
+        "$JWT_SECRET",
+        "%JWT_SECRET%",
+        "<%= secret %>",
+        "<your secret>",
+        "@SECRET@",
+        "__JWT_SECRET__",
+        "#{secret}#"[:-1],
+        "[[secret]]",
+    ],
+)
+def test_a_secret_that_nothing_has_filled_in_is_refused(faults, unfilled) -> None:
+    for environ in (
+        {"KALAM_NOTIFY_AUTH__JWT__SECRET": unfilled},
+        {"KALAM_NOTIFY_AUTH__JWT__SECRET": json.dumps(["x" * 40, unfilled])},
+    ):
+        (line,) = faults("", environ)
+        assert "auth.jwt.secret: (hidden): looks like a variable" in line
+    for key in ("server.data_dir", "auth.jwt.issuer", "server.tls.cert", "auth.jwt.public_key"):
+        lines = faults("", None, [Override("--flag", key, unfilled)])
+        assert any(f"{key}: " in line and "looks like a variable" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "stand_in",
+    [
+        "secret",
+        "changeme",
+        "change-me",
+        "CHANGE_ME_IN_PRODUCTION",
+        "your-secret-here",
+        "your-256-bit-secret",
+        "my super secret key",
+        "placeholder",
+        "replace-this-with-a-real-secret",
+        "REPLACE_ME",
+        "insert your secret here",
+        "password",
+        "xxxxxxxx",
+        "TODO",
+    ],
+)
+def test_a_secret_that_is_a_placeholder_is_refused(faults, stand_in) -> None:
+    (line,) = faults(f"auth: {{jwt: {{secret: '{stand_in}'}}}}")
+    assert "auth.jwt.secret: (hidden): is a placeholder" in line
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        "0123456789abcdef" * 4,
+        "a-secret-that-only-the-tests-know-0123456789",
+        "correct horse battery staple",
+        "p$ss{word}<with>%signs%[and]more",
+        "s",
+        "changed-my-mind-4711",
+    ],
+)
+def test_other_secrets_are_taken_as_they_are(load, sound) -> None:
+    assert load("", {"KALAM_NOTIFY_AUTH__JWT__SECRET": sound}).auth.jwt.secrets == (sound,)
+
+
+def test_several_secrets_are_a_list_and_a_comma_is_part_of_one(load, faults) -> None:
+    assert load("auth: {jwt: {secret: [a1, 'b,2']}}").auth.jwt.secrets == ("a1", "b,2")
+    environ = {"KALAM_NOTIFY_AUTH__JWT__SECRET": '["a1", "b,2"]'}
+    assert load("", environ).auth.jwt.secrets == ("a1", "b,2")
+    environ = {"KALAM_NOTIFY_AUTH__JWT__SECRET": "[a1,b"}
+    assert load("", environ).auth.jwt.secrets == ("[a1,b",)
+    assert load("auth: {jwt: {secret: null}}").auth.jwt.secrets == ()
+    for wrong in ("[]", "[a1, a1]", "[1]", "[a1, null]", "{a: b}", "['']"):
+        assert any(
+            "auth.jwt.secret" in line for line in faults(f"auth: {{jwt: {{secret: {wrong}}}}}")
+        )
+
+
+def test_roles_are_a_mapping_of_foreign_names_to_known_ones(load, faults) -> None:
+    jwt = load("auth: {jwt: {role_claim: a.b, roles: {authenticated: user, 'a.b': dba}}}").auth.jwt
+    assert (jwt.role_claim, jwt.roles) == ("a.b", {"authenticated": "user", "a.b": "dba"})
+    environ = {"KALAM_NOTIFY_AUTH__JWT__ROLES": '{"Boss": "dba"}'}
+    assert load("", environ).auth.jwt.roles == {"Boss": "dba"}
+    for wrong in (
+        "x",
+        "[a]",
+        "{a: root}",
+        "{a: anonymous}",
+        "{a: 1}",
+        "{a: {b: user}}",
+        "{no: user}",
+    ):
+        (line,) = faults(f"auth: {{jwt: {{roles: {wrong}}}}}")
+        assert "auth.jwt.roles" in line
+    (line,) = faults("auth: {jwt: {roles: {a: root}}}")
+    assert line.endswith(
+        "auth.jwt.roles: 'root': give 'a' one of the roles user, service, dba, system"
+    )
+
+
+@pytest.mark.parametrize("value", ["1:30", "0:10", "1:30:00", "1:30.5", "-1:30", "190:20:30"])
+@pytest.mark.parametrize(
+    "key", ["server.drain_seconds", "websocket.max_message_bytes", "websocket.batch_size"]
+)
+def test_a_number_is_never_read_to_the_base_of_sixty(faults, key, value) -> None:
+    section, name = key.split(".")
+    (line,) = faults(f"{section}: {{{name}: {value}}}")
+    assert line.startswith(f"FILE: {key}: '{value}': give a ")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("010", 10), ("0100", 100), ("100", 100), ("0x10", 16), ("1_000", 1000)]
+)
+def test_a_number_is_what_people_read(load, written, meant) -> None:
+    assert load(f"websocket: {{batch_size: {written}}}").websocket.batch_size == meant
+
+
+def test_numbers_are_still_numbers(load) -> None:
+    pace = load("websocket: {batch_grace: 0.5, auth_timeout: 3, ping_interval: 1.5e1}").websocket
+    assert (pace.batch_grace, pace.auth_timeout, pace.ping_interval) == (0.5, 3.0, 15.0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "auth: {jwt: {secret: yes}}",
+        "auth: {jwt: {algorithms: [on]}}",
+        "log: {durability: off}",
+        "server: {data_dir: no}",
+        "server: {listen: on}",
+        "tables: {declared: {a.b: {type: shared, primary_key: [id, no]}}}",
+        "auth: {jwt: {roles: {no: user}}}",
+        "auth: {jwt: {roles: {norway: no}}}",
+    ],
+)
+def test_the_truth_that_yaml_makes_of_a_word_is_told(faults, text) -> None:
+    (line,) = faults(text)
+    assert "yes, no, on and off" in line
+    assert "in quotes" in line
+
+
+def test_every_fault_of_a_file_is_told_in_one_go(faults) -> None:
+    lines = faults(
+        """
+server: {listen: nowhere, drain_seconds: 1:30, allowed_origins: [a, b, "https://c.d"]}
+auth: {jwt: {secret: " spoiled", algorithms: [none, HS256, wrong]}}
+logging: {level: loud}
+logging: {level: quiet}
+tables:
+  declared:
+    a.one: {type: shared, colour: red, primary_key: [id], columns: {x: Text}, policy: "nonsense ("}
+    a.two: {type: user, access: everybody, policy: "true"}
+    three: {type: shared}
+"""
+    )
+    told = [line.split(": ")[1] for line in lines]
+    assert sorted(told) == sorted(
+        [
+            "logging",
+            "server.listen",
+            "server.drain_seconds",
+            "server.allowed_origins",
+            "server.allowed_origins",
+            "auth.jwt.secret",
+            "auth.jwt.algorithms",
+            "auth.jwt.algorithms",
+            "logging.level",
+            "tables.declared.a.one.colour",
+            "tables.declared.a.one.primary_key",
+            "tables.declared.a.one.policy",
+            "tables.declared.a.two.access",
+            "tables.declared.a.two.policy",
+            "tables.declared.three",
+        ]
+    )
+
+
+def test_what_serve_insists_on_is_told_with_the_other_faults(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    for auth, told in (
+        (f"auth: {{jwt: {{secret: {PLACEHOLDER_SECRET}}}}}", "auth.jwt.secret"),
+        ("auth: {anonymous: false}", "auth"),
+    ):
+        file.write_text(f"server: {{workers: 0}}\n{auth}\n")
+        with pytest.raises(ConfigurationFault) as caught:
+            load_config(file, serving=True)
+        assert [fault.key for fault in caught.value.faults] == ["server.workers", told]
+    file.write_text("auth: {jwt: {secret: ' x'}}")
+    with pytest.raises(ConfigurationFault) as caught:
+        load_config(file, serving=True)
+    assert [fault.key for fault in caught.value.faults] == ["auth.jwt.secret"]
+
+
+def test_an_address_of_keys_with_a_password_is_refused_and_not_shown(faults) -> None:
+    lines = faults("auth: {jwt: {jwks_url: 'https://me:hunter2@a.b/c', algorithms: [RS256]}}")
+    assert "hunter2" not in "".join(lines)
+    assert "without user and password" in lines[0]
+    assert "https://" in faults('auth: {jwt: {jwks_url: "https://a.b/c\\n"}}')[0]

@@ -98,6 +98,7 @@ def test_serve_refuses_the_placeholder_secret_even_with_anonymous_clients() -> N
     ("text", "told"),
     [
         ("auth: {jwt: {secret: short}}", "auth.jwt.secret: is shorter than 32 bytes"),
+        ("auth: {jwt: {secret: '\"quoted\"'}}", "auth.jwt.secret: has quotes at its ends"),
         ("", "auth: nobody could connect"),
         ("log: {url: 'memory:'}", "log.url: memory: keeps nothing"),
         ("limits: {ingest_queue_bytes: 1KiB}", "limits.max_body_bytes: is more than"),

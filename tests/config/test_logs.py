@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -109,3 +111,18 @@ def test_tokens_and_keys_are_blacked_out_wherever_they_stand(text, form) -> None
 def test_ordinary_text_is_left_as_it_is() -> None:
     for text in ("the bearer", "eyJ is how tokens begin", "SELECT * FROM a.b WHERE token = 'x'"):
         assert redact(text) == text
+
+
+def test_what_is_hidden_is_in_no_line_and_in_no_traceback_of_pythons_own() -> None:
+    program = (
+        "import threading, kalam_notify.logs as logs\n"
+        "logs.guard_tracebacks(); logs.hide('hush-4711', 's')\n"
+        "def fail(): raise ValueError('was hush-4711', b'Bearer eyJhbGciOiJI.e30.abc', 's')\n"
+        "t = threading.Thread(target=fail); t.start(); t.join()\n"
+        "fail()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 2
+    assert done.stderr.count("ValueError: ('was [secret]', b'Bearer [redacted]") == 2
+    assert "4711" not in done.stderr.replace("fail(): raise", "").split("ValueError")[-1]

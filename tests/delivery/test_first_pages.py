@@ -1,11 +1,14 @@
 """Equal first pages are read together, and show whoever asks what was acknowledged before."""
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
+import pytest
 from helpers.sinks import FakeConnection
 from helpers.world import World, world
 
+from kalam_notify.errors import LogUnavailable
+from kalam_notify.filters import Filter
 from kalam_notify.log import MemoryLog, Page, PageRequest
 from kalam_notify.model import ANONYMOUS, TableDef, TableId
 
@@ -117,20 +120,68 @@ async def test_a_page_is_good_for_as_long_as_the_log_has_not_moved() -> None:
         assert ids_in_batches(later.heard()) == [1, 2]
 
 
-async def test_after_a_read_that_failed_the_next_one_begins_anew() -> None:
-    class Failing(CountingLog):
-        async def page(self, request: PageRequest) -> Page:
-            page = await super().page(request)
-            if self.begun == 1:
-                raise ValueError("a filter that raises")
-            return page
+class Failing(CountingLog):
+    """Fails as often as it is told to."""
 
+    faults: ClassVar[list[Exception]] = []
+
+    async def page(self, request: PageRequest) -> Page:
+        page = await super().page(request)
+        if self.faults:
+            raise self.faults.pop()
+        return page
+
+
+async def test_a_read_that_failed_ends_that_connection_and_the_next_one_begins_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     log = Failing()
+    monkeypatch.setattr(log, "faults", [ValueError("nobody expected this")])
     async with world(log, [ORDERS]) as it:
         await write(it, 1)
         failed = ask(it)
+        async with asyncio.timeout(10):
+            while failed.ended_with is None:
+                await asyncio.sleep(0)
+        assert failed.ended_with.code == 1011
+        it.requests.disconnect(failed)
+        served = ask(it)
         await it.settle()
-        assert [m["type"] for m in failed.heard()] == ["error"]
+        assert ids_in_batches(served.heard()) == [1]
+
+
+async def test_a_log_that_cannot_be_read_for_a_while_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = Failing()
+    monkeypatch.setattr(log, "faults", [LogUnavailable("EMFILE"), LogUnavailable("EIO")])
+    async with world(log, [ORDERS]) as it:
+        await write(it, 1)
+        waited = ask(it)
+        async with asyncio.timeout(10):
+            while it.feeder.faults.reason is None:
+                await asyncio.sleep(0)
+        await it.settle()
+        assert it.feeder.faults.reason is None
+        assert ids_in_batches(waited.heard()) == [1]
+        assert waited.ended_with is None
+
+
+async def test_a_filter_that_raises_in_a_snapshot_ends_its_subscribers_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with world(MemoryLog(), [ORDERS]) as it:
+        await write(it, 1)
+        bad, other = ask(it, f"{ALL} WHERE v + 1 = 2"), ask(it)
+
+        def fail(self: Filter, values: dict[str, Any]) -> bool:
+            raise RuntimeError("in spite of all")
+
+        monkeypatch.setattr(Filter, "matches", fail)
+        await it.settle()
+        assert [m["code"] for m in bad.heard()] == ["SUBSCRIPTION_FAILED"]
+        assert bad.ended_with is None
+        assert ids_in_batches(other.heard()) == [1]
         served = ask(it)
         await it.settle()
         assert ids_in_batches(served.heard()) == [1]

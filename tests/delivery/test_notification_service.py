@@ -14,9 +14,9 @@ from kalam_notify.delivery import service as service_module
 from kalam_notify.delivery.batch import MAX_BATCH_BYTES, MAX_BATCH_SECONDS
 from kalam_notify.delivery.service import SHARED_NOTIFY_CHUNK_SIZE, NotificationService
 from kalam_notify.errors import LogUnavailable
+from kalam_notify.filters import Filter
 from kalam_notify.log import MemoryLog
 from kalam_notify.model import Change, Identity, Role, TableDef, TableId, UserId
-from kalam_notify.sql import Filter
 from kalam_notify.store.base import Span
 from kalam_notify.subscriptions.handle import SubscriptionState
 
@@ -189,7 +189,8 @@ async def test_live_only_changes_begin_behind_the_ack() -> None:
         it.subscribe(connection, "s", "SELECT * FROM app.orders", None)
         await it.post(it.change(ORDERS, "insert", {"id": 2}))
         await it.settle()
-        ack, change = connection.heard()
+        ack, batch, change = connection.heard()
+        assert batch["batch_control"] == ack["batch_control"]
         assert ack["batch_control"]["last_seq_id"] == 1
         assert rows_of([change]) == [2]
 

@@ -222,3 +222,18 @@ def test_a_transport_that_is_closing_refuses_nobody(owner: Owner) -> None:
     owner.clog(b"x" * 2 * LIMIT)
     owner.transport.is_closed = True
     assert owner.outbox.offer(b"y")
+
+
+def test_time_before_bytes_were_queued_does_not_count_though_the_transport_had_paused(
+    owner: Owner,
+) -> None:
+    """TLS transports call for a pause while nothing waits, and may not call again."""
+    owner.outbox.blocked(owner.now)
+    owner.now += 1e6
+    owner.transport.room = 0
+    owner.transport.waiting = b""
+    owner.outbox._queue(b"12345")
+    owner.now += 1
+    assert owner.outbox.stalled_for(owner.now) <= 1.0
+    owner.now += 5
+    assert 5.0 <= owner.outbox.stalled_for(owner.now) <= 6.0

@@ -25,9 +25,10 @@ from kalam_notify.delivery.outbox import Outbox
 from kalam_notify.delivery.ring import Alike, Refused, Ring, Run
 from kalam_notify.delivery.scan import SharedScan
 from kalam_notify.delivery.stats import FanoutStats
+from kalam_notify.filters import bind
 from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
 from kalam_notify.protocol.close import Close
-from kalam_notify.sql import Limits, bind, parse
+from kalam_notify.sql import Limits, parse
 from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.plans import Plan

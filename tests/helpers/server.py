@@ -11,7 +11,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -25,7 +25,8 @@ from kalam_notify.config import JwtSettings, load_config
 from kalam_notify.model import Role
 
 SECRET = "a-secret-that-only-the-tests-know-0123456789"
-START_SECONDS = 30
+START_SECONDS = 120
+"""A guard against hanging: several workers beside other tests on a busy machine need their time."""
 # Servers under test sign their own certificates.
 _UNVERIFIED = ssl._create_unverified_context()
 
@@ -76,10 +77,19 @@ class Server:
 
     Starting and stopping is for one thread at a time; asking (`token`, `request`, `post`) is for
     any thread at any moment, so that a test may kill and start it while others go on posting.
+
+    `python` goes between the interpreter and its `-m kalam_notify`.
     """
 
-    def __init__(self, directory: Path, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        python: Sequence[str] = (),
+    ) -> None:
         self.directory = directory
+        self.python = python
         self.settings = merged(BASE, settings or {})
         # A copy, for the section may be that of BASE: no two servers share a data directory.
         self.settings["server"] = {
@@ -97,7 +107,7 @@ class Server:
         self.configure(yaml.safe_dump(self.settings))
         self._signing = load_config(self.config_file).auth.jwt
         listen = ["--listen", self._address()]
-        command = [sys.executable, "-m", "kalam_notify", "serve", "--config"]
+        command = [sys.executable, *self.python, "-m", "kalam_notify", "serve", "--config"]
         with (self.directory / "stderr.txt").open("a") as stderr:
             self.process = subprocess.Popen(
                 [*command, str(self.config_file), *listen, *flags],
@@ -219,8 +229,9 @@ def _first_line(process: "subprocess.Popen[str]", directory: Path) -> str:
     except Empty:
         line = ""
     if not line.startswith("listening on "):
+        how = "did not listen" if process.poll() is None else "ended"
         process.kill()
-        raise AssertionError((directory / "stderr.txt").read_text())
+        raise AssertionError(f"the server {how}: {(directory / 'stderr.txt').read_text()}")
     return line
 
 

@@ -47,11 +47,10 @@ class Wire:
         await self.subscribe(name, sql, options)
         ack = await self.hear_type("subscription_ack")
         assert ack["subscription_id"] == name
-        if options is not None:
+        batch = await self.hear_type("initial_data_batch")
+        while batch["batch_control"]["has_more"]:
+            await self.say(type="next_batch", subscription_id=name)
             batch = await self.hear_type("initial_data_batch")
-            while batch["batch_control"]["has_more"]:
-                await self.say(type="next_batch", subscription_id=name)
-                batch = await self.hear_type("initial_data_batch")
         return ack
 
     async def closed(self) -> tuple[int, str]:

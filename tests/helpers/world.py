@@ -1,4 +1,4 @@
-"""A whole server without sockets: log, fan-out, feeder and desk on one event loop."""
+"""A whole server without sockets: log, fan-out, feeder and requests on one event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from helpers.sinks import FakeConnection
+from kalam_notify.budget import Budget, Steps, at_once
 from kalam_notify.catchup.feeder import Feeder
 from kalam_notify.config import WebSocketSettings
 from kalam_notify.delivery.service import NotificationService
@@ -16,6 +17,7 @@ from kalam_notify.log import Appended, EventLog
 from kalam_notify.model import Identity, Kind, PostedChange, Row, TableDef
 from kalam_notify.model.catalog import Catalog
 from kalam_notify.protocol.messages import NextBatch, SubscriptionRequest
+from kalam_notify.subscriptions.handle import SubscriptionState
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.requests import SubscriptionRequests
 
@@ -31,10 +33,12 @@ class World:
         loop = asyncio.get_running_loop()
         self.service = NotificationService(log, self.manager, self.stats, clock=loop.time)
         settings = WebSocketSettings(**{"batch_grace": 0.01, **websocket})
+        self.budget = Budget(loop.time)
         self.feeder = Feeder(
             log,
             self.manager,
             self.stats,
+            self.budget,
             position=lambda: self.service.position,
             batch_grace=lambda: settings.batch_grace,
         )
@@ -52,10 +56,18 @@ class World:
     def subscribe(
         self, connection: FakeConnection, name: str, sql: str, options: dict[str, Any] | None
     ) -> None:
-        self.requests.subscribe(connection, SubscriptionRequest(name, sql, options))
+        at_once(self.requests.subscribe(connection, SubscriptionRequest(name, sql, options)))
+
+    def renew(self, steps: Steps[None]) -> None:
+        """Check subscriptions anew, at once."""
+        at_once(steps)
 
     def next_batch(self, connection: FakeConnection, name: str) -> None:
         self.requests.next_batch(connection, NextBatch(name))
+
+    def next_batch_if_there(self, connection: FakeConnection, name: str) -> None:
+        if name in connection.subscriptions:
+            self.next_batch(connection, name)
 
     def drain(self, connection: FakeConnection) -> None:
         """The connection's socket takes everything and has room again."""
@@ -84,7 +96,12 @@ class World:
     def _is_settled(self) -> bool:
         if self.service.position < self.log.last_seq or not self.service.is_idle:
             return False
-        return self.manager.lagging_count == 0
+        return all(
+            handle.state is SubscriptionState.LIVE
+            or (handle.plan.node.is_demoted and self.feeder.is_at_head(handle))
+            for connection in self.manager.connections.values()
+            for handle in connection.subscriptions.values()
+        )
 
 
 @asynccontextmanager
@@ -95,7 +112,9 @@ async def world(
     await log.start()
     log.declare(tables)
     it = World(log, tables, **websocket)
-    loops = [asyncio.create_task(it.service.run()), asyncio.create_task(it.feeder.run())]
+    loops = [
+        asyncio.create_task(loop) for loop in (it.service.run(), it.feeder.run(), it.budget.run())
+    ]
     try:
         yield it
     finally:

@@ -51,6 +51,15 @@ class TestForms:
         assert change.key == "[7]"
         assert change.id == "evt-1"
 
+    @pytest.mark.parametrize("form", list(Form))
+    def test_a_byte_order_mark_is_skipped(self, form: Form) -> None:
+        raw = json.dumps(insert({"id": 7})).encode()
+        (change,) = decode(b"\xef\xbb\xbf" + raw, form)
+        assert change.key == "[7]"
+        assert decode(b"\xef\xbb\xbf", Form.LINES) == []
+        assert refusal(b"\xef\xbb\xbf")[1] == "INVALID_JSON"
+        assert refusal(b"\xef\xbb\xbf\xef\xbb\xbf" + raw, form)[1] == "INVALID_JSON"
+
     def test_an_array_keeps_its_order(self) -> None:
         changes = decode(body(*(insert({"id": n}) for n in range(600))))
         assert [change.key for change in changes] == [f"[{n}]" for n in range(600)]
@@ -150,6 +159,14 @@ class TestMeaning:
         assert anything.get(TableId("new.two")) is not None
         assert [table.id for table in anything.tables()] == ["new.one"]
 
+    def test_no_more_tables_are_created_than_may_be(self) -> None:
+        two = Catalog(auto_create=True, max_tables=2)
+        decode(body(insert(table="new.one"), insert(table="new.two")), catalog=two)
+        decode(body(insert(table="new.one")), catalog=two)
+        with pytest.raises(ChangeRefused, match=r"limits\.max_tables") as caught:
+            decode(body(insert(table="new.three")), catalog=two)
+        assert (caught.value.code, caught.value.field) == ("UNKNOWN_TABLE", "table")
+
 
 DEEP = 100_000
 BAD_JSON = [
@@ -206,7 +223,7 @@ BAD_CHANGES: list[tuple[str, object, str, str | None]] = [
     ("old_data a text", insert(old_data="x"), C, "old_data"),
     ("the key missing", insert({"a": 1}), C, "row_data.id"),
     ("the key null", insert({"id": None}), C, "row_data.id"),
-    ("the key true", insert({"id": True}), C, "row_data.id"),
+    ("the key a list", insert({"id": [True]}), C, "row_data.id"),
     ("the key a float", insert({"id": 1.0}), C, "row_data.id"),
     ("the key an object", insert({"id": {}}), C, "row_data.id"),
     ("half a key", insert({"order_id": 1}, table="app.lines"), C, "row_data.line"),
@@ -298,6 +315,55 @@ class TestBounds:
         assert len(decode(raw(2), form, limits=limits)) == 2
         assert len(decode(raw(3), form, limits=limits)) == 3
         assert refusal(raw(4), form, limits) == (413, "TOO_LARGE", None, None)
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            b"[" + b"{}," * 300_000 + b"{}]",
+            b"[" + b"[]," * 300_000 + b"[]]",
+            b"[[" + b"[]," * 300_000 + b"[]]]",
+            b'[{"table":5,"x":[' + b"[]," * 300_000 + b"[]]}]",
+            b'{"table":"app.orders","change_type":"insert","row_data":{"id":1,"a":['
+            + b"[]," * 300_000
+            + b"[]]}}",
+            b'{"table":"app.orders","change_type":"delete","old_data":{"id":1,"a":'
+            + b'{"b":' * 200
+            + b"[" * 3
+            + b"{}," * 300_000
+            + b"{}"
+            + b"]" * 3
+            + b"}" * 202,
+        ],
+        ids=["objects", "arrays", "one array", "an unknown field", "a row", "an old row"],
+    )
+    def test_nonsense_is_refused_without_building_it(self, raw: bytes) -> None:
+        tracemalloc.start()
+        try:
+            status, _, index, _ = refusal(raw)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert (status in (400, 413), index) == (True, 0)
+        assert peak < 5 * len(raw)
+
+    def test_a_refusal_deep_in_an_array_rests_on_its_way(self) -> None:
+        raw = body(*(insert({"id": n}) for n in range(999)), insert(user_id="x"))
+        batch = decode_batch(raw, Form.JSON, Rules(catalog(), Limits()))
+        rests: list[None] = []
+        with pytest.raises(ChangeRefused) as caught:
+            rests.extend(batch)
+        assert caught.value.index == 999
+        assert len(rests) > 30
+
+    @pytest.mark.parametrize("space", [" ", "\n", "\t"])
+    def test_a_row_that_is_long_for_its_white_space_alone_is_taken(self, space: str) -> None:
+        text = json.dumps(insert({"id": 1, "a": "x"}))[:-2] + space * 100_000 + "}}"
+        assert len(decode(text.encode())) == 1
+
+    def test_a_row_that_is_long_for_its_escapes_alone_is_taken(self) -> None:
+        row = '{"id":1,"a":"' + "\\u0041" * 4000 + '"}'
+        text = '{"table":"app.orders","change_type":"insert","row_data":' + row + "}"
+        assert len(decode(text.encode())) == 1
 
     def test_too_many_items_that_are_no_changes_are_not_all_looked_at(self) -> None:
         status, code, index, _ = refusal(b"[" + b"1," * 100_000 + b"1]")

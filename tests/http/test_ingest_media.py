@@ -1,10 +1,14 @@
 """Media types, encodings, and bodies that are larger than they look."""
 
 import gzip
+import random
+import zlib
+from types import SimpleNamespace
 
 import pytest
 
 from kalam_notify.errors import ChangeRefused
+from kalam_notify.http import media
 from kalam_notify.http.media import Form, form_of, inflate, is_gzip
 
 
@@ -73,3 +77,54 @@ def test_damaged_gzip_is_refused(damaged: bytes) -> None:
     with pytest.raises(ChangeRefused) as caught:
         inflate(damaged, 1000)
     assert (caught.value.status, caught.value.code) == (400, "INVALID_JSON")
+
+
+class Copies:
+    """zlib's inflater, counting the bytes it was given and those it handed back."""
+
+    taken = 0
+
+    def __init__(self, window: int) -> None:
+        self._inner = zlib.decompressobj(window)
+
+    def decompress(self, data: bytes, most: int) -> bytes:
+        Copies.taken += len(data)
+        return self._inner.decompress(data, most)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 300, bytes(range(256)) * 40])
+def test_many_members_are_copied_in_proportion_to_their_number(
+    monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(media, "zlib", SimpleNamespace(decompressobj=Copies, error=zlib.error))
+    member = gzip.compress(content)
+    for count in (100, 1000):
+        Copies.taken = 0
+        assert inflate(member * count, 1 << 30) == content * count
+        assert Copies.taken <= count * 3 * max(len(member), 256)
+
+
+def test_members_without_number_are_refused() -> None:
+    with pytest.raises(ChangeRefused) as caught:
+        inflate(gzip.compress(b"") * (media.MAX_MEMBERS + 1), 100)
+    assert (caught.value.status, caught.value.code) == (400, "INVALID_JSON")
+    assert inflate(gzip.compress(b"") * media.MAX_MEMBERS, 100) == b""
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 512, 768, 10_000])
+def test_a_body_may_end_where_a_bite_does(size: int) -> None:
+    content = random.Random(size).randbytes(size)
+    body = gzip.compress(content)
+    assert inflate(body, size) == content
+    for missing in (1, 8, 9):
+        with pytest.raises(ChangeRefused) as caught:
+            inflate(body[:-missing], size)
+        assert "ends early" in caught.value.message

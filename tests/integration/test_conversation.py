@@ -60,14 +60,65 @@ async def test_a_bad_authentication_is_told_then_closed(
         assert (await client.closed())[0] == 1008
 
 
-@pytest.mark.parametrize("header", ["Bearer nonsense", "Basic YTpi", "Bearer"])
-async def test_a_bad_header_is_told_after_the_upgrade(server: Server, header: str) -> None:
+@pytest.mark.parametrize("header", ["Bearer nonsense", "Bearer", "bearer a b"])
+async def test_a_header_token_that_does_not_hold_is_refused_before_the_upgrade(
+    server: Server, header: str
+) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(server.ws_url, additional_headers={"Authorization": header}, proxy=None)
+    response = refused.value.response
+    assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
+    assert json.loads(response.body or b"")["error"]["code"] == "UNAUTHORIZED"
+
+
+@pytest.mark.parametrize("header", ["Basic YTpi", "Digest username=a", "Negotiate abc"])
+async def test_another_scheme_of_authorization_is_no_token(server: Server, header: str) -> None:
     async with connect(
         server.ws_url, additional_headers={"Authorization": header}, proxy=None
     ) as socket:
         client = Wire(socket)
-        await client.hear_type("auth_error")
-        assert (await client.closed())[0] == 1008
+        await client.authenticate(server.token())
+
+
+async def test_of_two_authorization_headers_the_bearer_one_counts(server: Server) -> None:
+    headers = [("Authorization", "Basic YTpi"), ("Authorization", f"Bearer {server.token('bob')}")]
+    async with connect(server.ws_url, additional_headers=headers, proxy=None) as socket:
+        assert (await Wire(socket).hear_type("auth_success"))["user"] == "bob"
+
+
+async def test_a_browsers_token_comes_as_a_subprotocol(server: Server) -> None:
+    for offer in (["bearer", server.token("bob")], ["app.v1", "bearer", server.token("bob")]):
+        async with connect(server.ws_url, subprotocols=offer, proxy=None) as socket:
+            assert socket.subprotocol == "bearer"
+            assert (await Wire(socket).hear_type("auth_success"))["user"] == "bob"
+
+
+async def test_a_browsers_token_that_does_not_hold_is_refused_before_the_upgrade(
+    server: Server,
+) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(server.ws_url, subprotocols=["bearer", "nonsense"], proxy=None)
+    assert refused.value.response.status_code == 401
+
+
+async def test_bearer_without_a_token_is_answered_and_may_authenticate(server: Server) -> None:
+    async with connect(server.ws_url, subprotocols=["bearer"], proxy=None) as socket:
+        assert socket.subprotocol == "bearer"
+        await Wire(socket).authenticate(server.token())
+
+
+@pytest.mark.parametrize("offer", [["graphql-ws"], ["mqtt", "json"], ["eyJhbGciOiJIUzI1NiJ9.e.x"]])
+async def test_another_subprotocol_is_answered_with_a_close_that_says_why(
+    server: Server, offer: list[str]
+) -> None:
+    async with connect(server.ws_url, subprotocols=offer, proxy=None) as socket:
+        assert socket.subprotocol == offer[0]
+        client = Wire(socket)
+        error = await client.hear_type("error")
+        assert (error["subscription_id"], error["code"]) == ("protocol", "UNSUPPORTED")
+        code, reason = await client.closed()
+        assert code == 1002
+        assert "bearer" in reason
 
 
 async def test_another_users_token_ends_the_connection(server: Server) -> None:
@@ -308,15 +359,18 @@ async def test_a_lost_role_or_claim_is_felt_at_the_next_token(start_server: Star
         insert("app.tenants", {"id": 2, "tenant": "y"}),
     )
     async with wire(server.ws_url, server.token("eve", "service", tenant="x")) as client:
-        await client.subscribe("t", "SELECT id FROM app.tenants", {})
+        await client.live("u", "SELECT * FROM app.tenants", {})
+        await client.live("w", "SELECT id FROM app.tenants")
+        await client.subscribe("t", "SELECT id FROM app.tenants", {"on_gap": "snapshot"})
         await client.hear_type("subscription_ack")
         assert [row["id"] for row in (await client.hear())["rows"]] == [1]
         await client.live("v", "SELECT * FROM app.vault", {})
         await client.authenticate(server.token("eve", "user", tenant="y"))
-        ended = await client.hear_type("error")
-        renewed = await client.hear_type("subscription_ack")
-        rows = (await client.hear_type("initial_data_batch"))["rows"]
-        assert (ended["subscription_id"], ended["code"]) == ("v", "UNAUTHORIZED")
+        heard = [await client.hear() for _ in range(5)]
+        ended = {m["subscription_id"]: m["code"] for m in heard if m["type"] == "error"}
+        (renewed,) = (m for m in heard if m["type"] == "subscription_ack")
+        (rows,) = (m["rows"] for m in heard if m["type"] == "initial_data_batch")
+        assert ended == {"u": "RESUME_EXPIRED", "w": "RESUME_EXPIRED", "v": "UNAUTHORIZED"}
         assert renewed["resumed"] is False
         assert [row["id"] for row in rows] == [2]
 
@@ -405,3 +459,43 @@ async def test_http_1_0_cannot_be_upgraded(server: Server) -> None:
     async with asyncio.timeout(20):
         assert (await reader.read()).split()[1] == b"505"
     writer.close()
+
+
+async def test_what_follows_a_query_that_takes_long_to_read_waits_for_it(
+    start_server: StartServer,
+) -> None:
+    """Requests are done in slices, but those of a connection in the order in which they came."""
+    server = start_server()
+    server.post(insert("app.orders", {"id": 1}))
+    token = server.token()
+    async with wire(server.ws_url, token) as client:
+        for number in range(20):
+            long = " OR ".join(f"id + {number} = {n} AND LOWER(a) = 'x{n}'" for n in range(60))
+            await client.subscribe("a", f"SELECT * FROM app.orders WHERE {long}", {"last_rows": 0})
+            await client.say(type="next_batch", subscription_id="a")
+            await client.say(type="unsubscribe", subscription_id="a")
+            await client.say(type="next_batch", subscription_id="a")
+            await client.subscribe("b", "SELECT * FROM app.orders", {"last_rows": 0})
+        heard = await client.settled(token)
+    # Of `a` there may be nothing but its end: it was unsubscribed before its page was there.
+    told = [(m["type"], m["subscription_id"]) for m in heard if m["subscription_id"] == "b"]
+    assert told.count(("subscription_ack", "b")) >= 1
+    errors = [m["code"] for m in heard if m["type"] == "error"]
+    assert errors == ["BATCH_FETCH_FAILED"] * 20
+
+
+async def test_a_client_that_leaves_while_its_query_is_read_harms_nobody(
+    start_server: StartServer,
+) -> None:
+    server = start_server()
+    token = server.token()
+    for number in range(5):
+        async with wire(server.ws_url, token) as client:
+            for n in range(30):
+                long = " OR ".join(f"id + {number} = {n + m}" for m in range(40))
+                await client.subscribe(f"s{n}", f"SELECT * FROM app.orders WHERE {long}", {})
+    async with wire(server.ws_url, token) as other:
+        await other.live("s", "SELECT * FROM app.orders", {})
+        server.post(insert("app.orders", {"id": 1}))
+        assert (await other.hear_type("change"))["rows"][0]["id"] == 1
+    assert "Traceback" not in server.errors

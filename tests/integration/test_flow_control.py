@@ -138,7 +138,10 @@ async def test_a_reader_behind_retention_is_closed_1013_and_resumes_with_a_snaps
                 await asyncio.sleep(0)
         assert (await slow.closed())[0] == 1013
     async with wire(server.ws_url, server.token()) as again:
-        ack = await again.live("s", "SELECT * FROM app.orders", {"from": int(first)})
+        sql = "SELECT * FROM app.orders"
+        await again.subscribe("expired", sql, {"from": int(first)})
+        assert (await again.hear_type("error"))["code"] == "RESUME_EXPIRED"
+        ack = await again.live("s", sql, {"from": int(first), "on_gap": "snapshot"})
         assert ack["resumed"] is False
 
 

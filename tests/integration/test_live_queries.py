@@ -3,6 +3,7 @@
 import asyncio
 import json
 from itertools import count
+from typing import Any
 
 import pytest
 from helpers.server import Server, delete, insert, update
@@ -232,11 +233,37 @@ async def test_a_resume_brings_every_change_missed_deletes_included(
         assert (await client.hear_type("change"))["rows"][0]["id"] == 3
 
 
-async def test_a_resume_from_beyond_the_log_gets_a_snapshot(server: Server, table: str) -> None:
+async def test_a_resume_from_beyond_the_log_gets_a_snapshot_if_it_says_so(
+    server: Server, table: str
+) -> None:
     server.post(insert(table, {"id": 1}))
     async with wire(server.ws_url, server.token()) as client:
-        ack = await client.live("s", f"SELECT * FROM {table}", {"from_seq_id": 2**52})
+        beyond = {"from_seq_id": 2**52, "on_gap": "snapshot"}
+        ack = await client.live("s", f"SELECT * FROM {table}", beyond)
         assert ack["resumed"] is False
+
+
+@pytest.mark.parametrize("on_gap", [{}, {"on_gap": "error"}, {"on_gap": None}])
+async def test_a_resume_from_beyond_the_log_is_refused_otherwise(
+    server: Server, table: str, on_gap: dict[str, Any]
+) -> None:
+    server.post(insert(table, {"id": 1}))
+    async with wire(server.ws_url, server.token()) as client:
+        await client.subscribe("s", f"SELECT * FROM {table}", {"from": 2**52, **on_gap})
+        error = await client.hear_type("error")
+        assert (error["subscription_id"], error["code"]) == ("s", "RESUME_EXPIRED")
+        await client.say(type="next_batch", subscription_id="s")
+        assert (await client.hear_type("error"))["code"] == "BATCH_FETCH_FAILED"
+        await client.live("s", f"SELECT * FROM {table}", {})
+        server.post(insert(table, {"id": 2}))
+        assert (await client.hear_type("change"))["rows"][0]["id"] == 2
+
+
+@pytest.mark.parametrize("on_gap", ["", "Snapshot", True, 1, [], {}])
+async def test_another_on_gap_is_unsupported(server: Server, table: str, on_gap: Any) -> None:
+    async with wire(server.ws_url, server.token()) as client:
+        await client.subscribe("s", f"SELECT * FROM {table}", {"on_gap": on_gap})
+        assert (await client.hear_type("error"))["code"] == "UNSUPPORTED"
 
 
 async def test_from_zero_tells_the_whole_history(server: Server, table: str) -> None:

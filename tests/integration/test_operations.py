@@ -171,6 +171,7 @@ async def test_sighup_takes_new_tables_and_keeps_the_old_configuration_when_it_i
         server.configure("tables: [nonsense")
         server.signal(signal.SIGHUP)
         await _until_logged(server, "not reloaded")
+        assert server.metric("config_last_reload_successful") == 0
         fresh = merged(server.settings, {"tables": {"declared": {"app.fresh": {"type": "shared"}}}})
         fresh["tables"]["declared"]["app.orders"]["access"] = "private"
         server.configure(yaml.safe_dump(fresh))
@@ -178,6 +179,7 @@ async def test_sighup_takes_new_tables_and_keeps_the_old_configuration_when_it_i
         ended = await client.hear_type("error")
         assert (ended["subscription_id"], ended["code"]) == ("old", "UNAUTHORIZED")
         assert server.post(insert("app.fresh", {"a": 1}))["accepted"] == 1
+        assert server.metric("config_last_reload_successful") == 1
         fresh["tables"]["declared"]["app.orders"]["access"] = "public"
 
 
@@ -185,6 +187,41 @@ async def _until_logged(server: Server, text: str) -> None:
     async with asyncio.timeout(20):
         while text not in server.errors:
             await asyncio.sleep(0.01)
+
+
+def test_the_process_tells_what_it_takes(start_server: StartServer) -> None:
+    server = start_server()
+    assert server.process is not None
+    text = server.request(
+        "GET", "/metrics", Authorization=f"Bearer {server.token('ops', 'service')}"
+    ).body.decode()
+    told = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("process_"))
+    fds = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+    # The request's own socket may have been closed meanwhile.
+    assert fds <= float(told["process_open_fds"]) <= fds + 2
+    assert float(told["process_resident_memory_bytes"]) > 10_000_000
+    assert float(told["process_cpu_seconds_total"]) > 0
+
+
+async def test_a_subscription_that_does_not_read_is_told_by_its_age(
+    start_server: StartServer,
+) -> None:
+    server = start_server(websocket={"send_buffer_bytes": "16KiB"})
+    async with wire(server.ws_url, server.token(), max_queue=1) as client:
+        await client.live("s", "SELECT * FROM app.orders")
+        client.socket.transport.pause_reading()
+        rows = [insert("app.orders", {"id": n, "pad": "x" * 100_000}) for n in range(80)]
+        await asyncio.to_thread(server.post, *rows)
+        async with asyncio.timeout(60):
+            while not server.metric("slowest_subscription_seconds") > 1:
+                await asyncio.sleep(0.05)
+        client.socket.transport.resume_reading()
+        seen = 0
+        while seen < 80:
+            seen += len((await client.hear_type("change"))["rows"])
+        async with asyncio.timeout(60):
+            while server.metric("slowest_subscription_seconds") > 0:
+                await asyncio.sleep(0.05)
 
 
 async def test_acknowledged_changes_and_ids_survive_sigkill(start_server: StartServer) -> None:
@@ -351,7 +388,8 @@ async def test_after_an_older_copy_was_put_back_everybody_begins_anew(
     server.post(*[insert("app.orders", {"id": n}) for n in (6, 7, 8)])
     view = View()
     async with wire(server.ws_url, server.token()) as client:
-        ack = await client.live("s", "SELECT * FROM app.orders", {"from": position})
+        options = {"from": position, "on_gap": "snapshot"}
+        ack = await client.live("s", "SELECT * FROM app.orders", options)
         assert ack["resumed"] is False
         async with wire(server.ws_url, server.token()) as fresh:
             await fresh.subscribe("s", "SELECT * FROM app.orders", {})
@@ -364,8 +402,8 @@ async def test_after_an_older_copy_was_put_back_everybody_begins_anew(
 def test_being_killed_is_no_older_copy(start_server: StartServer) -> None:
     server = start_server()
     for number in range(3):
-        server.post(insert("app.orders", {"id": number}))
+        posted = server.post(insert("app.orders", {"id": number}))
         server.kill()
         server.start()
     assert "older copy" not in server.errors
-    assert server.metric("log_last_seq") == 3
+    assert server.metric("log_last_seq") == posted["last_seq"]

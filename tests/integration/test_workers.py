@@ -233,7 +233,9 @@ async def test_live_only_begins_behind_what_was_acknowledged_anywhere(crew: Serv
 async def test_a_seq_beyond_the_log_gets_a_snapshot(crew: Server) -> None:
     for worker in EVERY:
         async with wire_to(crew, worker, crew.token()) as client:
-            ack = await client.live("s", "SELECT * FROM app.orders", {"from": 2**50})
+            ack = await client.live(
+                "s", "SELECT * FROM app.orders", {"from": 2**50, "on_gap": "snapshot"}
+            )
             assert ack["resumed"] is False
 
 
@@ -384,10 +386,12 @@ def test_sighup_reaches_all_workers_and_those_that_come_later(crew_of_its_own: S
     server.configure("tables: [nonsense")
     server.signal(signal.SIGHUP)
     until(lambda: "not reloaded" in server.errors, "the bad configuration is refused")
+    assert server.metric("config_last_reload_successful") == 0
     fresh = merged(server.settings, {"tables": {"declared": {"app.fresh": {"type": "shared"}}}})
     server.configure(yaml.safe_dump(fresh))
     server.signal(signal.SIGHUP)
     until(lambda: server.errors.count("configuration reloaded") == 3, "all have reloaded")
+    assert server.metric("config_last_reload_successful") == 1
     # What was loaded last, not what the file says by now, is what a new worker gets.
     server.configure("tables: [nonsense")
     replaced(server, 3, kill_worker(server, 3))
@@ -484,8 +488,8 @@ async def test_one_scrape_tells_of_all_workers_whoever_is_asked(crew_of_its_own:
                 stack.push_async_callback(client.hear_type, "change")
             each[0].post(*[insert("app.orders", {"id": n}) for n in range(4)])
             each[1].post(insert("app.vault", {"id": 1}))
-            each[2].post(insert("app.vault", {"id": 2}))
-            until(lambda: server.metric("log_last_seq") == 6, "the changes have come around")
+            last = each[2].post(insert("app.vault", {"id": 2}))["last_seq"]
+            until(lambda: server.metric("log_last_seq") == last, "the changes have come around")
             texts = [door.get("/metrics").body.decode() for door in each]
     for text in texts:
         assert sample(text, "connections") == [6]
@@ -495,9 +499,13 @@ async def test_one_scrape_tells_of_all_workers_whoever_is_asked(crew_of_its_own:
         assert sample(text, 'ingest_requests_total{status="200"}') == [3]
         assert sample(text, "log_append_seconds_count") == [3]
         assert sample(text, 'log_append_seconds_bucket{le="+Inf"}') == [3]
-        assert sample(text, "log_last_seq") == [6]
+        assert sample(text, "log_last_seq") == [last]
         assert text.count("kalam_notify_build_info{version=") == 1
         assert text.count("# TYPE kalam_notify_connections gauge") == 1
+        assert sample(text, "config_last_reload_successful") == [1]
+        assert 0 < sample(text, "log_bytes")[0] < 1000
+        assert sample(text, "slowest_subscription_seconds")[0] < 60
+    assert server.metric("loop_lag_seconds_count") > 0
 
 
 def test_what_a_dead_worker_had_counted_stays(crew_of_its_own: Server) -> None:

@@ -21,7 +21,7 @@ def load_test(question: str, results: Path, *extra: str) -> subprocess.Completed
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # a guard against hanging
         check=False,
     )
 
@@ -59,6 +59,19 @@ def test_without_a_compiler_the_client_in_python_serves(tmp_path: Path) -> None:
     done = load_test("fanout", tmp_path, "--python-client", "--subscribers", "5")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "client in Python" in done.stdout
+
+
+@pytest.mark.parametrize("question", ["fanout", "burst"])
+@pytest.mark.skipif(compiler() is None, reason="others are measured with the C client only")
+def test_others_are_measured_beside_or_told_to_be_absent(question: str, tmp_path: Path) -> None:
+    done = load_test(question, tmp_path, "--beside", "nchan,nats,websockets")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / f"{question}.json").read_text())
+    measured = {m["case"].partition(",")[0] for m in told["measurements"]}
+    absent = {note.partition(" ")[0] for note in told["notes"] if "was left out" in note}
+    assert "websockets" in measured
+    for name in ("nchan", "nats"):
+        assert (name in measured) != (name in absent)
 
 
 def test_a_question_that_starts_its_own_servers_refuses_a_running_one(tmp_path: Path) -> None:

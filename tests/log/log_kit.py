@@ -34,12 +34,21 @@ class Clock:
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self.now = now
+        self._ticked = 0.0
 
     def __call__(self) -> float:
         return self.now
 
+    def ticking(self) -> float:
+        """Seconds that have passed, whatever the clock was set to meanwhile."""
+        return self._ticked
+
     def advance(self, seconds: float) -> None:
         self.now += seconds
+        self._ticked += seconds
+
+    def put_back(self, seconds: float) -> None:
+        self.now -= seconds
 
 
 def new_log(
@@ -47,9 +56,14 @@ def new_log(
 ) -> MemoryLog | SqliteLog:
     """A log that is not started; its own trimming is out of the way."""
     if kind == "memory":
-        return MemoryLog(retention=retention, clock=clock, trim_seconds=3600)
+        return MemoryLog(retention=retention, clock=clock, ticking=clock.ticking, trim_seconds=3600)
     return SqliteLog(
-        directory / "kalam.db", durability="os", retention=retention, clock=clock, trim_seconds=3600
+        directory / "kalam.db",
+        durability="os",
+        retention=retention,
+        clock=clock,
+        ticking=clock.ticking,
+        trim_seconds=3600,
     )
 
 

@@ -24,7 +24,7 @@ from log_kit import (
 )
 
 from kalam_notify.errors import LogUnavailable, StorageFault
-from kalam_notify.log import Appended, EventLog
+from kalam_notify.log import Appended, EventLog, Retention
 from kalam_notify.model import Change, PostedChange, Row, TableDef, TableId
 
 
@@ -320,6 +320,24 @@ async def test_statistics_admit_how_full_everything_is(log: EventLog) -> None:
     assert found["log_bytes"] == found["window_bytes"] == size
     assert (found["appends"], found["changes"], found["last_seq"]) == (1, 2, 2)
     assert (found["waiting_batches"], found["waiting_bytes"]) == (0, 0)
+
+
+async def test_statistics_tell_when_the_oldest_change_was_stored(
+    log: EventLog, clock: Clock
+) -> None:
+    assert log.statistics()["oldest_at"] == 0
+    began = clock.now
+    await log.append([put(1)])
+    clock.advance(60)
+    await log.append([put(2)])
+    await log.trim()  # who has written does not look at the file's beginning each time
+    assert log.statistics()["oldest_at"] == began
+    log.retain(Retention(max_age=30, max_bytes=None))
+    await log.trim()
+    assert log.statistics()["oldest_at"] == began + 60
+    clock.advance(60)
+    await log.trim()
+    assert log.statistics()["oldest_at"] == 0
 
 
 async def test_a_closed_log_takes_and_gives_nothing(log: EventLog) -> None:

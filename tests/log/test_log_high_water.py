@@ -11,7 +11,6 @@ import pytest
 from log_kit import EVENTS, ORDERS, TABLES, Clock, event, everything, put
 
 from kalam_notify.log import SqliteLog
-from kalam_notify.store import schema
 
 
 async def opened(directory: Path) -> SqliteLog:
@@ -102,20 +101,3 @@ async def test_two_logs_on_one_file_keep_one_mark(tmp_path: Path) -> None:
     log = await opened(tmp_path)
     assert (log.last_seq, log.horizon()) == (40, 0)
     await log.close()
-
-
-async def test_a_file_of_the_first_format_is_brought_to_this_one(tmp_path: Path) -> None:
-    log = await opened(tmp_path)
-    await log.append([put(1), event()])
-    before = await everything(log)
-    await log.close()
-    with closing(sqlite3.connect(tmp_path / "kalam.db", isolation_level=None)) as connection:
-        connection.execute("ALTER TABLE state DROP COLUMN floor")
-        connection.execute("PRAGMA user_version = 1")
-    (tmp_path / "kalam.mark").unlink()
-    log = await opened(tmp_path)
-    assert await everything(log) == before
-    assert (await log.append([put(2)])).first_seq == 3
-    await log.close()
-    with closing(sqlite3.connect(tmp_path / "kalam.db")) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (schema.FORMAT_VERSION,)

@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from log_kit import EVENTS, FOREVER, ORDERS, PLENTY, TABLES, Clock, new_log, put, seqs, values
 
+from kalam_notify.filters import Filter
 from kalam_notify.log import EventLog, Page, PageRequest, SqliteLog
 from kalam_notify.model import SHARED, Change, PostedChange, Row, TableDef
 from kalam_notify.model.hints import ColumnIn, ColumnPrefix, ColumnRange
-from kalam_notify.sql import Filter
 from kalam_notify.sql.normal import normalize
 from kalam_notify.sql.tree import Call, Column, Expression, constant
+from kalam_notify.store.prefilter import Prefilter
 
 NUMBERS: list[int | float] = [
     *(0, 1, -1, 5, 7, -0.0, 0.1, 0.3, 1.0, 5.5, -1e-7, 5e-324, 2.2e-308, 1e-300, 1e22, 1.5e300),
@@ -207,20 +208,36 @@ async def test_hints_find_old_images(numbered: SqliteLog) -> None:
 
 
 @pytest.mark.parametrize("column", ["a b", "a.b", 'a"', "é", "a[0]", "$", ""])
-def test_columns_whose_names_need_care_give_no_hint(column: str) -> None:
-    assert Filter(normalize(compare("=", column, 1))).hints is None
+def test_columns_whose_names_need_care_are_not_said_in_sql(column: str) -> None:
+    hints = Filter(normalize(compare("=", column, 1))).hints
+    assert hints == ((ColumnIn(column, (1,)),),)
+    assert Prefilter(hints).on("row") == ""
 
 
 def test_filters_become_hints() -> None:
     def hints(predicate: Expression) -> object:
         return Filter(normalize(predicate)).hints
 
-    assert hints(member("a", [1, 2])) == (ColumnIn("a", (1, 2)),)
-    assert hints(compare("=", "a", True)) == (ColumnIn("a", (True,)),)
-    assert hints(compare("<", "a", 2)) == (ColumnRange("a", None, 2),)
-    assert hints(compare("like", "a", "ab%c")) == (ColumnPrefix("a", "ab"),)
-    assert hints(compare("<>", "a", 2)) is None
-    assert hints(constant(True)) is None
-    assert hints(constant(False)) == ()
-    assert hints(compare("=", "a", "\ud800")) is None
-    assert hints(member("a", list(range(5000)))) is None
+    assert hints(member("a", [1, 2])) == ((ColumnIn("a", (1, 2)),),)
+    assert hints(compare("=", "a", True)) == ((ColumnIn("a", (True,)),),)
+    assert hints(compare("<", "a", 2)) == ((ColumnRange("a", None, 2),),)
+    assert hints(compare("like", "a", "ab%c")) == ((ColumnPrefix("a", "ab"),),)
+    assert hints(compare("<>", "a", 2)) == ()
+    assert hints(constant(True)) == ()
+    assert hints(constant(False)) == ((),)
+    assert hints(compare("=", "a", "\ud800")) == ()
+    assert hints(member("a", list(range(10_001)))) == ()
+
+
+def test_every_operand_of_an_and_is_a_clause_the_narrowest_first() -> None:
+    wide, narrow = compare(">", "a", 2), compare("=", "b", 1)
+    either = Call("or", (compare("=", "c", 3), compare("=", "d", 4)))
+    assert Filter(normalize(Call("and", (wide, narrow, either)))).hints == (
+        (ColumnIn("b", (1,)),),
+        (ColumnIn("c", (3,)), ColumnIn("d", (4,))),
+        (ColumnRange("a", 2, None),),
+    )
+
+
+def test_long_lists_are_not_said_in_sql() -> None:
+    assert Prefilter(Filter(normalize(member("a", list(range(513))))).hints).on("row") == ""

@@ -256,3 +256,26 @@ async def test_producers_that_never_pause_do_not_hold_retention_up(
         async with asyncio.timeout(60):
             await asyncio.gather(*(producer() for _ in range(8)))
         assert trim.result() == 4500
+
+
+async def test_age_counts_on_while_the_clock_is_back(kept: Kept, clock: Clock) -> None:
+    async with kept.log(AN_HOUR) as log:
+        await log.append([put(1)])
+        clock.put_back(1000 * HOUR)
+        await log.append([put(2)])
+        clock.advance(HOUR + 1)
+        await log.append([put(3)])
+        assert await log.trim() == 2
+        assert seqs(await everything(log, after=2)) == [3]
+
+
+async def test_age_counts_on_after_a_restart_with_the_clock_back(
+    tmp_path: Path, clock: Clock
+) -> None:
+    kept = Kept("sqlite", tmp_path, clock)
+    async with kept.log(AN_HOUR) as log:
+        await log.append([put(1)])
+    clock.put_back(1000 * HOUR)
+    async with kept.log(AN_HOUR) as log:
+        clock.advance(HOUR + 1)
+        assert await log.trim() == 1

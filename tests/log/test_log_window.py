@@ -1,10 +1,13 @@
 """The window: contiguous, in order, bounded."""
 
+import tracemalloc
+
 import pytest
 from log_kit import EVENTS, row, seqs
 
 from kalam_notify.log.window import Window
-from kalam_notify.model import Change
+from kalam_notify.model import Change, Row, TableId
+from kalam_notify.model.changes import memory_of
 
 
 def change(seq: int, size: int = 200) -> Change:
@@ -35,11 +38,11 @@ def test_it_gives_everything_after_a_position_gaps_in_the_seqs_or_not() -> None:
 
 @pytest.mark.parametrize(("count", "dropped"), [(4, False), (5, False), (6, True)])
 def test_it_drops_the_oldest_only_when_full(count: int, dropped: bool) -> None:
-    window = Window(max_bytes=1000)
+    window = Window(max_bytes=5 * memory_of(change(1)))
     for seq in range(1, count + 1):
         window.extend([change(seq)])
     assert (window.start > 0) is dropped
-    assert window.bytes == 200 * len(window) <= 1000
+    assert window.memory == memory_of(change(1)) * len(window)
     assert window.first_seq == window.start + 1
     assert window.last_seq == count
 
@@ -72,3 +75,24 @@ def test_a_stretch_keeps_to_its_limits_and_gives_at_least_one() -> None:
     assert seqs(window.span(0, 10, 401)) == [1, 2, 3]
     assert seqs(window.span(4, 10, 10_000)) == [5]
     assert seqs(window.span(5, 10, 10_000)) == []
+
+
+@pytest.mark.parametrize("size", [10, 200, 2000])
+@pytest.mark.parametrize("with_old", [False, True])
+@pytest.mark.parametrize("owner", ["", "alice@example.com"])
+def test_what_is_counted_is_what_python_takes(size: int, with_old: bool, owner: str) -> None:
+    def row(number: int) -> Row:
+        return Row(b'{"n":%d,"x":"%s"}' % (number, b"y" * size))
+
+    window = Window(max_bytes=1 << 40)
+    tracemalloc.start()
+    try:
+        for seq in range(10**15, 10**15 + 1000):
+            old = row(seq) if with_old else None
+            user = owner and f"{owner}{seq}"
+            made = Change(seq, TableId("app.t"), user, "update", row(seq), old, seq - 1)
+            window.extend([made])
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.85 < window.memory / taken < 1.3

@@ -19,6 +19,7 @@ from helpers.world import World, world
 
 from kalam_notify.log import EventLog, MemoryLog, Retention, SqliteLog
 from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
+from kalam_notify.subscriptions import shares
 
 SHARED = TableDef(TableId("m.shared"), "shared", "public", ("id",))
 OWNED = TableDef(TableId("m.owned"), "user", primary_key=("id",))
@@ -35,6 +36,11 @@ FILTERS: list[tuple[str, Callable[[Values], bool]]] = [
     ("WHERE v % 2 = 0", lambda row: row["v"] is not None and row["v"] % 2 == 0),
     ("WHERE v IS NULL OR name LIKE 'a%'", lambda row: row["v"] is None or row["name"][0] == "a"),
     ("WHERE NOT (v > 3)", lambda row: row["v"] is not None and row["v"] <= 3),
+    ("WHERE v % 3 = 1 OR name LIKE '%t'", lambda row: row["v"] in (1, 4) or row["name"] == "bert"),
+    ("WHERE v + 1 = 3 AND name LIKE '%n%'", lambda row: row["v"] == 2 and row["name"] == "anna"),
+    ("WHERE v % 2 = 1", lambda row: row["v"] is not None and row["v"] % 2 == 1),
+    ("WHERE v + v = 4", lambda row: row["v"] == 2),
+    ("WHERE v * 2 > 5", lambda row: row["v"] is not None and row["v"] >= 3),
 ]
 
 
@@ -55,7 +61,7 @@ class Subscriber:
         self.table = self.rng.choice([SHARED, OWNED, POLICED])
         self.filter = self.rng.choice(FILTERS)
         self.sql = f"SELECT * FROM {self.table.id} {self.filter[0]}"
-        self.options: Values = {"batch_size": self.rng.randint(1, 7)}
+        self.options: Values = {"batch_size": self.rng.randint(1, 7), "on_gap": "snapshot"}
 
     @property
     def identity(self) -> Identity:
@@ -125,7 +131,7 @@ class Subscriber:
             self.stale_claims = True
         self.tenant = tenant
         self.connection.identity = self.identity
-        self.world.requests.identity_changed(self.connection)
+        self.world.renew(self.world.requests.identity_changed(self.connection))
 
     def expected(self, rows: dict[tuple[str, str, Any], Values]) -> dict[Any, Values]:
         owner = self.user if self.table is OWNED else ""
@@ -184,6 +190,148 @@ async def play(world: World, rng: random.Random, steps: int) -> None:
             for key, row in subscriber.view.rows.items()
         }
         assert held == subscriber.expected(rows), subscriber.sql
+
+
+@pytest.fixture
+def slow_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share so small that filters are demoted all the time, and looked at by the clock."""
+    monkeypatch.setattr(shares, "SHARE", 4e-6)
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_views_are_exact_while_plans_are_demoted(seed: int, slow_filters: None) -> None:
+    rng = random.Random(3000 + seed)
+    async with world(MemoryLog(), [SHARED, OWNED, POLICED]) as it:
+        await play(it, rng, 300)
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_views_are_exact_while_plans_are_demoted_on_the_file(
+    seed: int, slow_filters: None, tmp_path: Path
+) -> None:
+    rng = random.Random(4000 + seed)
+    log: EventLog = SqliteLog(tmp_path / "log.db", durability="os", window_bytes=2000)
+    async with world(log, [SHARED, OWNED, POLICED]) as it:
+        await play(it, rng, 200)
+
+
+class Shop:
+    """Clients with several subscriptions on one connection each."""
+
+    def __init__(self, world: World, rng: random.Random, count: int) -> None:
+        self.world, self.rng = world, rng
+        self.clients = [Multiple(world, rng, rng.choice(["alice", "bob"])) for _ in range(count)]
+
+    def act(self) -> None:
+        self.rng.choice(self.clients).act()
+
+
+class Multiple:
+    """One connection with subscriptions that come, go, resume and are replaced one by one."""
+
+    def __init__(self, world: World, rng: random.Random, user: str) -> None:
+        self.world, self.rng, self.user = world, rng, user
+        self.connection: FakeConnection | None = None
+        self.held: dict[str, tuple[TableDef, tuple[str, Callable[[Values], bool]], View]] = {}
+
+    def act(self) -> None:
+        if self.connection is None:
+            self.connect()
+            return
+        self.listen()
+        match self.rng.randrange(8):
+            case 0:
+                self.world.requests.disconnect(self.connection)
+                self.connection = None
+            case 1 | 2:
+                self.add(f"s{self.rng.randrange(6)}")
+            case 3 if self.held:
+                name = self.rng.choice([*self.held])
+                self.world.requests.unsubscribe(self.connection, name)
+                del self.held[name]
+            case 4:
+                self.connection.is_stuck = True
+            case 5 | 6:
+                self.world.drain(self.connection)
+            case _ if self.held:
+                self.world.next_batch_if_there(self.connection, self.rng.choice([*self.held]))
+
+    def connect(self) -> None:
+        identity = Identity(UserId(self.user), Role.USER)
+        self.connection = self.world.connect(identity, limit=self.rng.choice([200, 5000]))
+        for name, (table, condition, view) in self.held.items():
+            options: Values = {"batch_size": 5, "on_gap": "snapshot"}
+            if view.last_seq:
+                options["from"] = view.last_seq
+            else:
+                self.held[name] = (table, condition, View())
+            self.subscribe(name, table, condition[0], options)
+
+    def add(self, name: str) -> None:
+        table, condition = self.rng.choice([SHARED, OWNED]), self.rng.choice(FILTERS)
+        self.held[name] = (table, condition, View())
+        self.subscribe(name, table, condition[0], {"batch_size": self.rng.randint(1, 9)})
+
+    def subscribe(self, name: str, table: TableDef, where: str, options: Values) -> None:
+        assert self.connection is not None
+        self.world.subscribe(self.connection, name, f"SELECT * FROM {table.id} {where}", options)
+
+    def listen(self) -> None:
+        if self.connection is not None:
+            for message in self.connection.heard():
+                self.held[message["subscription_id"]][2].apply(message)
+
+    def expected(self, name: str, rows: dict[tuple[str, str, Any], Values]) -> dict[Any, Values]:
+        table, condition, _ = self.held[name]
+        owner = self.user if table is OWNED else ""
+        return {
+            key: row
+            for (row_table, row_owner, key), row in rows.items()
+            if row_table == table.id and row_owner == owner and condition[1](row)
+        }
+
+
+async def play_shop(world: World, rng: random.Random, steps: int) -> None:
+    rows: dict[tuple[str, str, Any], Values] = {}
+    shop = Shop(world, rng, 5)
+    for _ in range(steps):
+        if rng.random() < 0.4:
+            await write(world, rng, rows)
+        shop.act()
+        for _ in range(rng.randrange(4)):
+            await asyncio.sleep(0)
+    for client in shop.clients:
+        client.listen()
+        if client.connection is None:
+            client.connect()
+        assert client.connection is not None
+        world.drain(client.connection)
+    await world.settle()
+    for client in shop.clients:
+        client.listen()
+        for name, (table, condition, view) in client.held.items():
+            held = {
+                key: {column: value for column, value in row.items() if column != "_seq"}
+                for key, row in view.rows.items()
+            }
+            assert held == client.expected(name, rows), (name, table.id, condition[0])
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_views_are_exact_with_several_subscriptions_on_a_connection(seed: int) -> None:
+    rng = random.Random(5000 + seed)
+    async with world(MemoryLog(), [SHARED, OWNED, POLICED]) as it:
+        await play_shop(it, rng, 400)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_views_are_exact_with_several_subscriptions_some_demoted(
+    seed: int, slow_filters: None, tmp_path: Path
+) -> None:
+    rng = random.Random(6000 + seed)
+    log: EventLog = SqliteLog(tmp_path / "log.db", durability="os", window_bytes=3000)
+    async with world(log, [SHARED, OWNED, POLICED]) as it:
+        await play_shop(it, rng, 250)
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -3,15 +3,17 @@
 import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
+from helpers.budgets import AtOnce
 from helpers.transports import FakeTransport
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
+from kalam_notify.budget import Budget
 from kalam_notify.config import Config
 from kalam_notify.model import Identity, Role, UserId
 from kalam_notify.protocol.close import SLOW_READER
@@ -48,7 +50,8 @@ class Conversation:
             disconnect=lambda _: None,
             drained=lambda _: None,
             connect=lambda _: None,
-            identity_changed=lambda _: None,
+            identity_changed=lambda _: (),
+            enter=lambda *_: SimpleNamespace(is_over=True),
         )
         self.shared = Shared(
             config,
@@ -56,12 +59,14 @@ class Conversation:
             nothing,
             nothing,
             nothing,
+            cast(Budget, AtOnce()),
             clock=self.clock,
             wheel=self.wheel,
             spawn=lambda coroutine: coroutine.close(),
+            later=lambda seconds, call: None,
         )
         protocol = ServerProtocol(state=WireState.OPEN)
-        self.connection = WebSocketConnection(self.shared, protocol, None)
+        self.connection = WebSocketConnection(self.shared, protocol, "192.0.2.1")
         ours, self.peer = socket.socketpair()
         self.transport = FakeTransport(self.connection, ours if direct else None)
         self.connection.open(self.transport, None, b"")

@@ -1,7 +1,9 @@
 """The words in which the tests of the sql room speak."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from kalam_notify.filters import Filter, Query, bind
 from kalam_notify.model import (
     ANONYMOUS,
     Identity,
@@ -11,7 +13,8 @@ from kalam_notify.model import (
     UserId,
     parse_table_id,
 )
-from kalam_notify.sql import Filter, Limits, Query, bind, parse, parse_policy
+from kalam_notify.model.types import parse_type
+from kalam_notify.sql import Limits, parse, parse_policy
 
 LIMITS = Limits(max_bytes=16_384, max_terms=512)
 
@@ -27,7 +30,8 @@ THINGS = TableDef(id=table_id("app.things"), kind="shared", primary_key=("id",))
 
 def table(**columns: str) -> TableDef:
     """A table of which these columns are declared."""
-    return TableDef(id=THINGS.id, kind="shared", primary_key=("id",), columns=columns)
+    types = {name: parse_type(kind) for name, kind in columns.items()}
+    return TableDef(id=THINGS.id, kind="shared", primary_key=("id",), columns=types)
 
 
 def user(name: str, **claims: Any) -> Identity:
@@ -41,9 +45,10 @@ def query(
     by: Identity = ANONYMOUS,
     policy: str | None = None,
     limits: Limits = LIMITS,
+    params: Sequence[Any] = (),
 ) -> Query:
     parsed = None if policy is None else parse_policy(policy, limits)
-    return bind(parse(sql, limits), on, by, parsed)
+    return bind(parse(sql, limits), on, by, parsed, params)
 
 
 def where(condition: str, **options: Any) -> Filter:

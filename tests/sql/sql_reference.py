@@ -7,11 +7,10 @@ of the normal form, the compiler or the index.
 from typing import Any
 
 from kalam_notify.sql.logic import and_, not_, or_, truth
-from kalam_notify.sql.tree import Call, Column, Constant, Expression, Name, is_instant
-from kalam_notify.sql.values import FUNCTIONS, timestamp
+from kalam_notify.sql.operators import FUNCTIONS
+from kalam_notify.sql.tree import Call, Column, Constant, Expression, Name
 
 _TESTS = {"is true": True, "is false": False, "is unknown": None}
-_COMPARED = frozenset(("=", "<>", "<", "<=", ">", ">=", "in", "distinct"))
 
 
 def evaluate(expression: Expression, row: dict[str, Any]) -> Any:
@@ -38,8 +37,6 @@ def _call(call: Call, row: dict[str, Any]) -> Any:
         return values[0] is None
     if op in _TESTS:
         return truth(values[0]) is _TESTS[op]
-    if op in _COMPARED and any(is_instant(arg) for arg in call.args):
-        values = [timestamp(value) for value in values]
     return FUNCTIONS[op](*values)
 
 

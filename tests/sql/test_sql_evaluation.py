@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sql_reference import evaluate
 
-from kalam_notify.sql import Filter, FilterIndex
-from kalam_notify.sql.instants import parse_instant
+from kalam_notify.filters import Filter, FilterIndex
+from kalam_notify.model.readings import parse_instant
 from kalam_notify.sql.logic import truth
 from kalam_notify.sql.normal import normalize
 from kalam_notify.sql.tree import Call, Column, Constant, Expression, constant

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sql_helpers import where
 
-from kalam_notify.sql import Filter, FilterIndex
+from kalam_notify.filters import Filter, FilterIndex
+from kalam_notify.filters.query import forget_bound
+from kalam_notify.filters.ranges import Interval, Ranges
 from kalam_notify.sql.parsing import forget_parsed
-from kalam_notify.sql.query import forget_bound
-from kalam_notify.sql.ranges import Interval, Ranges
 from kalam_notify.sql.tree import Call, Column, constant
 
 

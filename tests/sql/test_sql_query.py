@@ -6,8 +6,9 @@ import pytest
 from sql_helpers import LIMITS, THINGS, query, table, user, where
 
 from kalam_notify.errors import SqlRefused
+from kalam_notify.filters import Projection, bind, check_policy
 from kalam_notify.model import ANONYMOUS, TableDef
-from kalam_notify.sql import Projection, bind, check_policy, parse, parse_policy
+from kalam_notify.sql import parse, parse_policy
 
 DECLARED = table(id="BigInt", status="Text", tenant="Text", amount="Double")
 

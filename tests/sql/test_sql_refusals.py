@@ -7,41 +7,41 @@ from sql_helpers import LIMITS, query, where
 
 from kalam_notify.errors import SqlRefused
 from kalam_notify.sql import Limits, parse, parse_explain, parse_policy
-from kalam_notify.sql.tokens import MAX_DEPTH
+from kalam_notify.sql.reader import MAX_DEPTH
 
 STATEMENTS = [
     ("", "an empty query"),
     (" -- nothing", "an empty query"),
     (";", "expected SELECT"),
-    ("SELECT", "FROM is missing"),
+    ("SELECT", "expected * or columns"),
     ("SELECT * FROM", "expected a table"),
     ("SELECT FROM app.things", "nothing is selected"),
-    ("SELECT * WHERE a = 1", "unexpected WHERE"),
-    ("SELECT * WHERE a = 1 FROM app.things", "unexpected WHERE"),
+    ("SELECT * WHERE a = 1", "FROM after the columns"),
+    ("SELECT * WHERE a = 1 FROM app.things", "met 'WHERE'"),
     ("SELECT * FROM things", "namespace"),
     ("SELECT * FROM a.b.c", "three parts"),
-    ("SELECT * FROM app.things WHERE", "missing"),
-    ("SELECT * FROM app.things;;", "more than one statement"),
-    ("SELECT * FROM app.things; SELECT * FROM app.things", "more than one statement"),
+    ("SELECT * FROM app.things WHERE", "a value after 'WHERE', met the end"),
+    ("SELECT * FROM app.things;;", "one statement"),
+    ("SELECT * FROM app.things; SELECT * FROM app.things", "one statement"),
     ("SELECT a b FROM app.things", "alias"),
     ("SELECT a AS b FROM app.things", "alias"),
     ("SELECT a + 1 FROM app.things", "expression in the list"),
     ("SELECT 1 FROM app.things", "expression in the list"),
     ("SELECT LOWER(a) FROM app.things", "expression in the list"),
-    ("SELECT COUNT(*) FROM app.things", "unknown function COUNT"),
-    ("SELECT a, FROM app.things", "',' is out of place"),
+    ("SELECT COUNT(*) FROM app.things", "expression in the list"),
+    ("SELECT a, FROM app.things", "met 'FROM'"),
     ("SELECT *, a FROM app.things", "already stands for every column"),
     ("SELECT a, * FROM app.things", "already stands for every column"),
     ("SELECT DISTINCT a FROM app.things", "DISTINCT"),
     ("SELECT ALL a FROM app.things", "ALL"),
-    ("SELECT TOP 5 a FROM app.things", "'5'"),
+    ("SELECT TOP 5 a FROM app.things", "expression in the list"),
     ("SELECT _seq FROM app.things", "belong to the server"),
     ('SELECT "_seq" FROM app.things', "belong to the server"),
     ("SELECT * FROM app.things, app.others", "second table"),
     ("SELECT * FROM app.things _t", "belong to the server"),
     ("SELECT * FROM app.things AS _t WHERE _t.a = 1", "belong to the server"),
     ("SELECT * FROM app.things JOIN app.others ON 1 = 1", "JOIN"),
-    ("SELECT * FROM (SELECT * FROM app.things)", "second SELECT"),
+    ("SELECT * FROM (SELECT * FROM app.things)", "expected a table"),
     ("SELECT * FROM app.things UNION SELECT * FROM app.things", "UNION"),
     ("WITH x AS (SELECT 1) SELECT * FROM app.things", "WITH"),
     ("SELECT * FROM app.things ORDER BY a", "ORDER"),
@@ -55,8 +55,8 @@ STATEMENTS = [
     ("SELECT * FROM app.things x y", "'y'"),
     ("SELECT * EXCEPT (a) FROM app.things", "EXCEPT"),
     ("SELECT * INTO x FROM app.things", "INTO"),
-    ("SELECT * FROM app.things()", "things"),
-    ("SELECT * FROM 'app'.'things'", "out of place"),
+    ("SELECT * FROM app.things()", "met '('"),
+    ("SELECT * FROM 'app'.'things'", "expected a table"),
     ("FROM app.things SELECT a", "expected SELECT"),
     ("(SELECT * FROM app.things)", "expected SELECT"),
     ("INSERT INTO app.things VALUES (1)", "only SELECT"),
@@ -65,22 +65,22 @@ STATEMENTS = [
 ]
 CONDITIONS = [
     ("_seq > 5", "belong to the server"),
-    ("a == 1", "unexpected '='"),
-    ("a = = 1", "unexpected '='"),
+    ("a == 1", "met '='"),
+    ("a = = 1", "met '='"),
     ("a IS 5", "use = for values"),
     ('a IS "UNKNOWN"', "use = for values"),
     ("a IN ()", "list of values"),
     ("a IN b", "list of values"),
     ("a IN (1,)", "','"),
-    ("a IN (1) (2)", "'(2)'"),
+    ("a IN (1) (2)", "met '('"),
     ("a IN (SELECT 1)", "second SELECT"),
     ("a = (SELECT 1)", "second SELECT"),
     ("EXISTS (SELECT 1)", "EXISTS"),
-    ("a = ANY (1)", "IN list"),
+    ("a = ANY (1)", "no array"),
     ("(a, b) = (1, 2)", "list in parentheses"),
-    ("a BETWEEN 1 2", "no operator"),
-    ("a BETWEEN b c", "AND is missing (line 1, column 34)"),
-    ("a BETWEEN 1", "missing"),
+    ("a BETWEEN 1 2", "AND is missing"),
+    ("a BETWEEN b c", "met 'c' (line 1, column 44)"),
+    ("a BETWEEN 1", "AND is missing"),
     ("a BETWEEN SYMMETRIC 2 AND 1", "BETWEEN low AND high"),
     ("a LIKE 'x' ESCAPE 'ab'", "one character"),
     ("a LIKE 'x!' ESCAPE '!'", "escape character"),
@@ -91,30 +91,30 @@ CONDITIONS = [
     ("a + 1", "not a condition"),
     ("a AND LOWER(b)", "not a condition"),
     ("NOT LENGTH(a)", "not a condition"),
-    ("a = 1 AND", "missing"),
-    ("AND a", "missing"),
+    ("a = 1 AND", "a value after 'AND', met the end"),
+    ("AND a", "a value after 'WHERE', met 'AND'"),
     ("a NOT NULL", "IS is missing"),
     ("a ISNULL", "IS NULL"),
     ("a NOTNULL", "IS NOT NULL"),
     ("(a = 1", "( is not closed"),
-    ("a = 1)", ") without ("),
-    ("CAST(a AS TIMESTAMP IS NULL", "AS TIMESTAMP IS NULL"),
-    ("CAST(a AS TIMESTAMP = 1", "( is not closed"),
+    ("a = 1)", "met ')'"),
+    ("CAST(a AS TIMESTAMP IS NULL", ") after the type of a CAST, met 'IS'"),
+    ("CAST(a AS TIMESTAMP = 1", ") after the type"),
     ("CASE WHEN a THEN 1 = 1", "CASE is not closed"),
     ("CASE WHEN a 1 END = 1", "THEN is missing"),
     ("CASE END = 1", "WHEN"),
     ("foo(a) = 1", "unknown function foo"),
     ("lowr(a) = 'x'", "did you mean LOWER?"),
     ("LOWER(a, b) = 'x'", "2 arguments"),
-    ("NOW() = a", "unknown function"),
-    ("CURRENT_TIMESTAMP = a", "clock"),
-    ("LOWER(a) OVER () = 'x'", "OVER"),
+    ("NOW() = a", "judged by its own row alone"),
+    ("CURRENT_TIMESTAMP = a", "judged by its own row"),
+    ("a = LOWER(a) OVER ()", "'OVER'"),
     ("COALESCE(DISTINCT a) = 1", "DISTINCT"),
     ("COALESCE(a ORDER BY b) = 1", "ORDER"),
     ("TRIM(BOTH 'x' FROM a) = 'x'", "TRIM(text, characters)"),
     ("SUBSTRING(a FROM 1) = 'x'", "FROM"),
-    ("CAST(a AS TEXT) = 'x'", "CAST(x AS TIMESTAMP)"),
-    ("a::int = 1", "CAST(x AS TIMESTAMP)"),
+    ("CAST(a AS MONEY) = 'x'", "no cast to money; cast to numeric, integer"),
+    ("a::bytea = 1", "no cast to bytea"),
     ("TIMESTAMP 'soon' = a", "ISO 8601"),
     ("DATE '2024-13-01' = a", "ISO 8601"),
     ("CLAIM(a) = 1", "CLAIM('tenant')"),
@@ -126,22 +126,22 @@ CONDITIONS = [
     ("a = E'x'", "prefix E"),
     ("a = x'ff'", "prefix x"),
     ("a = U&'x'", "'&'"),
-    ("a = $1", "placeholders"),
-    ("a = ?", "placeholders"),
-    ("a = :x", "placeholders"),
-    ("a = @x", "placeholders"),
+    ("a = $1", "no params for a query that uses $1"),
+    ("a = ?", "write $1"),
+    ("a = :x", "write $1"),
+    ("a = @x", "write $1"),
     ("a = `b`", "double quotes"),
     ("a[1] = 2", "->"),
-    ("a << 1 = 2", "'<' after '<'"),
-    ("a < < 1", "'<' after '<'"),
+    ("a << 1 = 2", "a value after '<', met '<'"),
+    ("a < < 1", "a value after '<', met '<'"),
     ("a <=> b", "'>'"),
     ("a ^ 2 = 4", "power"),
     ("a | 1 = 1", "||"),
     ("a = 0x1F", "not a number"),
     ("a = 1_000", "not a number"),
     ("a = 5abc", "not a number"),
-    ("a = 1e999", "range of a double"),
-    ("+a = 1", "without a left side"),
+    ("a = 1e9999", "range of numbers"),
+    ("+a = 1", "leave the + out"),
     ("a = 'x", "string that is not closed"),
     ('a = "x', "quoted name that is not closed"),
     ("a = 1 /* x", "comment that is not closed"),
@@ -179,11 +179,11 @@ def test_a_condition_outside_the_language_is_refused(condition: str, met: str) -
 @pytest.mark.parametrize(
     ("sql", "line", "column"),
     [
-        ("SELECT * FROM app.things WHERE a ? 1", 1, 34),
+        ("SELECT * FROM app.things WHERE a ! 1", 1, 34),
         ("SELECT *\nFROM app.things\nWHERE a = foo(b)", 3, 11),
         ("SELECT *\nFROM app.things\nWHERE a = 1 ORDER BY a", 3, 13),
         ("SELECT a,\n  _b FROM app.things", 2, 3),
-        ("SELECT '😀', a FROM app.things LIMIT 1", 1, 31),
+        ('SELECT "😀", a FROM app.things LIMIT 1', 1, 31),
         ("SELECT *\r\nFROM app.things WHERE a IS 5", 2, 28),
         ("SELECT * FROM app.things WHERE a = 1 b", 1, 38),
     ],
@@ -203,11 +203,22 @@ def test_bytes_are_counted_up_to_the_limit() -> None:
 
 
 def test_terms_are_counted_up_to_the_limit() -> None:
-    # a, three values, o.b, CURRENT_USER, NULL: seven.
-    sql = "SELECT x, y FROM app.things o WHERE a IN (1, 2, 3) AND o.b = CURRENT_USER OR NULL"
+    # a, a list of constants, o.b, CURRENT_USER, c, d, NULL: seven.
+    sql = (
+        "SELECT x, y FROM app.things o"
+        " WHERE a IN (1, 2, 3) AND o.b = CURRENT_USER OR c IN (d, NULL)"
+    )
     assert query(sql, limits=Limits(1000, 7))
     with pytest.raises(SqlRefused, match="7 columns and constants"):
         query(sql, limits=Limits(1000, 6))
+
+
+def test_a_list_of_constants_is_counted_up_to_a_limit_of_its_own() -> None:
+    wide = Limits(1_000_000, 512)
+    for text in ("a IN ({})", "a = ANY(ARRAY[{}])"):
+        assert where(text.format(", ".join(["1"] * 9_999 + ["7"])), limits=wide).matches({"a": 7})
+        with pytest.raises(SqlRefused, match="10001 values"):
+            where(text.format(", ".join(["1"] * 10_001)), limits=wide)
 
 
 @pytest.mark.parametrize("opening", ["(", "NOT ", "- ", "CASE WHEN "])
@@ -243,7 +254,7 @@ def nested(condition: str, depth: int) -> str:
         nested("CASE {0} WHEN 1 THEN 1 WHEN 2 THEN 2 WHEN 3 THEN 3 END = 1", 12),
         nested("(({0}) IN (b, c, d))", 30),
         "a = " + "9" * 5_000,
-        "a IN (" + ", ".join(map(str, range(600))) + ")",
+        "a = 1" + " OR a = b" * 600,
     ],
     ids=lambda text: text[:20],
 )

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kalam_notify.errors import SubscriptionRefused
+from kalam_notify.filters import Query, bind
 from kalam_notify.model import SHARED, Identity, LiveQueryId, Role, TableDef, TableId, UserId
-from kalam_notify.sql import Limits, Query, bind, parse
+from kalam_notify.sql import Limits, parse
 from kalam_notify.subscriptions.handle import SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
 

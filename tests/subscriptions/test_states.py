@@ -3,6 +3,7 @@
 import pytest
 from helpers.sinks import FakeConnection
 
+from kalam_notify.filters import bind
 from kalam_notify.model import (
     ANONYMOUS,
     SHARED,
@@ -14,7 +15,7 @@ from kalam_notify.model import (
 )
 from kalam_notify.protocol import session
 from kalam_notify.protocol.rate import MessageRate, Verdict
-from kalam_notify.sql import Limits, bind, parse
+from kalam_notify.sql import Limits, parse
 from kalam_notify.subscriptions import handle as handles
 from kalam_notify.subscriptions.handle import SubscriptionHandle, SubscriptionState
 from kalam_notify.subscriptions.plans import Counts, TablePlans

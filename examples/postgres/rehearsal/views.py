@@ -43,7 +43,9 @@ class View(msgspec.Struct):
 
     def subscribe(self) -> dict[str, Any]:
         """The message that begins, or takes up where the view stands."""
-        options = {} if self.position is None else {"from": self.position}
+        options: dict[str, Any] = {"on_gap": "snapshot"}
+        if self.position is not None:
+            options["from"] = self.position
         subscription = {"id": "view", "sql": self.question.sql, "options": options}
         self.patched = self.patched or (self.position is not None and not self._is_whole())
         self.ready = False

@@ -1,0 +1,308 @@
+"""Whose turn it is: deficit round robin by measured time, between owners and then their lanes.
+
+An owner is whoever work is done for: a user, or a connection without one. Each time it comes round
+it may use a quantum of time. What it uses beyond that (a step cannot be cut) is a debt, and it is
+passed over until enough quanta have come round to repay it; so one filter that takes 600 ms on one
+row costs its owner 600 ms, not the others. Within an owner the lanes (its connections) take turns,
+within a lane its works.
+
+Who asks for little should not wait for those who ask for much. So owners that come with work after
+having had none are served first, for one quantum, then stand in line (the new and old flows of
+FQ-CoDel, RFC 8290); of every four quanta one goes to the line all the same. A debt outlives the
+work it came from: it is repaid by quanta or, while there is nothing to do, by time.
+
+Invariant: an owner is in exactly one of `_new` and `_old` while it has work, and in none otherwise.
+Invariant: what a step raises reaches whoever handed the work in, and nobody else.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Generator, Hashable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+Owner = Hashable
+Steps = Generator[None, None, T]
+"""Work that may rest at every `yield`; its return value is the result."""
+
+QUANTUM = 0.0005
+"""Seconds: what an owner may use before the next one has its turn, and a slice of the loop's."""
+
+_OLD_EVERY = 4
+_MANY_DEBTS = 1024
+_log = logging.getLogger("kalam_notify.budget")
+
+
+def at_once(steps: Steps[T]) -> T:
+    """Do work to its end without a rest."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+
+class Work(Generic[T]):
+    """Work handed in: waiting or begun, until it is over by itself or cancelled."""
+
+    __slots__ = (
+        "_done",
+        "_is_stepping",
+        "_lane",
+        "_steps",
+        "error",
+        "is_cancelled",
+        "is_over",
+        "result",
+    )
+
+    def __init__(self, steps: Steps[T], done: "Callable[[Work[T]], None] | None") -> None:
+        self._steps = steps
+        self._done = done
+        self._lane: _Lane | None = None
+        self._is_stepping = False
+        self.is_over = False
+        self.is_cancelled = False
+        # What it came to: one of the two, once it is over by itself.
+        self.result: T | None = None
+        self.error: Exception | None = None
+
+    def cancel(self) -> None:
+        """Do no further step, and give up its place. Nobody is told. Safe to repeat."""
+        if self.is_over:
+            return
+        self.is_over = self.is_cancelled = True
+        self._leave()
+        # A step that cancels its own work is closed when it has come to its rest.
+        if not self._is_stepping:
+            self._steps.close()
+
+    def _leave(self) -> None:
+        if self._lane is not None:
+            self._lane.discard(self)
+            self._lane = None
+
+    def _step(self) -> bool:
+        """Do one step; False when there is none left."""
+        self._is_stepping = True
+        try:
+            next(self._steps)
+        except StopIteration as stop:
+            self.result = stop.value
+        except Exception as error:
+            self.error = error
+        else:
+            if self.is_cancelled:
+                self._steps.close()
+            return not self.is_over
+        finally:
+            self._is_stepping = False
+        if not self.is_over:
+            self._end()
+        return False
+
+    def _end(self) -> None:
+        self.is_over = True
+        self._leave()
+        try:
+            if self._done is not None:
+                self._done(self)
+            elif self.error is not None:
+                _log.error("work failed", exc_info=self.error)
+        except Exception:
+            _log.exception("what follows on work failed")
+
+
+class _Lane:
+    """The works of one lane of an owner, the next one first."""
+
+    __slots__ = ("_account", "key", "works")
+
+    def __init__(self, account: "_Account", key: Hashable) -> None:
+        self._account = account
+        self.key = key
+        self.works: dict[Work[Any], None] = {}
+
+    def discard(self, work: Work[Any]) -> None:
+        del self.works[work]
+        if not self.works:
+            del self._account.lanes[self.key]
+        self._account.scheduler.waiting -= 1
+
+    def rotate(self, work: Work[Any]) -> None:
+        """Behind the others with it, if it is still there."""
+        if len(self.works) > 1 and work in self.works:
+            del self.works[work]
+            self.works[work] = None
+
+
+class _Account:
+    """An owner with work."""
+
+    __slots__ = ("credit", "lanes", "owner", "scheduler")
+
+    def __init__(self, scheduler: "Scheduler", owner: Owner, credit: float) -> None:
+        self.scheduler = scheduler
+        self.owner = owner
+        # Seconds it may still use; negative: what it has used beyond its quanta.
+        self.credit = credit
+        self.lanes: dict[Hashable, _Lane] = {}
+
+    def put(self, work: Work[Any], key: Hashable) -> None:
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = _Lane(self, key)
+        lane.works[work] = None
+        work._lane = lane
+        self.scheduler.waiting += 1
+
+    def rotate(self, lane: _Lane) -> None:
+        if len(self.lanes) > 1 and self.lanes.get(lane.key) is lane:
+            del self.lanes[lane.key]
+            self.lanes[lane.key] = lane
+
+
+class Scheduler:
+    """Work by owner and lane, served a slice at a time. `clock` is monotonic, in seconds."""
+
+    def __init__(self, clock: Callable[[], float], quantum: float = QUANTUM) -> None:
+        self._clock = clock
+        self._quantum = quantum
+        self._accounts: dict[Owner, _Account] = {}
+        self._new: deque[_Account] = deque()
+        self._old: deque[_Account] = deque()
+        self._turn = 0
+        # Works that are not over.
+        self.waiting = 0
+        # Whether a slice is being done: none may be begun inside it.
+        self.is_serving = False
+        # Of owners without work: seconds owed, and as of when.
+        self._debts: dict[Owner, tuple[float, float]] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything is waiting to be done."""
+        return self.waiting > 0
+
+    @property
+    def owners(self) -> int:
+        """How many have work."""
+        return len(self._accounts)
+
+    def put(
+        self,
+        steps: Steps[T],
+        owner: Owner,
+        lane: Hashable = None,
+        done: Callable[[Work[T]], None] | None = None,
+    ) -> Work[T]:
+        """Take work in; `done` is told when it is over, unless it was cancelled."""
+        work = Work(steps, done)
+        account = self._accounts.get(owner)
+        if account is None:
+            owed = self._owed(owner)
+            account = self._accounts[owner] = _Account(self, owner, -owed)
+            (self._old if owed else self._new).append(account)
+        account.put(work, lane)
+        return work
+
+    def serve(self, seconds: float | None = None) -> None:
+        """Do one slice: steps for about `seconds` (a quantum), never less than one step."""
+        assert not self.is_serving
+        clock = self._clock
+        until = clock() + (self._quantum if seconds is None else seconds)
+        self.is_serving = True
+        try:
+            while (account := self._next()) is not None:
+                self._use(account, until)
+                if clock() >= until:
+                    return
+        finally:
+            self.is_serving = False
+
+    def _next(self) -> _Account | None:
+        """Who is served next, at the front of its queue; None: nobody has work."""
+        passed = 0
+        while queue := self._queue():
+            account = queue[0]
+            if not account.lanes:
+                queue.popleft()
+                self._close(account)
+            elif account.credit > 0:
+                return account
+            elif passed > len(self._old) + len(self._new):
+                self._forgive()
+                passed = 0
+            else:
+                account.credit += self._quantum
+                passed += 1
+                if account.credit <= 0:
+                    queue.popleft()
+                    self._old.append(account)
+        return None
+
+    def _queue(self) -> deque[_Account]:
+        if self._new and (not self._old or self._turn % _OLD_EVERY):
+            return self._new
+        return self._old
+
+    def _forgive(self) -> None:
+        """Everybody owes: as many rounds at once as it takes until one does not."""
+        waiting = [*self._new, *self._old]
+        least = max(account.credit for account in waiting)
+        for account in waiting:
+            account.credit += self._quantum - least
+
+    def _use(self, account: _Account, until: float) -> None:
+        """Let the owner at the front of its queue use its credit, or what is left of the slice.
+
+        Never less than one step.
+        """
+        clock, before = self._clock, self._clock()
+        until = min(until, before + account.credit)
+        now = before
+        while account.lanes:
+            lane = next(iter(account.lanes.values()))
+            work = next(iter(lane.works))
+            while work._step():
+                now = clock()
+                if now >= until:
+                    break
+            else:
+                now = clock()
+            lane.rotate(work)
+            account.rotate(lane)
+            if now >= until:
+                break
+        account.credit -= now - before
+        self._pass_on(account)
+
+    def _pass_on(self, account: _Account) -> None:
+        self._turn += 1
+        queue = self._new if self._new and self._new[0] is account else self._old
+        if not account.lanes:
+            queue.popleft()
+            self._close(account)
+        elif account.credit <= 0:
+            queue.popleft()
+            self._old.append(account)
+
+    # Debts
+
+    def _close(self, account: _Account) -> None:
+        del self._accounts[account.owner]
+        if account.credit < 0:
+            if len(self._debts) >= _MANY_DEBTS:
+                self._drop_repaid()
+            self._debts[account.owner] = (-account.credit, self._clock())
+
+    def _owed(self, owner: Owner) -> float:
+        seconds, since = self._debts.pop(owner, (0.0, 0.0))
+        return max(0.0, seconds - (self._clock() - since)) if seconds else 0.0
+
+    def _drop_repaid(self) -> None:
+        now = self._clock()
+        self._debts = {
+            owner: debt for owner, debt in self._debts.items() if debt[0] > now - debt[1]
+        }

@@ -1,0 +1,209 @@
+"""GET /v1/openapi.json: the HTTP interface as an OpenAPI 3.1 document.
+
+Written by hand, path by path, and cut down to the paths that the application at this address
+serves: with `server.internal_listen` the public one has no /v1/changes. Tests hold it to the routes
+and to what the server answers.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from kalam_notify.http.answers import json_answer
+from kalam_notify.http.openapi_schemas import SCHEMAS
+from kalam_notify.version import __version__
+
+PATH: Final = "/v1/openapi.json"
+
+Operation = Mapping[str, Any]
+
+_RETRY = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}}}
+
+
+def _json(schema: str, text: str) -> Operation:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {"description": text, "content": content}
+
+
+def _text(text: str) -> Operation:
+    return {"description": text, "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+
+def _refused(*statuses: int) -> dict[str, Operation]:
+    return {str(status): _REFUSALS[status] for status in statuses}
+
+
+_REFUSALS: Final[Mapping[int, Operation]] = {
+    400: _json("Error", "Not understood, or against a rule"),
+    401: _json("Error", "No credentials, or some that do not hold"),
+    403: _json("Error", "The role does not suffice"),
+    404: _json("Error", "Nothing of that name"),
+    405: _json("Error", "Another method is meant"),
+    408: _json("Error", "The body stopped arriving"),
+    413: _json("Error", "Body, batch or row beyond the limits"),
+    415: _json("Error", "A media type, charset or encoding that is not understood"),
+    426: _json("Error", "Ask for an upgrade to a WebSocket"),
+    429: {**_json("Error", "Too much from here"), "headers": _RETRY},
+    503: {**_json("Error", "Not now: try again"), "headers": _RETRY},
+}
+_CREDENTIALS: Final[list[Mapping[str, list[str]]]] = [{"bearer": []}, {"api_key": []}]
+_CHANGES: Final = {
+    "application/json": {"schema": {"$ref": "#/components/schemas/Changes"}},
+    "application/x-ndjson": {
+        "schema": {"type": "string", "description": "One change a line, each a JSON object"}
+    },
+}
+
+
+def _header(name: str, text: str, schema: Mapping[str, Any]) -> Operation:
+    return {"name": name, "in": "header", "description": text, "schema": schema}
+
+
+def _query(name: str, text: str, *, required: bool = False) -> Operation:
+    where = {"name": name, "in": "query", "description": text, "required": required}
+    return {**where, "schema": {"type": "string"}}
+
+
+PATHS: Final[Mapping[str, Mapping[str, Operation]]] = {
+    "/livez": {
+        "get": {"summary": "Whether the process answers", "responses": {"200": _text("It does")}}
+    },
+    "/readyz": {
+        "get": {
+            "summary": "Whether it should get traffic",
+            "responses": {"200": _text("Yes"), "503": _text("No, and why")},
+        }
+    },
+    "/health": {
+        "get": {
+            "summary": "How the server is",
+            "responses": {"200": _json("Health", "Ready"), "503": _json("Health", "Not ready")},
+        }
+    },
+    "/metrics": {
+        "get": {
+            "summary": "Metrics of all workers, in Prometheus' text format",
+            "description": "Role service and above; open with metrics.open and on the internal "
+            "address.",
+            "security": [*_CREDENTIALS, {}],
+            "responses": {"200": _text("The metrics"), **_refused(401, 403, 503)},
+        }
+    },
+    "/v1/ws": {
+        "get": {
+            "summary": "The WebSocket, with the messages of docs/protocol.md",
+            "security": [{"bearer": []}, {}],
+            "responses": {
+                "101": {"description": "A WebSocket from here on"},
+                **_refused(400, 401, 403, 426, 429, 503),
+            },
+        }
+    },
+    "/v1/changes": {
+        "post": {
+            "summary": "Post changes",
+            "description": "Role service and above. All of a batch is stored, in order, or none.",
+            "security": _CREDENTIALS,
+            "parameters": [
+                _header(
+                    "Idempotency-Key",
+                    "The batch is stored once, however often it is posted with this key",
+                    {"type": "string", "minLength": 1, "maxLength": 256},
+                ),
+                _header(
+                    "Content-Encoding",
+                    "How the body is packed",
+                    {"enum": ["identity", "gzip", "x-gzip"]},
+                ),
+            ],
+            "requestBody": {"required": True, "content": _CHANGES},
+            "responses": {
+                "200": _json("Accepted", "Stored durably"),
+                **_refused(400, 401, 403, 408, 413, 415, 429, 503),
+            },
+        },
+        "options": {
+            "summary": "Which methods there are",
+            "responses": {"204": {"description": "In the header Allow"}},
+        },
+    },
+    "/v1/explain": {
+        "get": {
+            "summary": "How subscribers of a query are found",
+            "description": "Role service and above.",
+            "security": _CREDENTIALS,
+            "parameters": [
+                _query("sql", "SELECT ..., or EXPLAIN SELECT ...", required=True),
+                _query("params", "Values for $1, $2, ...: a list as JSON"),
+            ],
+            "responses": {
+                "200": _json("Explanation", "Its index, and what it shares"),
+                **_refused(400, 401, 403),
+            },
+        }
+    },
+    "/v1/admin/revoke": {
+        "post": {
+            "summary": "Let no token of a user, or not one token, hold any longer",
+            "description": "Role dba and above; open on the internal address and under --dev. "
+            "Connections with such a token are closed.",
+            "security": [*_CREDENTIALS, {}],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/Revocation"}}
+                },
+            },
+            "responses": {
+                "200": _json("Revoked", "It holds everywhere, and through restarts"),
+                **_refused(400, 401, 403, 413, 503),
+            },
+        }
+    },
+    PATH: {
+        "get": {
+            "summary": "This document",
+            "responses": {
+                "200": {
+                    "description": "OpenAPI 3.1",
+                    "content": {"application/json": {"schema": {"type": "object"}}},
+                }
+            },
+        }
+    },
+}
+
+
+def document(paths: Iterable[str]) -> Mapping[str, Any]:
+    """The description of these paths; of one that is not described there is no word."""
+    served = set(paths)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "kalam-notify",
+            "version": __version__,
+            "summary": "Exact live queries over WebSocket, from row changes posted over HTTP",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": {path: PATHS[path] for path in PATHS if path in served},
+        "components": {
+            "schemas": SCHEMAS,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+        },
+    }
+
+
+def openapi_route(routes: Iterable[Route]) -> Route:
+    """The route that describes these, and itself."""
+    described = document([*(route.path for route in routes), PATH])
+
+    async def openapi(request: Request) -> Response:
+        return json_answer(described)
+
+    return Route(PATH, openapi)

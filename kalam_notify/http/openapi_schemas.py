@@ -1,0 +1,117 @@
+"""The bodies of the HTTP interface as JSON Schema, for `openapi`."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+_TEXT: Final = {"type": "string"}
+_COUNT: Final = {"type": "integer", "minimum": 0}
+_SEQ: Final = {"type": ["integer", "null"], "minimum": 1, "maximum": 2**53 - 1}
+_ROW: Final = {
+    "type": "object",
+    "description": "Column -> value. Names beginning with _ are refused, and so are integers "
+    "outside of -2^63 .. 2^64-1",
+    "additionalProperties": True,
+}
+_NULLABLE_ROW: Final = {**_ROW, "type": ["object", "null"]}
+
+
+def _object(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> Any:
+    properties = {**required, **(optional or {})}
+    return {"type": "object", "required": list(required), "properties": properties}
+
+
+SCHEMAS: Final[Mapping[str, Any]] = {
+    "Change": {
+        **_object(
+            {
+                "table": {**_TEXT, "description": "namespace.name, parts quoted where need be"},
+                "change_type": {"enum": ["insert", "update", "delete"]},
+            },
+            {
+                "row_data": {**_NULLABLE_ROW, "description": "insert, update: the whole new row"},
+                "old_data": {
+                    **_NULLABLE_ROW,
+                    "description": "delete: the old row, its primary key at least",
+                },
+                "user_id": {
+                    "type": ["string", "null"],
+                    "minLength": 1,
+                    "maxLength": 128,
+                    "description": "Whose row it is: required for a USER table, refused for others",
+                },
+                "id": {
+                    "type": ["string", "null"],
+                    "minLength": 1,
+                    "maxLength": 256,
+                    "description": "A change of an id seen before is not stored again",
+                },
+            },
+        ),
+        "examples": [
+            {"table": "app.orders", "change_type": "insert", "row_data": {"id": 1}, "id": "evt-1"}
+        ],
+    },
+    "Changes": {
+        "oneOf": [
+            {"$ref": "#/components/schemas/Change"},
+            {"type": "array", "items": {"$ref": "#/components/schemas/Change"}},
+        ]
+    },
+    "Accepted": _object(
+        {"accepted": _COUNT, "duplicates": _COUNT, "first_seq": _SEQ, "last_seq": _SEQ}
+    ),
+    "Error": _object(
+        {
+            "error": _object(
+                {
+                    "code": {**_TEXT, "pattern": "^[A-Z_]+$"},
+                    "message": {**_TEXT, "minLength": 1},
+                },
+                {
+                    "index": {**_COUNT, "description": "Which change of the batch, from 0"},
+                    "field": {**_TEXT, "description": "A dotted path into the change"},
+                },
+            )
+        }
+    ),
+    "Health": _object(
+        {
+            "status": {**_TEXT, "description": "ok, or why it is not ready"},
+            "version": _TEXT,
+            "api_version": {"const": "v1"},
+            "worker": {"type": "integer", "minimum": 1},
+            "workers": {"type": "integer", "minimum": 1},
+            "workers_running": _COUNT,
+            "uptime_seconds": {"type": "number"},
+            "last_seq": _COUNT,
+            "position": _COUNT,
+            "connections": _COUNT,
+            "lagging_subscriptions": _COUNT,
+            "ingest": {"type": "object"},
+            "log": {"type": "object"},
+        }
+    ),
+    "Explanation": _object(
+        {
+            "table": _TEXT,
+            "index": {},
+            "residual": {},
+            "plans": _COUNT,
+            "subscribers_of_this_plan": _COUNT,
+            "live_subscribers_of_this_plan": _COUNT,
+        }
+    ),
+    "Revocation": {
+        "type": "object",
+        "properties": {
+            "user": {**_TEXT, "minLength": 1, "maxLength": 1024},
+            "token_id": {**_TEXT, "minLength": 1, "maxLength": 1024},
+            "until": {"type": "number", "description": "Unix time in seconds, to come"},
+        },
+        "oneOf": [{"required": ["user"]}, {"required": ["token_id"]}],
+    },
+    "Revoked": _object(
+        {"revoked_at": {"type": "number"}, "until": {"type": "number"}},
+        {"user": _TEXT, "token_id": _TEXT},
+    ),
+}
