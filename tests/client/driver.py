@@ -12,11 +12,14 @@ from typing import Any
 from kalam_notify.client import Backoff, Client, Subscription
 
 
-async def watch(url: str, token: str, queries: list[str]) -> None:
+async def watch(url: str, token: str, queries: list[tuple[str, list[Any]]]) -> None:
     quick = Backoff(base=0.02, cap=0.2, pause=0.02)
     async with Client(url, token=token, backoff=quick) as client, asyncio.TaskGroup() as tasks:
         watcher = Watcher(
-            [await client.subscribe(sql, options={"batch_size": 50}) for sql in queries]
+            [
+                await client.subscribe(sql, params=params, options={"batch_size": 50})
+                for sql, params in queries
+            ]
         )
         for subscription in watcher.subscriptions:
             tasks.create_task(watcher.follow(subscription))

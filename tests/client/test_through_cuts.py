@@ -34,10 +34,10 @@ CUTS = int(os.environ.get("KALAM_CUTS", "30"))
 SEED = int(os.environ.get("KALAM_SEED", random.randrange(1_000_000)))
 SECONDS = 60.0
 TABLE = "app.orders"
-QUERIES = [
-    f"SELECT * FROM {TABLE}",
-    f"SELECT id, number FROM {TABLE} WHERE status = 'open' OR id = 'marker'",
-    f"SELECT * FROM {TABLE} WHERE number > 50 OR id = 'marker'",
+QUERIES: list[tuple[str, list[Any]]] = [
+    (f"SELECT * FROM {TABLE}", []),
+    (f"SELECT id, number FROM {TABLE} WHERE status = $1 OR id = $2", ["open", "marker"]),
+    (f"SELECT * FROM {TABLE} WHERE number > $1 OR id = 'marker'", [50]),
 ]
 # A small log: what is written while the client is away is sometimes trimmed before it is back.
 SETTINGS = {
@@ -174,11 +174,11 @@ class Storm:
             self.proxy.cut()
 
 
-def snapshot(server: Server, sql: str) -> list[dict[str, Any]]:
+def snapshot(server: Server, sql: str, params: list[Any]) -> list[dict[str, Any]]:
     """What the server answers to somebody who asks now."""
     rows: list[dict[str, Any]] = []
     with connect(server.ws_url) as socket:
-        asked = {"id": "now", "sql": sql, "options": {"batch_size": 10_000}}
+        asked = {"id": "now", "sql": sql, "params": params, "options": {"batch_size": 10_000}}
         socket.send(json.dumps({"type": "subscribe", "subscription": asked}))
         while True:
             message = json.loads(socket.recv(SECONDS))
@@ -230,7 +230,7 @@ def test_what_a_client_shows_is_the_servers_snapshot(
         server.post(insert(TABLE, {"id": "marker", "number": number, "status": "open"}))
         told, views = report()
         assert told == number
-        for sql, view in zip(QUERIES, views, strict=True):
-            assert in_order(view) == snapshot(server, sql), sql
+        for query, view in zip(QUERIES, views, strict=True):
+            assert in_order(view) == snapshot(server, *query), query
         resting.clear()
     print(f"{storm.events} events, {storm.kills} kills, {number} snapshots compared")

@@ -7,7 +7,7 @@ const QUICK = { base: 20, cap: 200, pause: 20 };
 
 export function watch(connect, { url, token, queries, WebSocket }, report) {
   const db = connect(url, { token, WebSocket, backoff: QUICK });
-  const lives = queries.map((sql) => db.live(sql, [], { batchSize: 50 }));
+  const lives = queries.map(([sql, params]) => db.live(sql, params, { batchSize: 50 }));
   let expected = 1;
   const look = () => {
     const failed = lives.find((live) => live.error);
