@@ -142,7 +142,7 @@ class Requests:
     def _explained(self, text: str) -> None:
         # Refused where it wants parameters.
         with suppress(SubscriptionRefused):
-            orjson.dumps(finish(self._requests.explain(text, self.identity)))
+            finish(self._requests.explain(text, self.identity))
 
     def _do(self, connection: FakeConnection, message: messages.ClientMessage) -> None:
         try:
