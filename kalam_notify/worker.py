@@ -34,7 +34,8 @@ from kalam_notify.http.limits import IngestLimits
 from kalam_notify.http.openapi import openapi_route
 from kalam_notify.http.operations import OpsEndpoints
 from kalam_notify.http.revoking import Revoking
-from kalam_notify.log import Retention, open_log
+from kalam_notify.http.static_files import static_routes
+from kalam_notify.log import Appended, Retention, open_log
 from kalam_notify.logs import hide, set_level
 from kalam_notify.metrics import Metrics, Pulse, StateCollector
 from kalam_notify.model import SHARED, Identity
@@ -229,10 +230,11 @@ class Worker:
         metrics = self.metrics
         arrivals: list[tuple[int, float]] = []
 
-        def appended(seconds: float, changes: int) -> None:
+        def appended(seconds: float, stored: Appended) -> None:
             metrics.log_append_seconds.observe(seconds)
-            if changes:
-                arrivals.append((self.log.last_seq, clock() - seconds))
+            if stored.last_seq is not None:
+                # The batch's own: the log may have gone on by others' meanwhile.
+                arrivals.append((stored.last_seq, clock() - seconds))
 
         def fanned_out(seconds: float, position: int) -> None:
             metrics.fanout_seconds.observe(seconds)
@@ -284,7 +286,11 @@ class Worker:
         )
         self._tls = tls_of(self.config.server.tls)
         tls = self._tls.context if self._tls else None
-        public = [Route(UPGRADE_PATH, upgrade_required), *ops.open_routes()]
+        public = [
+            Route(UPGRADE_PATH, upgrade_required),
+            *ops.open_routes(),
+            *static_routes(),
+        ]
         admin_is_open = self._is_dev or sockets.internal is not None
         revoking = Revoking(self.revoke, self._authorize, is_open=admin_is_open).routes()
         if sockets.internal is None:
