@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(VENV))/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install ci format lint types test unit fuzz client-alone lock audit sbom
+.PHONY: help install ci js format lint types test unit fuzz client-alone lock audit sbom
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,6 +19,11 @@ install:  ## a virtual environment with exactly what is locked, and this checkou
 	$(VENV)/bin/python -m pip --quiet --disable-pip-version-check install --no-deps --no-build-isolation -e .
 
 ci: lint types test  ## what a change has to pass
+
+js:  ## the JavaScript client: its packages, types, lint, size, tests; `make test` runs it, too
+	cd clients/js && npm ci --silent --no-audit --no-fund
+	cd clients/js && npm ci --silent --no-audit --no-fund --prefix tests/react-18
+	cd clients/js && npm run --silent check
 
 format:  ## bring everything into shape
 	$(BIN)/ruff format .

@@ -34,6 +34,7 @@ from kalam_notify.http.limits import IngestLimits
 from kalam_notify.http.openapi import openapi_route
 from kalam_notify.http.operations import OpsEndpoints
 from kalam_notify.http.revoking import Revoking
+from kalam_notify.http.static_files import static_routes
 from kalam_notify.log import Appended, Retention, open_log
 from kalam_notify.logs import hide, set_level
 from kalam_notify.metrics import Metrics, Pulse, StateCollector
@@ -285,7 +286,11 @@ class Worker:
         )
         self._tls = tls_of(self.config.server.tls)
         tls = self._tls.context if self._tls else None
-        public = [Route(UPGRADE_PATH, upgrade_required), *ops.open_routes()]
+        public = [
+            Route(UPGRADE_PATH, upgrade_required),
+            *ops.open_routes(),
+            *static_routes(),
+        ]
         admin_is_open = self._is_dev or sockets.internal is not None
         revoking = Revoking(self.revoke, self._authorize, is_open=admin_is_open).routes()
         if sockets.internal is None:

@@ -131,7 +131,8 @@ class Feeder:
         for plan in [*node.plans]:
             for handle in [*self._manager.handles(plan.table.id)]:
                 if handle.plan is plan:
-                    self._close(handle, "SUBSCRIPTION_FAILED", "the filter could not be evaluated")
+                    why = "the filter could not be evaluated"
+                    self._close(handle, messages.error(handle.id, "SUBSCRIPTION_FAILED", why))
 
     def wake_all(self, handles: Iterable[SubscriptionHandle]) -> None:
         """Take several handles further."""
@@ -162,7 +163,7 @@ class Feeder:
             case Beginning.SNAPSHOT:
                 self.wake(handle)
             case Beginning.EXPIRED:
-                self._close(handle, "RESUME_EXPIRED", EXPIRED)
+                self._close(handle, messages.error(handle.id, "RESUME_EXPIRED", EXPIRED))
             case Beginning.ASK:
                 errand = Errand(handle)
                 errand.task = self.spawn(self._ask_for_head(errand, handle))
@@ -213,8 +214,8 @@ class Feeder:
             del self._lanes[lane.key]
         self.asking.forget()
 
-    def _close(self, handle: SubscriptionHandle, code: str, why: str) -> None:
+    def _close(self, handle: SubscriptionHandle, error: bytes) -> None:
         if self._manager.find(handle.live_query_id) is handle:
-            sink, name = handle.sink, handle.id
+            sink = handle.sink
             self._manager.close(handle)
-            sink.send(messages.error(name, code, why))
+            sink.send(error)

@@ -32,6 +32,7 @@ from kalam_notify.client.subscription import Subscription
 from kalam_notify.client.view import NoView, View
 from kalam_notify.errors import AuthenticationFailed, KalamNotifyError, SubscriptionRefused
 from kalam_notify.protocol.close import RECONNECT, Reconnect
+from kalam_notify.protocol.messages import RATE_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,10 @@ class Client:
         self._task: asyncio.Task[None] | None = None
         self._fault: KalamNotifyError | None = None
         self._last_token: str | None = None
+        # Asked for after a refusal, for the next connect.
+        self._fresh_token: str | None = None
+        # Ids whose unsubscribe was dropped for the rate.
+        self._unheard: set[str] = set()
         self._auth_error: str | None = None
         self._repeating: asyncio.Task[None] | None = None
         self._rate_pause = RATE_PAUSE_SECONDS
@@ -211,10 +216,14 @@ class Client:
         return await connect(self._url, additional_headers=headers, **self._connect_options)
 
     async def _current_token(self) -> str | None:
+        fresh, self._fresh_token = self._fresh_token, None
+        self._last_token = fresh or await self._ask_for_token()
+        return self._last_token
+
+    async def _ask_for_token(self) -> str | None:
         asked = self._token() if callable(self._token) else self._token
         token = await asked if inspect.isawaitable(asked) else asked
-        self._last_token = None if token is None else clean(token, "token")
-        return self._last_token
+        return None if token is None else clean(token, "token")
 
     async def _converse(self, socket: ClientConnection) -> NoReturn:
         self._auth_error = None
@@ -230,6 +239,7 @@ class Client:
 
     def _disconnected(self) -> None:
         self._socket = None
+        self._unheard.clear()
         for subscription in self._subscriptions.values():
             subscription.following.pause()
 
@@ -240,10 +250,11 @@ class Client:
         if kind == "auth_error":
             self._auth_error = str(message.get("message"))
             return
-        if message.get("subscription_id") == "rate_limit":
-            self._ask_again_later()
+        id = str(message.get("subscription_id"))
+        if message.get("code") == "RATE_LIMIT_EXCEEDED":
+            self._ask_again_later(id)
             return
-        subscription = self._subscriptions.get(str(message.get("subscription_id")))
+        subscription = self._subscriptions.get(id)
         if subscription is None:
             return
         if kind == "error":
@@ -263,13 +274,21 @@ class Client:
             self._subscriptions.pop(subscription.id, None)
             subscription.fail(SubscriptionRefused(code, str(message.get("message"))))
 
-    def _ask_again_later(self) -> None:
-        """The server dropped one of our messages: repeat the subscribes that it may have been."""
+    def _ask_again_later(self, id: str) -> None:
+        """The server dropped one of our messages: repeat those that it may have been.
+
+        Under an id that no subscription has (any more) it was the unsubscribe.
+        """
+        if id != RATE_ERRORS and id not in self._subscriptions:
+            self._unheard.add(id)
         if self._repeating is None or self._repeating.done():
             self._repeating = asyncio.create_task(self._ask_again())
 
     async def _ask_again(self) -> None:
         await asyncio.sleep(self._rate_pause)
+        while self._socket is not None and self._unheard:
+            message = {"type": "unsubscribe", "subscription_id": self._unheard.pop()}
+            await self._send(self._socket, message)
         for subscription in list(self._subscriptions.values()):
             if self._socket is not None and subscription.following.phase is Phase.REQUESTED:
                 await self._send(self._socket, subscription.following.request())
@@ -290,8 +309,10 @@ class Client:
 
     async def _has_another_token(self) -> bool:
         """Whether whoever is asked for tokens has one that was not just refused."""
-        used = self._last_token
-        return callable(self._token) and await self._current_token() != used
+        if not callable(self._token):
+            return False
+        self._fresh_token = await self._ask_for_token()
+        return self._fresh_token != self._last_token
 
     async def _after_close(self, closed: ConnectionClosed) -> tuple[str, bool]:
         code = closed.rcvd.code if closed.rcvd is not None else 1006

@@ -50,6 +50,7 @@ def libfuzzer(name: str, options: argparse.Namespace, corpus: Path) -> list[str]
     bound = f"-runs={options.runs}" if options.runs else f"-max_total_time={options.seconds}"
     return [
         bound,
+        f"-seed={options.seed}",
         f"-timeout={INPUT_SECONDS}",
         f"-max_len={MAX_LEN[name]}",
         f"-dict={HERE / 'words' / f'{name}.dict'}",
@@ -88,6 +89,8 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", choices=[*MAX_LEN, []])
     parser.add_argument("--seconds", type=int, default=int(os.environ.get("FUZZ_SECONDS", "30")))
     parser.add_argument("--runs", type=int, default=0)
+    # 0: another one each time.
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("FUZZ_SEED", "0")))
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--jobs", type=int, default=int(os.environ.get("FUZZ_JOBS", cores)))
     parser.add_argument("--keep", type=Path)

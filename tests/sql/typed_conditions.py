@@ -433,7 +433,7 @@ class Conditions:
             lambda: self.of("COALESCE({}, {})", self.column("t"), below()),
             lambda: self.of("CASE WHEN {} THEN {} ELSE s END", self.comparison(0), below()),
             lambda: _same(
-                f"CAST({self.choose(['a', 'big', 'num', 'amt', 'dbl', 'f', 'uid', 's'])} AS text)"
+                f"CAST({self.choose(['a', 'big', 'num', 'dbl', 'f', 'uid', 's'])} AS text)"
             ),
             lambda: _same(self.choose(["(j ->> 'k')", "(j ->> 'p')", "(j -> 'list' ->> 1)"])),
             lambda: _same("CAST(CAST(ts AS date) AS text)"),

@@ -1,0 +1,13 @@
+/**
+ * What a browser has, and other places may not.
+ */
+
+type Maybe =
+  | "document"
+  | "location"
+  | "WebSocket"
+  | "requestAnimationFrame"
+  | "addEventListener"
+  | "removeEventListener";
+
+export const platform: Partial<Pick<typeof globalThis, Maybe>> = globalThis;
