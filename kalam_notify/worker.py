@@ -35,7 +35,7 @@ from kalam_notify.http.openapi import openapi_route
 from kalam_notify.http.operations import OpsEndpoints
 from kalam_notify.http.revoking import Revoking
 from kalam_notify.http.static_files import static_routes
-from kalam_notify.log import Retention, open_log
+from kalam_notify.log import Appended, Retention, open_log
 from kalam_notify.logs import hide, set_level
 from kalam_notify.metrics import Metrics, Pulse, StateCollector
 from kalam_notify.model import SHARED, Identity
@@ -230,10 +230,11 @@ class Worker:
         metrics = self.metrics
         arrivals: list[tuple[int, float]] = []
 
-        def appended(seconds: float, changes: int) -> None:
+        def appended(seconds: float, stored: Appended) -> None:
             metrics.log_append_seconds.observe(seconds)
-            if changes:
-                arrivals.append((self.log.last_seq, clock() - seconds))
+            if stored.last_seq is not None:
+                # The batch's own: the log may have gone on by others' meanwhile.
+                arrivals.append((stored.last_seq, clock() - seconds))
 
         def fanned_out(seconds: float, position: int) -> None:
             metrics.fanout_seconds.observe(seconds)

@@ -16,7 +16,7 @@ within what is known is certain.
 from enum import Enum
 
 from kalam_notify.delivery.frames import FrameSet
-from kalam_notify.log.base import EventLog
+from kalam_notify.log.base import EventLog, reaches
 from kalam_notify.protocol import messages
 from kalam_notify.protocol.frames import text_frame
 from kalam_notify.protocol.heads import batch_head
@@ -43,10 +43,10 @@ def beginning_of(handle: SubscriptionHandle, log: EventLog, head: int | None) ->
         return Beginning.LIVE if is_certain else Beginning.ASK
     if options.from_seq is None:
         return Beginning.SNAPSHOT
-    horizon = log.horizon(handle.plan.table.id)
-    if horizon <= options.from_seq <= (log.last_seq if head is None else head):
+    table = handle.plan.table.id
+    if reaches(log, options.from_seq, log.last_seq if head is None else head, table):
         return Beginning.RESUME
-    if options.from_seq > horizon and not is_certain:
+    if options.from_seq > log.horizon(table) and not is_certain:
         return Beginning.ASK
     return Beginning.SNAPSHOT if options.on_gap == "snapshot" else Beginning.EXPIRED
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kalam_notify.cli import check_config, client_verbs, console, serve, sign_token
+from kalam_notify.cli import check_config, client_verbs, console, doctor, serve, sign_token
 from kalam_notify.errors import KalamNotifyError, OperatorFault
 from kalam_notify.logs import guard_tracebacks, hide
 from kalam_notify.version import __version__
@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_parser(verbs)
     check_config.add_parser(verbs)
     sign_token.add_parser(verbs)
+    doctor.add_parser(verbs)
     client_verbs.add_parsers(verbs)
     return parser
 

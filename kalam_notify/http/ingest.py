@@ -46,8 +46,8 @@ Authorize = Callable[[str | None, str | None], Awaitable[Identity]]
 
 # A compressed body above this is inflated off the event loop: 4 KiB can become 4 MiB.
 _INFLATE_HERE_BYTES: Final = 4096
-# A batch that has just been stored was within the limits.
-_WHATEVER_WAS_STORED: Final = 1 << 62
+# What is read back of a stored batch at a time.
+_SPAN_BYTES: Final = 1 << 20
 _ALLOW = {"Allow": "POST, OPTIONS"}
 
 
@@ -201,15 +201,16 @@ class ChangesEndpoint:
         if appended.duplicates == 0:
             return Counter(change.table for change in changes)
         # Which ones were new is known to the log alone; it holds them, as they were just stored.
-        before, stored = appended.first_seq - 1, self._log.recent(appended.first_seq - 1) or ()
-        if len(stored) < appended.accepted:
-            # Not in memory yet, where other processes have written to the log meanwhile.
-            with suppress(LogFault):
-                span = await self._log.read(
-                    before, limit=appended.accepted, max_bytes=_WHATEVER_WAS_STORED
-                )
-                stored = span.changes
-        return Counter(change.table for change in stored[: appended.accepted])
+        counts: Counter[TableId] = Counter()
+        position, left = appended.first_seq - 1, appended.accepted
+        with suppress(LogFault):
+            while left > 0:
+                span = await self._log.read(position, limit=left, max_bytes=_SPAN_BYTES)
+                if not span.changes:
+                    break
+                counts.update(change.table for change in span.changes)
+                position, left = span.upto, left - len(span.changes)
+        return counts
 
 
 def _first_of_each(scope: Scope) -> dict[str, str]:

@@ -29,6 +29,7 @@ from kalam_notify.model import (
     parse_table_id,
 )
 from kalam_notify.model.catalog import Catalog
+from kalam_notify.model.keys import key_of
 from kalam_notify.model.types import ColumnType, RowCheck
 
 MAX_ID_CHARS: Final = 256
@@ -75,21 +76,6 @@ _COLUMN = re.compile(r"[^_\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*")
 def is_column_name(name: str) -> bool:
     """1-255 bytes of UTF-8, no control character, not one of the server's own (`_...`)."""
     return _COLUMN.fullmatch(name) is not None and len(name.encode()) <= MAX_COLUMN_BYTES
-
-
-def key_of(columns: tuple[str, ...], values: Values) -> str | None:
-    """The primary key as canonical JSON, or None where a value is missing or of a wrong type."""
-    if len(columns) == 1:
-        value = values.get(columns[0])
-        if type(value) is int:
-            return f"[{value}]"
-        if type(value) is str or type(value) is bool:
-            return orjson.dumps((value,)).decode()
-        return None
-    key = [values.get(column) for column in columns]
-    if not all(type(value) in _KEY_TYPES for value in key):
-        return None
-    return orjson.dumps(key).decode()
 
 
 def keys_differ(columns: tuple[str, ...], new: Values, old: Values) -> str | None:

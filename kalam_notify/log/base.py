@@ -30,8 +30,8 @@ from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 
-OnAppend = Callable[[float, int], None]
-"""Told of every stored batch: seconds from `append` until it was durable, changes accepted."""
+OnAppend = Callable[[float, Appended], None]
+"""Told of every stored batch: seconds from `append` until it was durable, and its answer."""
 
 
 class EventLog(Protocol):

@@ -206,7 +206,7 @@ class MemoryLog:
             self._waiters.wake()
         self._appends += 1
         if self.on_append is not None:
-            self.on_append(time.monotonic() - since, len(settled.changes))
+            self.on_append(time.monotonic() - since, settled.appended)
         return settled.appended
 
     def _enter(self, change: Change, id: str | None, now: float) -> None:

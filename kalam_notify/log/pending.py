@@ -77,7 +77,7 @@ class PendingAppends:
         if not posted.future.done():
             posted.future.set_result(appended)
         if on_append is not None:
-            on_append(seconds, appended.accepted)
+            on_append(seconds, appended)
 
     def finish_trim(self, trimmed: Trimmed) -> None:
         """Answer who waits for this trim."""

@@ -246,7 +246,10 @@ class SqliteLog:
             case Outcome(group=group):
                 if group is not None:
                     self._append_fault = None
-                    self._follower.advance(group.before, group.changes, group.sizes)
+                    if group.changes is None:
+                        self._follower.hear_of(group.last_seq)
+                    else:
+                        self._follower.advance(group.before, group.changes, group.sizes)
                 elif report.fault is not None and _is_the_disks(report.fault):
                     self._append_fault = str(report.fault)
                 self._pending.finish_batches(report, self.on_append)
@@ -347,7 +350,7 @@ class SqliteLog:
 def _concerns_others(report: Report) -> bool:
     match report:
         case Outcome(group=group):
-            return group is not None and bool(group.changes)
+            return group is not None and group.last_seq > group.before
         case Trimmed(removed=removed):
             return removed > 0
         case _:

@@ -218,8 +218,8 @@ class Writer:
                 yield from self._store_group([one])
         else:
             self._complaints.over()
-            if group.changes:
-                self._high_water.set(group.changes[-1].seq)
+            if group.last_seq > group.before:
+                self._high_water.set(group.last_seq)
             yield Outcome([one.number for one in waiting], group, None)
 
     def _store(self, waiting: Sequence[Waiting]) -> Group:

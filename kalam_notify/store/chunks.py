@@ -15,7 +15,7 @@ from kalam_notify.store.prefilter import Parameter
 _FIRST_ROWS = 8
 _MAX_ROWS = 512
 CHUNK_BYTES = 256 * 1024
-_MOST_BYTES = 8 * 1024 * 1024
+_MOST_BYTES = 2 * 1024 * 1024
 _ANY_LENGTH = 1_000_000_000
 
 

@@ -54,11 +54,6 @@ class Index(NamedTuple):
         return f"({', '.join(column.name for column in self.columns)})"
 
 
-def read_as(reading: str | None, value: object) -> object:
-    """The value an index keeps for a column's value: as it is, or what it is read as."""
-    return value if reading is None else sort_key(reading, value)
-
-
 def wanted_indexes(table: TableDef) -> list[tuple[IndexColumn, ...]]:
     """The indexes that a table's declaration asks for.
 
@@ -180,10 +175,10 @@ def _sorted(columns: Sequence[IndexColumn], values: Mapping[str, Any]) -> bytes 
     """A row's bytes in an index; None where it has no entry."""
     name, reading = columns[0]
     value = values.get(name)
-    first = encode(value if reading is None else read_as(reading, value))
+    first = encode(value if reading is None else sort_key(reading, value))
     if first is NOTHING:
         return None
     for name, reading in columns[1:]:
         value = values.get(name)
-        first += encode(value if reading is None else read_as(reading, value))
+        first += encode(value if reading is None else sort_key(reading, value))
     return first

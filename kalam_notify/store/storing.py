@@ -6,7 +6,10 @@ rows and the state go out in a few statements. The number of steps hardly depend
 changes.
 """
 
-from collections.abc import Iterable, Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
@@ -27,6 +30,12 @@ from kalam_notify.store.catalog import Numbers
 from kalam_notify.store.indexes import Indexes
 from kalam_notify.store.settling import RowKey, Seen, Settled, settle_batch
 
+# A short post may touch long rows: 500 deletes can bring 250 MB of old images. Above so many bytes
+# of rows, changes are stored a few at a time, in the same transaction.
+_MOST_HELD = 8 * 1024 * 1024
+_PORTION = 8
+_ANY_LENGTH = 1_000_000_000
+
 # Where a key that the file holds already was seen; any new one has a seq.
 _IN_FILE = -1
 
@@ -39,10 +48,15 @@ class Posting(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What one transaction stored: the changes after `before`, and the answer to each batch."""
+    """What one transaction stored, and the answer to each batch.
+
+    The changes after `before` up to `last_seq`; where they are None they are too many bytes to be
+    held, and are read from the file instead.
+    """
 
     before: int
-    changes: list[Change]
+    last_seq: int
+    changes: list[Change] | None
     sizes: list[int]
     answers: list[Appended]
 
@@ -67,23 +81,88 @@ def store(
         "SELECT last_seq, indexes, indexed FROM state"
     ).fetchone()
     indexes.refresh(connection, count, indexed)
-    seen = _seen(connection, postings)
-    rows = RowsAtHand(connection, numbers, postings)
-    last_seq = before
-    settled: list[Settled] = []
-    for posting in postings:
-        settled.append(settle_batch(posting.batch, posting.key, last_seq, seen, rows))
-        last_seq = settled[-1].appended.last_seq or last_seq
-    changes = [change for one in settled for change in one.changes]
-    ids = [id for one in settled for id in one.ids]
-    sizes = [change.size for change in changes]
-    entries = _Entries(changes, ids, sizes)
-    _write_log(connection, numbers, entries, int(now * 1000))
-    rows.write()
-    _write_batch_keys(connection, seen.batch_keys)
-    _write_state(connection, last_seq, sum(sizes))
-    indexes.grown(len(changes), sum(sizes))
-    return Group(before, changes, sizes, [one.appended for one in settled])
+    storing = _Storing(connection, numbers, int(now * 1000), _seen(connection, postings), before)
+    try:
+        group = storing.at_once(postings)
+    except TooMuchToHold:
+        group = storing.in_portions(postings)
+    _write_batch_keys(connection, storing.seen.batch_keys)
+    _write_state(connection, storing.last_seq, storing.bytes)
+    indexes.grown(storing.last_seq - before, storing.bytes)
+    return group
+
+
+class _Storing:
+    """The batches of one transaction on their way into the file."""
+
+    def __init__(
+        self, connection: Connection, numbers: Numbers, at: int, seen: Seen, before: int
+    ) -> None:
+        self._connection = connection
+        self._numbers = numbers
+        self._at = at
+        self.seen = seen
+        self._before = before
+        self.last_seq = before
+        self.bytes = 0
+
+    def at_once(self, postings: Sequence[Posting]) -> Group:
+        """All of them together; raises TooMuchToHold, with nothing written."""
+        batches = (posting.batch for posting in postings)
+        changed = chain.from_iterable(batches)
+        rows = RowsAtHand(self._connection, self._numbers, changed, _MOST_HELD)
+        settled: list[Settled] = []
+        for posting in postings:
+            settled.append(settle_batch(posting.batch, posting.key, self.last_seq, self.seen, rows))
+            self.last_seq = settled[-1].appended.last_seq or self.last_seq
+        changes = [change for one in settled for change in one.changes]
+        ids = [id for one in settled for id in one.ids]
+        sizes = self._write(changes, ids, rows)
+        answers = [one.appended for one in settled]
+        return Group(self._before, self.last_seq, changes, sizes, answers)
+
+    def in_portions(self, postings: Sequence[Posting]) -> Group:
+        """A few changes at a time, whose rows are let go of again."""
+        answers = [self._in_portions(posting) for posting in postings]
+        return Group(self._before, self.last_seq, None, [], answers)
+
+    def _in_portions(self, posting: Posting) -> Appended:
+        batch, key = posting
+        if key is not None and key in self.seen.batch_keys:
+            return Appended(0, len(batch), None, None)
+        before, start, accepted = self.last_seq, 0, 0
+        while start < len(batch):
+            portion, rows = self._portion(batch, start)
+            settled = settle_batch(portion, None, self.last_seq, self.seen, rows)
+            self.last_seq = settled.appended.last_seq or self.last_seq
+            self._write(settled.changes, settled.ids, rows)
+            accepted += settled.appended.accepted
+            start += len(portion)
+        if key is not None:
+            self.seen.batch_keys[key] = self.last_seq
+        if not accepted:
+            return Appended(0, len(batch), None, None)
+        return Appended(accepted, len(batch) - accepted, before + 1, self.last_seq)
+
+    def _portion(
+        self, batch: Sequence[PostedChange], start: int
+    ) -> tuple[Sequence[PostedChange], "RowsAtHand"]:
+        """The next changes whose rows can be held together, at least one; and those rows."""
+        size = _PORTION
+        while True:
+            portion = batch[start : start + size]
+            try:
+                most = _MOST_HELD if size > 1 else _ANY_LENGTH
+                return portion, RowsAtHand(self._connection, self._numbers, portion, most)
+            except TooMuchToHold:
+                size = max(1, size // 4)
+
+    def _write(self, changes: list[Change], ids: list[str | None], rows: "RowsAtHand") -> list[int]:
+        sizes = [change.size for change in changes]
+        _write_log(self._connection, self._numbers, _Entries(changes, ids, sizes), self._at)
+        rows.write()
+        self.bytes += sum(sizes)
+        return sizes
 
 
 def _seen(connection: Connection, postings: Iterable[Posting]) -> Seen:
@@ -173,11 +252,36 @@ def _numbers_of(
     return {table: numbers.of(connection, table) for table in set(tables)}
 
 
+class TooMuchToHold(Exception):
+    """The rows under the keys of some changes are more than should be in memory at once."""
+
+
+@contextmanager
+def _length_limited(connection: Connection, most: int) -> Iterator[None]:
+    """No text of an answer is longer; raises TooMuchToHold instead."""
+    before = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most)
+    try:
+        yield
+    except sqlite3.DataError as fault:
+        if fault.sqlite_errorcode != sqlite3.SQLITE_TOOBIG:
+            raise
+        raise TooMuchToHold from fault
+    finally:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
+
+
 class RowsAtHand:
-    """The current rows under the keys of some batches: read and written in bulk, changed here."""
+    """The current rows under the keys of some changes: read and written in bulk, changed here.
+
+    Raises TooMuchToHold where they are more than `most` bytes.
+    """
 
     def __init__(
-        self, connection: Connection, numbers: Numbers, postings: Iterable[Posting]
+        self,
+        connection: Connection,
+        numbers: Numbers,
+        changes: Iterable[PostedChange],
+        most: int,
     ) -> None:
         self._connection = connection
         self._numbers = numbers
@@ -185,12 +289,12 @@ class RowsAtHand:
         wanted = list(
             {
                 (change.table, change.owner, change.key)
-                for posting in postings
-                for change in posting.batch
+                for change in changes
                 if change.key is not None
             }
         )
-        self._rows = dict(self._fetch(wanted))
+        with _length_limited(connection, most):
+            self._rows = dict(self._fetch(wanted, most))
 
     def get(self, key: RowKey) -> Stored | None:
         return self._rows.get(key)
@@ -203,8 +307,12 @@ class RowsAtHand:
         del self._rows[key]
         self._touched.add(key)
 
-    def _fetch(self, wanted: Sequence[RowKey]) -> Iterable[tuple[RowKey, Stored]]:
+    def _fetch(self, wanted: Sequence[RowKey], most: int) -> Iterable[tuple[RowKey, Stored]]:
+        held = 0
         for n, line in look_up(self._connection, _stored_template, 3, self._addresses(wanted)):
+            held += len(line)
+            if held > most:
+                raise TooMuchToHold
             seq, _, row = line.partition(FIELD)
             yield wanted[n], Stored(int(seq), Row(row))
 

@@ -11,8 +11,10 @@ it among the seeds with the fix: the suite gives every seed to its target.
 """
 
 import argparse
+import ctypes
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,11 +27,14 @@ FOUND = HERE / "found"
 MAX_LEN = {"messages": 2048, "sql": 1024, "changes": 4096, "configuration": 2048, "http": 4096}
 # A single input that takes longer is a defect: it would stall everybody.
 INPUT_SECONDS = 10
+_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 
 
 def fuzz(name: str, arguments: list[str]) -> None:
-    """In the process of one target: never returns."""
+    """In the process of one target: never returns, and ends with the process that started it."""
     import atheris
+
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
 
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     with atheris.instrument_imports(include=["kalam_notify"]):
@@ -45,6 +50,7 @@ def libfuzzer(name: str, options: argparse.Namespace, corpus: Path) -> list[str]
     bound = f"-runs={options.runs}" if options.runs else f"-max_total_time={options.seconds}"
     return [
         bound,
+        f"-seed={options.seed}",
         f"-timeout={INPUT_SECONDS}",
         f"-max_len={MAX_LEN[name]}",
         f"-dict={HERE / 'words' / f'{name}.dict'}",
@@ -82,6 +88,8 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", default=list(MAX_LEN), choices=list(MAX_LEN))
     parser.add_argument("--seconds", type=int, default=int(os.environ.get("FUZZ_SECONDS", "30")))
     parser.add_argument("--runs", type=int, default=0)
+    # 0: another one each time.
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("FUZZ_SEED", "0")))
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--jobs", type=int, default=int(os.environ.get("FUZZ_JOBS", cores)))
     parser.add_argument("--keep", type=Path)

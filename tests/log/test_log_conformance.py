@@ -305,11 +305,11 @@ async def test_a_table_without_data_may_change_its_shape(log: EventLog) -> None:
 
 
 async def test_every_stored_batch_is_told_to_the_hook(log: EventLog) -> None:
-    told: list[tuple[float, int]] = []
-    log.on_append = lambda seconds, changes: told.append((seconds, changes))
+    told: list[tuple[float, Appended]] = []
+    log.on_append = lambda seconds, stored: told.append((seconds, stored))
     await log.append([put(1, id="a"), put(2)])
     await log.append([put(1, id="a")])
-    assert [changes for _, changes in told] == [2, 0]
+    assert [(stored.accepted, stored.last_seq) for _, stored in told] == [(2, 2), (0, None)]
     assert all(seconds >= 0 for seconds, _ in told)
 
 
@@ -317,7 +317,7 @@ async def test_statistics_admit_how_full_everything_is(log: EventLog) -> None:
     await log.append([put(1, pad="x" * 100), event()])
     size = sum(change.size for change in await everything(log))
     found = log.statistics()
-    assert found["log_bytes"] == found["window_bytes"] == size
+    assert found["log_bytes"] == size <= found["window_bytes"]
     assert (found["appends"], found["changes"], found["last_seq"]) == (1, 2, 2)
     assert (found["waiting_batches"], found["waiting_bytes"]) == (0, 0)
 

@@ -202,8 +202,7 @@ def check(sql: str, params: list[Any]) -> None:
         for values in ROWS:
             assert index.matching(values) == [1] * found.matches(values)
         assert found.cost > 0
-        assert found.hints is None or isinstance(found.hints, tuple)
-        assert isinstance(found.facts, tuple)
+        assert isinstance(found.hints, tuple)
         again = where(found.sql, on=on, limits=LIMITS._replace(max_bytes=10**6))
         # A date as text is written by way of SUBSTR, which reads back as one more.
         if "$" not in sql and "AS DATE) AS TEXT" not in found.sql:
