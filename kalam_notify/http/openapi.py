@@ -32,6 +32,10 @@ def _text(text: str) -> Operation:
     return {"description": text, "content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
+def _module(text: str) -> Operation:
+    return {"description": text, "content": {"text/javascript": {"schema": {"type": "string"}}}}
+
+
 def _refused(*statuses: int) -> dict[str, Operation]:
     return {str(status): _REFUSALS[status] for status in statuses}
 
@@ -70,6 +74,15 @@ def _query(name: str, text: str, *, required: bool = False) -> Operation:
 PATHS: Final[Mapping[str, Mapping[str, Operation]]] = {
     "/livez": {
         "get": {"summary": "Whether the process answers", "responses": {"200": _text("It does")}}
+    },
+    "/client.js": {
+        "get": {
+            "summary": "The client for browsers, a module to import",
+            "responses": {
+                "200": _module("The client"),
+                "304": {"description": "The one that If-None-Match names still holds"},
+            },
+        }
     },
     "/readyz": {
         "get": {

@@ -1,9 +1,9 @@
 """Both clients against the real daemon, through cuts, kills and restarts: views end up exact.
 
 A proxy cuts the connections after a random number of bytes and all at once; the daemon is killed
-and started again; rows are written meanwhile, and a small log is trimmed so that some resumes come
-too late. Now and then everything rests, a marker is written, and what the client shows when it has
-seen the marker must be the server's snapshot, to the last `_seq`.
+and started again, now and then without its data; rows are written meanwhile, and a small log is
+trimmed so that some resumes come too late. Now and then everything rests, a marker is written, and
+what the client shows when it has seen the marker must be the server's snapshot, to the last `_seq`.
 
 `KALAM_CUTS=1000` makes the run as long as that, `KALAM_SEED=7` plays one again.
 """
@@ -144,6 +144,7 @@ class Storm:
     def __init__(self, server: Server, proxy: CuttingProxy, dice: random.Random) -> None:
         self.server, self.proxy, self.dice = server, proxy, dice
         self.kills = 0
+        self.lives = 1
 
     @property
     def events(self) -> int:
@@ -166,12 +167,19 @@ class Storm:
         for _ in range(self.dice.randrange(4)):
             self.write()
         luck = self.dice.random()
-        if luck < 0.03:
-            self.server.kill()
-            self.server.start()
-            self.kills += 1
+        if luck < 0.04:
+            self.kill(keep_data=luck >= 0.01)
         elif luck < 0.5:
             self.proxy.cut()
+
+    def kill(self, *, keep_data: bool) -> None:
+        """Without its data the log begins another life, which no position of a client is of."""
+        self.server.kill()
+        if not keep_data:
+            shutil.rmtree(self.server.directory / "data")
+            self.lives += 1
+        self.server.start()
+        self.kills += 1
 
 
 def snapshot(server: Server, sql: str, params: list[Any]) -> list[dict[str, Any]]:
@@ -222,6 +230,8 @@ def test_what_a_client_shows_is_the_servers_snapshot(
     while number == 0 or storm.events < CUTS:
         number += 1
         before = storm.events
+        if number == 2:
+            storm.kill(keep_data=False)
         while number > 1 and storm.events < before + 10:
             storm.step()
         resting.set()
@@ -233,4 +243,7 @@ def test_what_a_client_shows_is_the_servers_snapshot(
         for query, view in zip(QUERIES, views, strict=True):
             assert in_order(view) == snapshot(server, *query), query
         resting.clear()
-    print(f"{storm.events} events, {storm.kills} kills, {number} snapshots compared")
+    print(
+        f"{storm.events} events, {storm.kills} of them kills, {storm.lives} lives of the data, "
+        f"{number} snapshots compared"
+    )

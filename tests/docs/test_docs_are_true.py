@@ -20,7 +20,7 @@ PROTOCOL = (ROOT / "docs/protocol.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "loadtest/*.md", "examples/*/*.md")
+    for pattern in ("*.md", "docs/*.md", "loadtest/*.md", "examples/*/*.md", "clients/*/README.md")
     for path in ROOT.glob(pattern)
 )
 
