@@ -26,7 +26,7 @@ PAGES = sorted(
 
 # Where the server names the code of an `error` message.
 _ERROR_CODE = re.compile(
-    r'(?:SubscriptionRefused\(|messages\.error\([^"]*?,|super\(\)\.__init__\()\s*"([A-Z_]+)"'
+    r'(?:SubscriptionRefused\(|_close\(handle,|messages\.error\([^"]*?,|super\(\)\.__init__\()\s*"([A-Z_]+)"'
 )
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
