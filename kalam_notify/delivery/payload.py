@@ -8,6 +8,8 @@ a plan sees the same way become rows of one message.
 JavaScript client that a bare number could not be rounded by.
 """
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -18,6 +20,10 @@ from kalam_notify.subscriptions.deltas import Delta
 
 MAX_MESSAGE_BYTES = 512 * 1024
 """No message's payload is larger unless a single row is."""
+
+_LARGEST_EXACT = 2**53
+# Rows without such a number have no integer beyond it.
+_MANY_DIGITS = re.compile(rb"\d{16}")
 
 # A head takes up to 128 code points, each up to 12 bytes when JSON escapes it, and its names.
 _BODY_BYTES = MAX_MESSAGE_BYTES - 2048
@@ -33,21 +39,24 @@ def with_seq(row_json: bytes, seq: int) -> bytes:
 class RowEncoder:
     """The rows of one projection of one table, each made at most once while this lives."""
 
-    __slots__ = ("_changed", "_gone", "_primary_key", "_projection", "_rows", "_star")
+    __slots__ = ("_changed", "_gone", "_primary_key", "_projection", "_rows", "_star", "_write")
 
     def __init__(self, table: TableDef, projection: Projection) -> None:
         self._projection = projection
         self._primary_key = table.primary_key
         self._star = projection.columns is None
+        self._write: Callable[[Any], bytes] = orjson.dumps
+        if projection.bigints_as_text:
+            self._write = _write_bigints_as_text
         self._rows: dict[int, bytes] = {}
         self._gone: dict[int, bytes] = {}
         self._changed: dict[int, bytes] = {}
 
     def project(self, row: Row, seq: int) -> bytes:
         """A row as this projection shows it; not remembered."""
-        if self._star:
+        if self._star and (self._write is orjson.dumps or not _MANY_DIGITS.search(row.json)):
             return with_seq(row.json, seq)
-        return with_seq(orjson.dumps(self._projection.apply(row.values, self._primary_key)), seq)
+        return with_seq(self._write(self._projection.apply(row.values, self._primary_key)), seq)
 
     def row(self, change: Change) -> bytes:
         """The new row."""
@@ -85,8 +94,26 @@ class RowEncoder:
             for name, value in old.items()
             if name not in new or _differs(value, new[name])
         }
-        encoded = orjson.dumps(replaced)
+        encoded = self._write(replaced)
         return encoded if change.old_seq is None else with_seq(encoded, change.old_seq)
+
+
+def _write_bigints_as_text(values: Any) -> bytes:
+    return orjson.dumps(_with_texts(values))
+
+
+def _with_texts(value: Any) -> Any:
+    """A JSON value whose integers beyond 2^53 are their decimal digits."""
+    match value:
+        case bool():
+            return value
+        case int():
+            return value if -_LARGEST_EXACT <= value <= _LARGEST_EXACT else str(value)
+        case dict():
+            return {name: _with_texts(inner) for name, inner in value.items()}
+        case list():
+            return [_with_texts(inner) for inner in value]
+    return value
 
 
 def _differs(old: Any, new: Any) -> bool:

@@ -9,14 +9,19 @@ from kalam_notify.model import TableDef
 class Projection:
     """The list of a SELECT: named columns in their order, or every column (`columns` is None)."""
 
-    __slots__ = ("columns",)
+    __slots__ = ("bigints_as_text", "columns")
 
-    def __init__(self, columns: tuple[str, ...] | None) -> None:
+    def __init__(self, columns: tuple[str, ...] | None, *, bigints_as_text: bool = False) -> None:
         self.columns = columns
+        # Whether integers that a double cannot hold exactly are written as text.
+        self.bigints_as_text = bigints_as_text
 
     @property
     def key(self) -> Hashable:
-        return self.columns
+        return (self.columns, True) if self.bigints_as_text else self.columns
+
+    def with_bigints_as_text(self) -> "Projection":
+        return Projection(self.columns, bigints_as_text=True)
 
     def names(self, primary_key: tuple[str, ...]) -> tuple[str, ...] | None:
         """The columns of a payload: primary key columns that are not named come first."""
@@ -45,10 +50,10 @@ class Projection:
         return [_described(table, index, name) for index, name in enumerate(names)]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Projection) and self.columns == other.columns
+        return isinstance(other, Projection) and self.key == other.key
 
     def __hash__(self) -> int:
-        return hash(self.columns)
+        return hash(self.key)
 
     def __repr__(self) -> str:
         return f"Projection({self.columns})"

@@ -24,6 +24,8 @@ class Options(msgspec.Struct, frozen=True):
     last_rows: int | None = None
     from_seq: int | None = None
     on_gap: OnGap = "error"
+    # Whether integers that a double cannot hold exactly are told as text.
+    bigints_as_text: bool = False
 
 
 def parse_options(
@@ -47,7 +49,14 @@ def parse_options(
     for name in ("from_seq_id", "from"):
         if name in raw:
             from_seq = parse_seq(name, raw[name])
-    return Options(batch_size, last_rows, from_seq, _on_gap(raw.get("on_gap", "error")))
+    on_gap = _on_gap(raw.get("on_gap", "error"))
+    return Options(batch_size, last_rows, from_seq, on_gap, _bigints_as_text(raw.get("bigints")))
+
+
+def _bigints_as_text(value: object) -> bool:
+    if value is None or value == "string":
+        return value is not None
+    raise SubscriptionRefused("UNSUPPORTED", 'option bigints must be "string"')
 
 
 def _on_gap(value: object) -> OnGap:

@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
+import msgspec
+
 from kalam_notify.budget import Steps
 from kalam_notify.errors import SubscriptionRefused
 from kalam_notify.filters import FilterIndex, Query, bind
@@ -81,7 +83,7 @@ class SubscriptionRequests:
         )
         select, params = self._parse(request.sql), _params(request.params)
         yield
-        query = self._bind(select, connection.identity, params)
+        query = _encoded(self._bind(select, connection.identity, params), options)
         yield
         handle = self._start(connection, request.id, select.source.text, params, query, options)
         handle.notices = self._notices.of(
@@ -204,6 +206,7 @@ class SubscriptionRequests:
             select = self._parse(handle.sql)
             yield
             query = self._bind(select, connection.identity, handle.params)
+            query = _encoded(query, handle.options)
             if handle.is_closed or (
                 query.table == plan.table
                 and query.filter.key == plan.filter.key
@@ -229,7 +232,14 @@ def _afresh(options: Options | None) -> Options:
     if options is None or options.on_gap == "error":
         why = "what you may see of it has changed; subscribe again without `from`"
         raise SubscriptionRefused("RESUME_EXPIRED", why)
-    return Options(options.batch_size, from_seq=UNREACHABLE, on_gap="snapshot")
+    return msgspec.structs.replace(options, last_rows=None, from_seq=UNREACHABLE)
+
+
+def _encoded(query: Query, options: Options | None) -> Query:
+    """The query, its rows written as the options ask."""
+    if options is not None and options.bigints_as_text:
+        query.projection = query.projection.with_bigints_as_text()
+    return query
 
 
 def _params(given: object) -> Sequence[Any]:

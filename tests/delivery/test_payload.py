@@ -136,3 +136,23 @@ def test_how_a_change_is_seen(
     old = row(id=1) if known_old else None
     change = Change(2, KEYLESS.id, "", kind, None if kind == "delete" else row(id=1), old)
     assert delta(change, old_matches, new_matches) is expected
+
+
+BIG = 2**53
+
+
+@pytest.mark.parametrize("columns", [None, ("id", "a", "b")])
+def test_integers_that_a_double_cannot_hold_are_text_where_that_is_asked_for(
+    columns: tuple[str, ...] | None,
+) -> None:
+    values = {"id": BIG + 1, "a": -BIG - 1, "b": [BIG, {"c": 2**64 - 1, "d": True}, 1.5, "9" * 20]}
+    old = row(**{**values, "a": BIG})
+    change = changed(9, row(**values), old, 5)
+    projection = Projection(columns, bigints_as_text=True)
+    builder = BodyBuilder(RowEncoder(TABLE, projection))
+    builder.add(change, Delta.UPDATE)
+    (body,) = [json.loads(b"{" + body) for body in builder.bodies()]
+    nested = [BIG, {"c": str(2**64 - 1), "d": True}, 1.5, "9" * 20]
+    assert body["rows"] == [{"id": str(BIG + 1), "a": str(-BIG - 1), "b": nested, "_seq": "9"}]
+    assert body["old_values"] == [{"id": str(BIG + 1), "a": BIG, "_seq": "5"}]
+    assert projection.key != Projection(columns).key

@@ -499,3 +499,19 @@ async def test_a_client_that_leaves_while_its_query_is_read_harms_nobody(
         server.post(insert("app.orders", {"id": 1}))
         assert (await other.hear_type("change"))["rows"][0]["id"] == 1
     assert "Traceback" not in server.errors
+
+
+async def test_large_integers_come_as_text_to_whoever_asks(server: Server) -> None:
+    key = 2**60 + 1
+    server.post(insert("app.large", {"id": key, "small": 7}))
+    async with wire(server.ws_url, server.token()) as client:
+        await client.subscribe("text", "SELECT * FROM app.large", {"bigints": "string"})
+        await client.hear_type("subscription_ack")
+        batch = await client.hear_type("initial_data_batch")
+        assert [(row["id"], row["small"]) for row in batch["rows"]] == [(str(key), 7)]
+        await client.subscribe("numbers", "SELECT * FROM app.large", {})
+        await client.hear_type("subscription_ack")
+        batch = await client.hear_type("initial_data_batch")
+        assert [row["id"] for row in batch["rows"]] == [key]
+        await client.subscribe("odd", "SELECT * FROM app.large", {"bigints": "bigint"})
+        assert (await client.hear_type("error"))["code"] == "UNSUPPORTED"
