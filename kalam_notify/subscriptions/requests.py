@@ -237,9 +237,11 @@ def _afresh(options: Options | None) -> Options:
 
 def _encoded(query: Query, options: Options | None) -> Query:
     """The query, its rows written as the options ask."""
-    if options is not None and options.bigints_as_text:
-        query.projection = query.projection.with_bigints_as_text()
-    return query
+    if options is None or not options.bigints_as_text:
+        return query
+    # Another one: subscribers of the same text may share what was bound.
+    projection = query.projection.with_bigints_as_text()
+    return Query(query.table, query.filter, projection, query.depends_on_identity)
 
 
 def _params(given: object) -> Sequence[Any]:
