@@ -45,4 +45,6 @@ async def test_views_are_exact_through_kills_under_load(
     async with asyncio.timeout(300):
         await asyncio.gather(*following)
     assert_exact(followers, producer)
-    assert sum(one.returns for one in followers) > 0
+    if kill is kill_all:
+        # Of several workers the one that is killed may have had nobody.
+        assert sum(one.returns for one in followers) > 0
