@@ -1,6 +1,6 @@
 """One worker process: every room built, started in order, stopped in reverse.
 
-log -> fan-out (NotificationService, Feeder) -> desk -> sockets and HTTP
+log -> fan-out (NotificationService, Feeder) -> requests -> sockets and HTTP
 """
 
 import asyncio

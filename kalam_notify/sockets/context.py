@@ -1,4 +1,4 @@
-"""What every connection of a worker process shares: settings, the desk, the wheel, counters."""
+"""What every connection of a worker process shares: settings, requests, the wheel, counters."""
 
 import asyncio
 from collections import Counter
@@ -52,7 +52,7 @@ class Shared:
         config: Config,
         verifier: Verifier,
         manager: ConnectionsManager,
-        desk: SubscriptionRequests,
+        requests: SubscriptionRequests,
         feeder: Feeder,
         budget: Budget,
         *,
@@ -66,7 +66,7 @@ class Shared:
         self.later = later
         self.verifier = verifier
         self.manager = manager
-        self.requests = desk
+        self.requests = requests
         self.feeder = feeder
         self.budget = budget
         self.clock = clock
