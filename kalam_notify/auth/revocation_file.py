@@ -63,7 +63,7 @@ class RevocationFile:
         except OSError as error:
             cure = "let the server read and write it"
             raise StorageFault(f"{self._path}: {error.strerror or error}: {cure}") from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             cure = "mend the line or take it out; meanwhile revoked tokens might pass"
             raise StorageFault(
                 f"{self._path}: not a list of revocations: {error}: {cure}"
@@ -88,7 +88,7 @@ class RevocationFile:
             for line in self._whole_lines():
                 try:
                     found.append(_decode(line))
-                except msgspec.DecodeError as error:
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     fault = f"a line that is no revocation: {error}"
         except OSError as error:
             fault = error.strerror or str(error)

@@ -51,7 +51,7 @@ class Revoking:
             return error_answer(413, f"a revocation takes at most {_LARGEST_BODY} bytes")
         try:
             asked = _decode(body)
-        except msgspec.DecodeError as fault:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
             return _bad(f"{fault}; {_CURE}")
         if (asked.user is None) == (asked.token_id is None):
             return _bad(_CURE)
