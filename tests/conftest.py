@@ -1,5 +1,7 @@
 """For all tests: what a run starts ends with it, even one that is cut off by SIGKILL."""
 
+import signal
+
 import pytest
 
 from loadtest.harness.leash import hold
@@ -10,6 +12,10 @@ _GUARDIAN = pytest.StashKey["subprocess.Popen[bytes]"]()
 def pytest_configure(config: pytest.Config) -> None:
     """In the controller and in every worker of pytest-xdist: each starts processes of its own."""
     config.stash[_GUARDIAN] = hold()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in the background of a shell: what is started here would ignore it, too, and
+        # tests interrupt servers and tools.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
