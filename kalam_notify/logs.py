@@ -110,23 +110,23 @@ class Complaints:
         self._clock = clock
         self._seconds = seconds
         # Kind -> when it was said last, and how often it has come since.
-        self._said: dict[str, tuple[float, int]] = {}
+        self.standing: dict[str, tuple[float, int]] = {}
 
     def say(self, kind: str, message: str) -> None:
         now = self._clock()
-        said, more = self._said.get(kind, (None, 0))
+        said, more = self.standing.get(kind, (None, 0))
         if said is not None and now - said < self._seconds:
-            self._said[kind] = (said, more + 1)
+            self.standing[kind] = (said, more + 1)
             return
-        if len(self._said) >= 100:
-            self._said.clear()
-        self._said[kind] = (now, 0)
+        if len(self.standing) >= 100:
+            self.standing.clear()
+        self.standing[kind] = (now, 0)
         again = f" (and {more} times more since it was said last)" if more else ""
         self._logger.error("%s%s", message, again)
 
     def over(self) -> None:
         """All is well again: the next complaint is a first one."""
-        self._said.clear()
+        self.standing.clear()
 
 
 class TextLines(logging.Formatter):

@@ -9,16 +9,18 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 from starlette.applications import Starlette
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from kalam_notify.auth import Authenticator, TokenVerifier
 from kalam_notify.auth.revocation_file import FILE_NAME as REVOCATIONS
 from kalam_notify.auth.revocation_file import RevocationFile
-from kalam_notify.auth.revocations import Kind, Revocation, Revocations
+from kalam_notify.auth.tokens import Kind, Revocation, Revocations
 from kalam_notify.budget import Budget
 from kalam_notify.catchup.feeder import Feeder
 from kalam_notify.config import Config, reload_differences, reloaded
@@ -28,18 +30,17 @@ from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.errors import OperatorFault
 from kalam_notify.garbage import collect_in_small_steps
 from kalam_notify.http.answers import ERROR_HANDLERS
-from kalam_notify.http.gate import Gate
-from kalam_notify.http.ingest import create_ingest_routes
-from kalam_notify.http.limits import IngestLimits
+from kalam_notify.http.body import Gate
+from kalam_notify.http.ingest import create_ingest_routes, posts_first
 from kalam_notify.http.openapi import openapi_route
 from kalam_notify.http.operations import OpsEndpoints
 from kalam_notify.http.revoking import Revoking
 from kalam_notify.http.static_files import static_routes
-from kalam_notify.log import Appended, Retention, open_log
+from kalam_notify.log import Retention, open_log
 from kalam_notify.logs import hide, set_level
 from kalam_notify.metrics import Metrics, Pulse, StateCollector
 from kalam_notify.model import SHARED, Identity
-from kalam_notify.model.catalog import Catalog
+from kalam_notify.model.tables import Catalog
 from kalam_notify.protocol import close
 from kalam_notify.scrape import Scrape, exposition
 from kalam_notify.sockets.context import Shared
@@ -128,7 +129,7 @@ class Worker:
         self._revocation_file = RevocationFile(
             config.server.data_dir / REVOCATIONS, self.revocations
         )
-        self._authenticator = self._new_authenticator(config)
+        self._authenticator = Authenticator(config.auth, self._new_tokens(config))
 
     def stop(self) -> None:
         """Drain and end; callable from a signal handler of the loop."""
@@ -196,16 +197,16 @@ class Worker:
         self.service = NotificationService(
             self.log, self.manager, self.stats, clock=clock, ring=self._ring
         )
-        self.budget = Budget(clock, gives_way=self._is_delivering)
+        self.budget = Budget(clock, gives_way=self.service.is_delivering)
         self.feeder = Feeder(
             self.log,
             self.manager,
             self.stats,
             self.budget,
-            position=lambda: self.service.position,
+            position=partial(attrgetter("position"), self.service),
+            waiters=self.service.waiters,
             batch_grace=lambda: self.config.websocket.batch_grace,
         )
-        self.service.on_moved = self.feeder.position_moved
         self.service.on_fallen = self.feeder.wake_all
         self.service.on_broken = self.feeder.disable
         self.requests = SubscriptionRequests(
@@ -228,22 +229,7 @@ class Worker:
 
     def _measure(self, clock: Callable[[], float]) -> None:
         metrics = self.metrics
-        arrivals: list[tuple[int, float]] = []
-
-        def appended(seconds: float, stored: Appended) -> None:
-            metrics.log_append_seconds.observe(seconds)
-            if stored.last_seq is not None:
-                # The batch's own: the log may have gone on by others' meanwhile.
-                arrivals.append((stored.last_seq, clock() - seconds))
-
-        def fanned_out(seconds: float, position: int) -> None:
-            metrics.fanout_seconds.observe(seconds)
-            now = clock()
-            while arrivals and arrivals[0][0] <= position:
-                metrics.ingest_to_socket_seconds.observe(now - arrivals.pop(0)[1])
-
-        self.log.on_append = appended
-        self.stats.observe_fanout = fanned_out
+        self.log.on_append, self.stats.observe_fanout = metrics.appended, metrics.fanned_out
         self.pulse = Pulse(
             metrics.loop_lag_seconds,
             self.log,
@@ -272,14 +258,14 @@ class Worker:
             health=self._health,
             metrics=self._exposition,
             explain=self._explain,
-            authorize=self._authorize,
+            authorize=self._authenticator.authorize,
             open_metrics=lambda: self.config.metrics.open,
         )
         ingest = create_ingest_routes(
             self.log,
             self.catalog,
-            self._authorize,
-            self._ingest_limits,
+            self._authenticator.authorize,
+            partial(attrgetter("config.limits"), self),
             self.budget,
             metrics=self.metrics,
             gate=self.gate,
@@ -292,7 +278,9 @@ class Worker:
             *static_routes(),
         ]
         admin_is_open = self._is_dev or sockets.internal is not None
-        revoking = Revoking(self.revoke, self._authorize, is_open=admin_is_open).routes()
+        revoking = Revoking(
+            self.revoke, self._authenticator.authorize, is_open=admin_is_open
+        ).routes()
         if sockets.internal is None:
             admin = [*ops.admin_routes(internal=False), *revoking]
             application = _application([*public, *admin], ingest)
@@ -312,25 +300,19 @@ class Worker:
             )
         return listeners
 
-    def _new_authenticator(
-        self, config: Config, before: TokenVerifier | None = None
-    ) -> Authenticator:
+    def _new_tokens(self, config: Config, before: TokenVerifier | None = None) -> TokenVerifier:
         """Reads the files that the settings name; raises ConfigurationFault."""
         hide(*config.auth.jwt.secrets)
-        tokens = TokenVerifier(
+        return TokenVerifier(
             config.auth.jwt,
             before=before,
             revocations=self.revocations,
             failures=self.auth_failures,
         )
-        return Authenticator(config.auth, tokens)
 
     def _keep_keys_fresh(self) -> None:
         tokens = self._authenticator.tokens
         self._key_keeper = self._tasks.create_task(tokens.keep_fresh(), name="signing keys")
-
-    async def _authorize(self, authorization: str | None, api_key: str | None) -> Identity:
-        return await self._authenticator.authorize(authorization, api_key)
 
     async def revoke(self, kind: Kind, name: str, until: float | None) -> tuple[float, float]:
         """Let no token of this user, or not this token, hold any longer; from when, until when.
@@ -358,9 +340,6 @@ class Worker:
                 connection.token_revoked()
             if number % _LOOK_AT_ONCE == 0:
                 await asyncio.sleep(0)
-
-    def _ingest_limits(self) -> IngestLimits:
-        return self.config.limits
 
     def _why_not_ready(self) -> str | None:
         if self.shared.is_draining:
@@ -394,10 +373,6 @@ class Worker:
             "ingest": self.gate.statistics(),
             "log": self.log.statistics(),
         }
-
-    def _is_delivering(self) -> bool:
-        """Whether a change is on its way to its subscribers."""
-        return self.log.waiting_bytes > 0 or not self.service.is_idle
 
     async def _explain(self, sql: str, identity: Identity, params: object) -> Mapping[str, Any]:
         steps = self.requests.explain(sql, identity, params)
@@ -440,11 +415,11 @@ class Worker:
     def _apply(self, config: Config) -> None:
         before = {table.id: table for table in self.catalog.tables()}
         # Also where no setting has changed: the files and addresses that they name may have.
-        authenticator = self._new_authenticator(config, self._authenticator.tokens)
+        tokens = self._new_tokens(config, self._authenticator.tokens)
         self.log.declare(config.tables.declared.values())
         self.config = config
-        self._authenticator = authenticator
-        self.shared.verifier = authenticator.tokens
+        self._authenticator.configure(config.auth, tokens)
+        self.shared.verifier = tokens
         self._key_keeper.cancel()
         self._keep_keys_fresh()
         self.catalog.replace(
@@ -482,20 +457,12 @@ class Worker:
 
 
 def _application(routes: Sequence[Route], ingest: Sequence[Route] = ()) -> ASGIApp:
-    """The HTTP application; `ingest` routes, which see to their own errors, are found first.
-
-    A post comes after every fan-out, when nothing of Starlette's five layers is in the cache.
-    """
+    """The HTTP application; `ingest` routes see to their own errors."""
     every = [*ingest, *routes]
     every.append(openapi_route(every))
     application = Starlette(routes=every, exception_handlers=dict(ERROR_HANDLERS))
     application.router.redirect_slashes = False
-    direct = {route.path: route.app for route in ingest}
-
-    async def find(scope: Scope, receive: Receive, send: Send) -> None:
-        await direct.get(scope["path"], application)(scope, receive, send)
-
-    return find
+    return posts_first(ingest, application)
 
 
 def _tick(config: Config) -> float:

@@ -1,10 +1,9 @@
 """Authentication: tokens, API keys, and the identity behind them."""
 
 from kalam_notify.auth.api_keys import ApiKeys
-from kalam_notify.auth.authenticator import Authenticator, bearer_token
 from kalam_notify.auth.claims import is_user_id
 from kalam_notify.auth.signing import RESERVED_CLAIMS, sign
-from kalam_notify.auth.tokens import KeyNotYetKnown, TokenVerifier
+from kalam_notify.auth.tokens import Authenticator, KeyNotYetKnown, TokenVerifier, bearer_token
 
 __all__ = [
     "RESERVED_CLAIMS",

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from kalam_notify.auth.revocations import Revocation, Revocations
+from kalam_notify.auth.tokens import Revocation, Revocations
 from kalam_notify.errors import StorageFault
 
 FILE_NAME = "kalam.revoked"

@@ -1,4 +1,6 @@
-"""Verifying JSON Web Tokens.
+"""Who sends this: JSON Web Tokens verified, revocations asked, headers read.
+
+Verifying JSON Web Tokens.
 
 A token is looked up in a small cache first: after a network fault thousands of clients return with
 the token they had, and a signature costs far more than a digest. The cache holds digests, not
@@ -8,6 +10,17 @@ of the algorithm, from an allow-list), and claims. Whether a token is revoked is
 `verify` never waits. Where the key set of an issuer (key_set.py) should be fetched first, it raises
 `KeyNotYetKnown`, and `authenticate` does so. A token whose key cannot be had is not refused, for
 it may be good: that is `KeysUnavailable`.
+
+Who sends this HTTP request: from its headers to an identity.
+
+Which tokens have been revoked, though their signature and times still hold.
+
+A revocation names a user (every token issued to them up to that moment) or one token, by its `jti`.
+A token tells when it was issued by `iat`, in seconds as a rule: one issued in the very second of
+the revocation counts as issued before. One without `iat`, or with one that lies in the future, does
+not tell, and counts as issued before too.
+
+Times are Unix seconds. The ledger itself does no I/O; auth/revocation_file.py keeps it on disk.
 """
 
 import base64
@@ -15,17 +28,19 @@ import hashlib
 import json
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jwt
+import msgspec
 
+from kalam_notify.auth.api_keys import ApiKeys
 from kalam_notify.auth.claims import identify
 from kalam_notify.auth.key_set import KeySet
 from kalam_notify.auth.keys import KeyRing
-from kalam_notify.auth.revocations import Revocations
 from kalam_notify.auth.signatures import signatures
-from kalam_notify.config import JwtSettings
+from kalam_notify.config import AuthSettings, JwtSettings
 from kalam_notify.errors import AuthenticationFailed, KeysUnavailable
 from kalam_notify.model import Identity
 
@@ -46,6 +61,63 @@ class _Verified(NamedTuple):
     identity: Identity
     # Unix time from which the token no longer holds, leeway included.
     until: float
+
+
+Kind = Literal["user", "token_id"]
+
+
+class Revocation(msgspec.Struct, frozen=True):
+    """One user's tokens, or one token, from `at` on and until `until`, when all have expired."""
+
+    kind: Kind
+    name: str
+    at: float
+    until: float
+
+
+class Revocations:
+    """All that are in force."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[tuple[Kind, str], Revocation] = {}
+        # The latest expiry of any token that has held here.
+        self.farthest_expiry = 0.0
+
+    def __iter__(self) -> Iterator[Revocation]:
+        return iter(list(self._by_name.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def add(self, revocations: Iterable[Revocation]) -> None:
+        """Take these in; of two about the same user or token the later times stand."""
+        for one in revocations:
+            key = (one.kind, one.name)
+            known = self._by_name.get(key, one)
+            self._by_name[key] = Revocation(
+                one.kind, one.name, max(one.at, known.at), max(one.until, known.until)
+            )
+
+    def last_expiry(self, now: float) -> float:
+        """When the last token that was issued until now will have expired, as far as is known."""
+        return max(now + LONGEST_LIFE, self.farthest_expiry)
+
+    def forget_expired(self, now: float) -> None:
+        for key, one in list(self._by_name.items()):
+            if one.until <= now:
+                del self._by_name[key]
+
+    def refuse(self, identity: Identity, now: float, leeway: float) -> bool:
+        """Whether the token behind an identity is revoked. What has no `exp` is no token."""
+        if not self._by_name or identity.expires_at is None:
+            return False
+        token_id = identity.claims.get("jti")
+        if isinstance(token_id, str) and ("token_id", token_id) in self._by_name:
+            return True
+        of_user = self._by_name.get(("user", identity.user_id))
+        return of_user is not None and not _is_later(
+            identity.claims.get("iat"), of_user.at, now + leeway
+        )
 
 
 class TokenVerifier:
@@ -235,3 +307,64 @@ def _read_header(segment: str) -> tuple[str, str | None]:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+class Authenticator:
+    """All ways to authenticate of the configuration as it is now."""
+
+    def __init__(self, settings: AuthSettings, tokens: TokenVerifier | None = None) -> None:
+        self.configure(settings, TokenVerifier(settings.jwt) if tokens is None else tokens)
+
+    def configure(self, settings: AuthSettings, tokens: TokenVerifier) -> None:
+        """Take a configuration, and the verifier that was made of it."""
+        self.tokens = tokens
+        self.api_keys = ApiKeys(settings.api_keys)
+        self.admits_anonymous = settings.anonymous
+
+    def identify(self, authorization: str | None, api_key: str | None) -> Identity:
+        """The identity behind the values of `Authorization` and `X-API-Key` (None: not sent).
+
+        An API key that is sent decides alone. Raises AuthenticationFailed, its kind KeyNotYetKnown
+        where `authorize` may fetch the token's key, or KeysUnavailable.
+        """
+        if api_key is not None:
+            return self._of_api_key(api_key)
+        token = None if authorization is None else bearer_token(authorization)
+        if token is None:
+            self.tokens.failures["missing"] += 1
+            raise AuthenticationFailed("send a Bearer token, or an API key in X-API-Key")
+        return self.tokens.verify(token)
+
+    async def authorize(self, authorization: str | None, api_key: str | None) -> Identity:
+        """`identify`, fetching published keys where that could help."""
+        try:
+            return self.identify(authorization, api_key)
+        except KeyNotYetKnown:
+            return await self.tokens.authenticate(bearer_token(authorization or "") or "")
+
+    def _of_api_key(self, api_key: str) -> Identity:
+        try:
+            return self.api_keys.identify(api_key)
+        except AuthenticationFailed:
+            self.tokens.failures["api_key"] += 1
+            raise
+
+
+def bearer_token(authorization: str) -> str | None:
+    """The token in the value of an `Authorization` header; "" where there should be one.
+
+    None for another scheme, which is no token of ours: a page behind Basic sends its own along.
+    """
+    scheme, *token = authorization.split(None, 1) or ("",)
+    return "".join(token).strip() if scheme.lower() == "bearer" else None
+
+
+LONGEST_LIFE = 366 * 86400.0
+"""How long tokens are expected to live at most, in seconds, where nobody tells."""
+
+
+def _is_later(issued_at: Any, revoked_at: float, latest: float) -> bool:
+    """Whether a token tells credibly that it was issued after the revocation."""
+    if isinstance(issued_at, bool) or not isinstance(issued_at, int | float):
+        return False
+    return revoked_at < issued_at <= latest

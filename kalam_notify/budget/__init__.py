@@ -9,14 +9,12 @@ owner it is done for, and is done a slice a turn:
     work --put--> owner's lane --+--> Scheduler.serve: one slice --> the loop turns --> next slice
     work --put--> other owner ---+
 
-Who owns which fact: `scheduler` whose turn it is and who has used how much (no I/O, a clock is
-handed in); `pacing` when the next slice is due on an event loop; `slots` who may use a scarce
+Who owns which fact: `Scheduler` whose turn it is and who has used how much (no I/O, a clock is
+handed in); `Budget` when the next slice is due on an event loop; `Slots` who may use a scarce
 thing for long, such as a thread that reads the file. What a step does, and what an ended client
 means for it, is the business of whoever hands it in: he keeps the Work and cancels it.
 """
 
-from kalam_notify.budget.pacing import Budget
-from kalam_notify.budget.scheduler import Owner, Scheduler, Steps, Work, at_once
-from kalam_notify.budget.slots import Slots
+from kalam_notify.budget.scheduler import Budget, Owner, Scheduler, Slots, Steps, Work, at_once
 
 __all__ = ["Budget", "Owner", "Scheduler", "Slots", "Steps", "Work", "at_once"]

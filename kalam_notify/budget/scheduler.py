@@ -1,4 +1,6 @@
-"""Whose turn it is: deficit round robin by measured time, between owners and then their lanes.
+"""The budget: whose turn it is, when the next slice is due, and who may use what is scarce.
+
+Whose turn it is: deficit round robin by measured time, between owners and then their lanes.
 
 An owner is whoever work is done for: a user, or a connection without one. Each time it comes round
 it may use a quantum of time. What it uses beyond that (a step cannot be cut) is a debt, and it is
@@ -13,11 +15,30 @@ work it came from: it is repaid by quanta or, while there is nothing to do, by t
 
 Invariant: an owner is in exactly one of `_new` and `_old` while it has work, and in none otherwise.
 Invariant: what a step raises reaches whoever handed the work in, and nobody else.
+
+When the next slice is due: the scheduler on an event loop.
+
+One slice, then the loop turns, so that sockets, timers and the fan-out come between any two. While
+a change is on its way to its subscribers (`gives_way`), slices are further apart as well: the
+threads that store it need the interpreter, which a busy loop does not let go of, and each of a
+change's steps through the loop would wait for a slice. After a step that took longer than a slice
+should, the loop is left alone for as long as that took.
+
+Work that comes while nothing else waits begins at once, in the turn it came in, but for one slice
+a turn in all: most subscribes are done before their caller returns.
+
+Who may use a scarce thing: a few slots, handed round between owners.
+
+For what is not a step of the loop but keeps something for long, such as a thread that reads the
+file. No owner has all the slots, however much it asks for, so the next one to come finds one or
+waits for the first that is given back; those who wait take turns by owner.
 """
 
+import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Generator, Hashable
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Generator, Hashable
+from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -306,3 +327,157 @@ class Scheduler:
         self._debts = {
             owner: debt for owner, debt in self._debts.items() if debt[0] > now - debt[1]
         }
+
+
+_LONGEST_REST = 0.05
+# What an event loop's timers can tell apart.
+_SHORTEST_REST = 0.001
+
+
+class Budget:
+    """Does work handed in, a slice a turn of the event loop it was made on, while `run` runs."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        gives_way: Callable[[], bool] = lambda: False,
+        quantum: float = QUANTUM,
+    ) -> None:
+        """`gives_way` tells whether a change is on its way to its subscribers now."""
+        self.gives_way = gives_way
+        self._clock = clock
+        self._quantum = quantum
+        self._scheduler = Scheduler(clock, quantum)
+        self._loop = asyncio.get_running_loop()
+        self._wanted = asyncio.Event()
+        # Whether a slice was done in this turn already, out of turn.
+        self._has_served = False
+
+    def enter(
+        self,
+        steps: Steps[T],
+        owner: Owner,
+        lane: Hashable = None,
+        done: Callable[[Work[T]], None] | None = None,
+    ) -> Work[T]:
+        """Have work done; it may be over when this returns. `done` is told, unless cancelled."""
+        is_alone = not self._scheduler and not self._scheduler.is_serving
+        work = self._scheduler.put(steps, owner, lane, done)
+        if is_alone and not self._has_served:
+            self._has_served = True
+            self._loop.call_soon(self._next_turn)
+            self._scheduler.serve()
+        if self._scheduler:
+            self._wanted.set()
+        return work
+
+    async def do(self, steps: Steps[T], owner: Owner, lane: Hashable = None) -> T:
+        """Have work done and wait for its result; cancelling the wait cancels the work."""
+        over: asyncio.Future[T] = self._loop.create_future()
+
+        def tell(work: Work[T]) -> None:
+            if over.done():
+                return
+            if work.error is not None:
+                over.set_exception(work.error)
+            else:
+                over.set_result(work.result)  # type: ignore[arg-type]
+
+        work = self.enter(steps, owner, lane, tell)
+        try:
+            return await over
+        finally:
+            work.cancel()
+
+    def _next_turn(self) -> None:
+        self._has_served = False
+
+    async def run(self) -> None:
+        """Do what is handed in until cancelled."""
+        while True:
+            self._wanted.clear()
+            if not self._scheduler:
+                await self._wanted.wait()
+            began = self._clock()
+            self._scheduler.serve()
+            await asyncio.sleep(self._rest(self._clock() - began))
+
+    def _rest(self, used: float) -> float:
+        """Seconds that the loop is left alone after a slice that took `used`; 0: one turn."""
+        if used > 4 * self._quantum or self.gives_way():
+            return min(max(used, _SHORTEST_REST), _LONGEST_REST)
+        return 0.0
+
+
+class Slots:
+    """`count` slots, of which one owner holds at most all but one."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._most = max(count - 1, 1)
+        self._held: Counter[Owner] = Counter()
+        self._waiting: dict[Owner, deque[asyncio.Future[None]]] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return sum(map(len, self._waiting.values()))
+
+    @asynccontextmanager
+    async def hold(self, owner: Owner) -> AsyncIterator[None]:
+        """A slot, from when there is one for this owner."""
+        if self._free and self._held[owner] < self._most:
+            self._take(owner)
+        else:
+            await self._wait(owner)
+        try:
+            yield
+        finally:
+            self._give_back(owner)
+
+    def _take(self, owner: Owner) -> None:
+        self._free -= 1
+        self._held[owner] += 1
+
+    async def _wait(self, owner: Owner) -> None:
+        given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(owner, deque()).append(given)
+        try:
+            await given
+        except asyncio.CancelledError:
+            if given.done() and not given.cancelled():
+                self._give_back(owner)
+            else:
+                self._forget(owner, given)
+            raise
+
+    def _forget(self, owner: Owner, given: "asyncio.Future[None]") -> None:
+        queue = self._waiting.get(owner)
+        if queue is not None and given in queue:
+            queue.remove(given)
+            if not queue:
+                del self._waiting[owner]
+
+    def _give_back(self, owner: Owner) -> None:
+        self._free += 1
+        self._held[owner] -= 1
+        if not self._held[owner]:
+            del self._held[owner]
+        for waiting in [*self._waiting]:
+            if not self._free:
+                return
+            if self._held[waiting] < self._most:
+                self._hand_over(waiting)
+
+    def _hand_over(self, owner: Owner) -> None:
+        """To whoever of this owner has waited longest; the owner then stands behind the others."""
+        queue = self._waiting.pop(owner)
+        while queue:
+            given = queue.popleft()
+            if not given.done():
+                self._take(owner)
+                given.set_result(None)
+                break
+        if queue:
+            self._waiting[owner] = queue

@@ -19,23 +19,27 @@ subscriptions.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Hashable, Iterable, MutableMapping
 from typing import Any
 
 from kalam_notify.budget import Budget
-from kalam_notify.catchup.asking import Asking
-from kalam_notify.catchup.beginnings import EXPIRED, Beginning, acknowledge, beginning_of
-from kalam_notify.catchup.cohorts import Cohort
-from kalam_notify.catchup.faults import ReadFaults
+from kalam_notify.catchup.cohorts import Asking, Cohort
 from kalam_notify.catchup.lanes import Lane, LaneKey
-from kalam_notify.catchup.snapshots import Errand, Snapshots
+from kalam_notify.catchup.snapshots import (
+    EXPIRED,
+    Beginning,
+    Errand,
+    ReadFaults,
+    Snapshots,
+    acknowledge,
+    beginning_of,
+)
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.errors import LogUnavailable
 from kalam_notify.log.base import EventLog
 from kalam_notify.protocol import close, messages
-from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle, SubscriptionState
 from kalam_notify.subscriptions.manager import ConnectionsManager
-from kalam_notify.subscriptions.plans import FilterNode
+from kalam_notify.subscriptions.plans import FilterNode, Sink, SubscriptionHandle, SubscriptionState
 
 _log = logging.getLogger("kalam_notify.catchup")
 _LOADING, _CATCHING_UP = SubscriptionState.LOADING, SubscriptionState.CATCHING_UP
@@ -44,7 +48,8 @@ _LOADING, _CATCHING_UP = SubscriptionState.LOADING, SubscriptionState.CATCHING_U
 class Feeder:
     """Feeds the subscriptions that are behind. Works while `run` runs.
 
-    `position` tells the fan-out's; `batch_grace` (seconds) is read at every page.
+    `position` tells the fan-out's, which calls the `waiters` once, when it has moved;
+    `batch_grace` (seconds) is read at every page.
     """
 
     def __init__(
@@ -55,19 +60,19 @@ class Feeder:
         budget: Budget,
         *,
         position: Callable[[], int],
+        waiters: MutableMapping[Hashable, Callable[[], None]],
         batch_grace: Callable[[], float],
     ) -> None:
         self.log = log
         self.stats = stats
         self.budget = budget
         self.position = position
+        self._waiters = waiters
         self.faults = ReadFaults()
         self.asking = Asking(self.disable)
         self._manager = manager
         self._snapshots = Snapshots(self, batch_grace)
         self._lanes: dict[LaneKey, Lane] = {}
-        # Lanes that can go on when the position has moved.
-        self._waiting: dict[Lane, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -111,13 +116,6 @@ class Feeder:
         for handle in [*sink.subscriptions.values()]:
             if handle.state is not SubscriptionState.LIVE:
                 self.wake(handle)
-
-    def position_moved(self) -> None:
-        """The fan-out has moved on: those that waited for it can go on."""
-        if self._waiting:
-            waiting, self._waiting = self._waiting, {}
-            for lane in waiting:
-                lane.go()
 
     def is_at_head(self, handle: SubscriptionHandle) -> bool:
         """Whether a subscription that is behind for good has been told all that there is."""
@@ -205,11 +203,11 @@ class Feeder:
 
     def lane_waits(self, lane: Lane) -> None:
         """Call `go` when the position has moved."""
-        self._waiting[lane] = None
+        self._waiters[lane] = lane.go
 
     def lane_is_empty(self, lane: Lane) -> None:
         """Nobody is behind in it any more."""
-        self._waiting.pop(lane, None)
+        self._waiters.pop(lane, None)
         if self._lanes.get(lane.key) is lane:
             del self._lanes[lane.key]
         self.asking.forget()

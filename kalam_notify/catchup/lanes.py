@@ -14,7 +14,7 @@ same places, and merge. The hindmost and the one that has waited longest take tu
 that cohorts merge instead of following each other, the second so that nobody waits for ever.
 
 The lane of a table is the commons. Filters that cost much are fed in lanes of their payers; those
-that are demoted (subscriptions/shares.py) never become LIVE, and wait at the head for the position
+that are demoted (subscriptions/routing.py) never become LIVE, and wait at the head for the position
 to move.
 
 All of it is steps of the budget. A lane is work of the budget only while a cohort can go on: one
@@ -31,11 +31,10 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from kalam_notify.budget import Budget, Owner, Steps, Work
-from kalam_notify.catchup.asking import Asking
-from kalam_notify.catchup.cohorts import Cohort
-from kalam_notify.catchup.faults import ReadFaults
-from kalam_notify.delivery.frames import FrameSet
-from kalam_notify.delivery.paths import Paths
+from kalam_notify.catchup.cohorts import Asking, Cohort
+from kalam_notify.catchup.snapshots import ReadFaults
+from kalam_notify.delivery.batch import Paths
+from kalam_notify.delivery.payload import FrameSet
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.log.base import EventLog
@@ -43,8 +42,7 @@ from kalam_notify.model import Change, TableId
 from kalam_notify.model import Owner as TableOwner
 from kalam_notify.protocol import close
 from kalam_notify.store.base import Span
-from kalam_notify.subscriptions.handle import SubscriptionHandle
-from kalam_notify.subscriptions.plans import Plan
+from kalam_notify.subscriptions.plans import Plan, SubscriptionHandle
 
 SPAN_BYTES = 256 * 1024
 """Row bytes of a span (at least one change): what one member is handed before it has to drain."""

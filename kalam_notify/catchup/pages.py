@@ -20,14 +20,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kalam_notify.budget import Budget, Owner, Slots, Steps
-from kalam_notify.delivery.frames import FrameSet
-from kalam_notify.delivery.payload import MAX_MESSAGE_BYTES, RowEncoder
+from kalam_notify.delivery.payload import MAX_MESSAGE_BYTES, FrameSet, RowEncoder
 from kalam_notify.log.base import EventLog
 from kalam_notify.model import Row
 from kalam_notify.protocol.messages import batch_body
 from kalam_notify.store.base import Page, PageRequest
-from kalam_notify.subscriptions.handle import SubscriptionHandle
-from kalam_notify.subscriptions.plans import Plan
+from kalam_notify.subscriptions.plans import Plan, SubscriptionHandle
 
 # Encoded rows sent in one message: the rest of the message (ids, batch_control) has to fit beside.
 _PAGE_BYTES = MAX_MESSAGE_BYTES - 8 * 1024

@@ -1,4 +1,22 @@
-"""Snapshots: the pages of subscriptions that are LOADING.
+"""How subscriptions begin, and the snapshot pages of those that are LOADING.
+
+A log that cannot be read for a while: everybody who reads it waits, longer each time.
+
+How a subscription begins: what is acknowledged, and with which position.
+
+    asked with                      known                       begun
+    ------------------------------  --------------------------  ------------------------------------
+    null                            where the log ends          ack, empty batch; live from there
+    from S                          the log reaches back to S   ack, empty batch; the log after S
+    from S, on_gap error            it does not                 RESUME_EXPIRED, and it is over
+    from S, on_gap snapshot         it does not                 a snapshot, `resumed: false`
+    anything else                                               a snapshot
+
+What needs no rows is done at once, in the turn of the subscribe. Where other processes write the
+same log, its end has to be asked for, and so has a position beyond what is known here; a resume
+within what is known is certain.
+
+Snapshots: the pages of subscriptions that are LOADING.
 
     where it begins --page--> (next_batch, or batch_grace) --page--> ... --ready--> CATCHING_UP
 
@@ -10,23 +28,103 @@ ends when the handle does.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from enum import Enum
 from typing import Any, Protocol
 
 from kalam_notify.budget import Budget, Steps
-from kalam_notify.catchup.beginnings import acknowledgement
-from kalam_notify.catchup.faults import ReadFaults
 from kalam_notify.catchup.pages import EncodedPage, FilterFailed, PageKey, Pages, Reading
+from kalam_notify.delivery.payload import FrameSet
 from kalam_notify.errors import Compacted, LogUnavailable
-from kalam_notify.log.base import EventLog
+from kalam_notify.log.base import EventLog, reaches
 from kalam_notify.protocol import close, messages
-from kalam_notify.protocol.heads import batch_head
-from kalam_notify.subscriptions.handle import Snapshot, SubscriptionHandle, SubscriptionState
-from kalam_notify.subscriptions.plans import FilterNode
+from kalam_notify.protocol.messages import batch_head, text_frame
+from kalam_notify.subscriptions.plans import (
+    FilterNode,
+    Snapshot,
+    SubscriptionHandle,
+    SubscriptionState,
+)
+
+_FIRST_WAIT = 0.05
+_LONGEST_WAIT = 5.0
+_log = logging.getLogger("kalam_notify.catchup")
+
+
+class ReadFaults:
+    """What has gone wrong since a read last succeeded."""
+
+    def __init__(self) -> None:
+        self._wait = 0.0
+        # Why the log cannot be read at the moment; None: it can, for all that is known.
+        self.reason: str | None = None
+
+    def met(self, fault: LogUnavailable) -> float:
+        """A read has failed; the seconds to wait before the next attempt."""
+        if self.reason is None:
+            _log.error("%s; catching up waits for it", fault)
+        self.reason = str(fault)
+        self._wait = min(max(2 * self._wait, _FIRST_WAIT), _LONGEST_WAIT)
+        return self._wait
+
+    def over(self) -> None:
+        """A read has succeeded."""
+        if self.reason is not None:
+            _log.warning("the log can be read again")
+            self.reason, self._wait = None, 0.0
+
+
+EXPIRED = "the log does not reach back to that position; subscribe again without `from`"
+
+
+class Beginning(Enum):
+    """What is to be done for a new subscription."""
+
+    LIVE = "acknowledge it as live only"
+    RESUME = "acknowledge its position"
+    SNAPSHOT = "send it a snapshot"
+    EXPIRED = "end it"
+    ASK = "ask the log where it ends, first"
+
+
+def beginning_of(handle: SubscriptionHandle, log: EventLog, head: int | None) -> Beginning:
+    """How a handle begins; `head` is where the log ends, None: as far as is known here."""
+    options = handle.options
+    is_certain = head is not None or not log.is_shared
+    if options is None:
+        return Beginning.LIVE if is_certain else Beginning.ASK
+    if options.from_seq is None:
+        return Beginning.SNAPSHOT
+    table = handle.plan.table.id
+    if reaches(log, options.from_seq, log.last_seq if head is None else head, table):
+        return Beginning.RESUME
+    if options.from_seq > log.horizon(table) and not is_certain:
+        return Beginning.ASK
+    return Beginning.SNAPSHOT if options.on_gap == "snapshot" else Beginning.EXPIRED
+
+
+def acknowledge(handle: SubscriptionHandle, position: int) -> None:
+    """Acknowledge what needs no rows: the ack and an empty, ready batch, both at a position."""
+    control = messages.batch_control(0, False, position)
+    resumed = None if handle.options is None else True
+    body = messages.batch_body((), control)
+    batch = FrameSet([body], 0).for_head(batch_head(handle.id, handle.sink.deflates))
+    handle.sink.send_frames(acknowledgement(handle, control, resumed) + batch)
+    handle.loaded(position)
+
+
+def acknowledgement(
+    handle: SubscriptionHandle, control: dict[str, object], resumed: bool | None
+) -> bytes:
+    """The ack, framed."""
+    schema = handle.plan.projection.schema(handle.plan.table)
+    return text_frame(
+        messages.subscription_ack(handle.id, control, schema, resumed, handle.notices)
+    )
+
 
 # Smaller ones are sent on top of what waits for the socket rather than read again.
 _LARGE_PAGE = 64 * 1024
 _LOADING = SubscriptionState.LOADING
-_log = logging.getLogger("kalam_notify.catchup")
 
 
 class Surroundings(Protocol):

@@ -22,13 +22,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress
 from typing import NamedTuple
 
-from kalam_notify.delivery.frames import FrameSet
+from kalam_notify.delivery.payload import FrameSet
 from kalam_notify.delivery.ring import Alike, Ring, Run
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.protocol import close
-from kalam_notify.protocol.heads import Head
-from kalam_notify.subscriptions.handle import NO_FD, Sink, SubscriptionHandle
-from kalam_notify.subscriptions.plans import Plan
+from kalam_notify.protocol.messages import Head
+from kalam_notify.subscriptions.plans import NO_FD, Plan, Sink, SubscriptionHandle
 
 # Laying out a chunk for the kernel costs as much as a few sends.
 _RING_PAYS = 8

@@ -37,7 +37,7 @@ import os
 from enum import Enum
 from typing import Protocol
 
-from kalam_notify.subscriptions.handle import NO_FD
+from kalam_notify.subscriptions.plans import NO_FD
 
 
 class OutboxState(Enum):

@@ -12,7 +12,18 @@ be found when each of its operands can.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from kalam_notify.filters.ranges import Bound, Interval
+from kalam_notify.filters.lookups import (
+    FALSE_KEY,
+    TRUE_KEY,
+    Begins,
+    Bound,
+    Equals,
+    Interval,
+    Place,
+    Term,
+    TruthKey,
+    Within,
+)
 from kalam_notify.sql.describe import listed, literal
 from kalam_notify.sql.like import literal_prefix
 from kalam_notify.sql.normal import conjunction
@@ -21,8 +32,6 @@ from kalam_notify.sql.tree import Call, Column, Constant, Expression, is_reading
 MAX_PREFIX = 32
 """Characters of a LIKE prefix that the index knows; the rest is asked."""
 
-Place = str | tuple[str, str]
-"""A column by its name, or the reading of a column (`readings`) and its name."""
 
 _FAMILY = dict.fromkeys(("int", "float", "decimal"), "number") | {
     kind: kind for kind in ("text", "instant", "clock")
@@ -30,30 +39,6 @@ _FAMILY = dict.fromkeys(("int", "float", "decimal"), "number") | {
 _LOOKED_UP = {*_FAMILY, "bool"}
 _ORDERINGS = ("<", "<=", ">", ">=")
 
-
-class Equals(NamedTuple):
-    """The column has this value; booleans as their keys (`value_key`)."""
-
-    column: Place
-    value: object
-
-
-class Within(NamedTuple):
-    """The column lies in the interval; `family` is number, text, instant or clock."""
-
-    column: Place
-    family: str
-    interval: Interval
-
-
-class Begins(NamedTuple):
-    """The column's text begins so."""
-
-    column: Place
-    prefix: str
-
-
-Term = Equals | Within | Begins
 
 _VALUES_COST = 5.0
 """Every cost below is that of looking up values of a column."""
@@ -68,15 +53,6 @@ class Access(NamedTuple):
     terms: tuple[Term, ...] | None
     residual: Expression | None
     cost: float
-
-
-class TruthKey(NamedTuple):
-    """The key of a boolean, which must not be met by the number 1 or 0."""
-
-    value: bool
-
-
-TRUE_KEY, FALSE_KEY = TruthKey(True), TruthKey(False)
 
 
 def access(predicate: Expression) -> Access:

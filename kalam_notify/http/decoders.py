@@ -20,8 +20,8 @@ import msgspec
 
 from kalam_notify.budget import Steps, at_once
 from kalam_notify.errors import ChangeRefused
+from kalam_notify.http.body import Form
 from kalam_notify.http.items import split_array
-from kalam_notify.http.media import Form
 from kalam_notify.http.refusals import explain, invalid_json, too_large, too_many
 from kalam_notify.http.rules import Doubt, RawChange, Rules, is_too_long
 from kalam_notify.model import PostedChange

@@ -22,7 +22,7 @@ from kalam_notify.http.rules import (
     keys_differ,
 )
 from kalam_notify.model import TableDef, parse_table_id
-from kalam_notify.model.keys import key_of
+from kalam_notify.model.changes import key_of
 from kalam_notify.model.types import RowCheck
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1

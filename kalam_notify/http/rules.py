@@ -1,5 +1,7 @@
 """The rules a posted change must keep, on the path where it keeps them.
 
+The limits ingest asks for: the `limits` section of the configuration fits.
+
 Nearly every change is in order, so this module only answers yes or no, in as few steps as Python
 allows; `refusals` looks again at the one that is not, and says what is wrong with it. What is
 accepted is decided here alone.
@@ -11,13 +13,12 @@ in its output bounds the row's depth, so that only rows with many of them are wa
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
 import orjson
 
 from kalam_notify.auth.claims import is_user_id
-from kalam_notify.http.limits import IngestLimits
 from kalam_notify.model import (
     SHARED,
     Owner,
@@ -28,9 +29,29 @@ from kalam_notify.model import (
     Values,
     parse_table_id,
 )
-from kalam_notify.model.catalog import Catalog
-from kalam_notify.model.keys import key_of
+from kalam_notify.model.changes import key_of
+from kalam_notify.model.tables import Catalog
 from kalam_notify.model.types import ColumnType, RowCheck
+
+
+class IngestLimits(Protocol):
+    """Sizes in bytes; `max_depth` counts the row itself as 1."""
+
+    @property
+    def max_body_bytes(self) -> int: ...
+
+    @property
+    def max_batch_changes(self) -> int: ...
+
+    @property
+    def max_row_bytes(self) -> int: ...
+
+    @property
+    def max_depth(self) -> int: ...
+
+    @property
+    def ingest_queue_bytes(self) -> int: ...
+
 
 MAX_ID_CHARS: Final = 256
 MAX_COLUMN_BYTES: Final = 255

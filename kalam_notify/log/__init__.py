@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from kalam_notify.log.base import EventLog, OnAppend, reaches
-from kalam_notify.log.doorbell import ring_all
+from kalam_notify.log.following import ring_all
 from kalam_notify.log.memory import MemoryLog
 from kalam_notify.log.sqlite import WINDOW_BYTES, SqliteLog
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span

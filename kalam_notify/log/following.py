@@ -1,4 +1,23 @@
-"""Following the file: its newest changes in memory, whichever way they arrive.
+"""Following the log: the window in memory, who waits for it to grow, and the other processes.
+
+Everybody who waits for the log to grow.
+
+The newest changes in memory: contiguous, in order, bounded by bytes.
+
+Invariant: the window holds every change of the log with `start < seq <= last_seq`, and no other.
+
+How the processes that share a log's file tell each other of a commit.
+
+Each process keeps a named pipe beside the file and watches it from its event loop; after a commit
+the writer drops a byte into everybody else's. A byte says "look at the file", nothing more, so a
+full pipe needs no second byte and a lost one costs no change: whoever is rung next, or looks for
+another reason, reads all that is new. Named pipes, because the path of a socket is limited to some
+hundred bytes and a data directory's is not.
+
+A process that was killed leaves its pipe behind. Nobody reads there any more, which the next writer
+notices when it opens the pipe, and removes it. Names are never used twice.
+
+Following the file: its newest changes in memory, whichever way they arrive.
 
     commit of our own ----------> advance --> window --> recent, wait_beyond
     bell, gap, look --> pull ------^
@@ -27,19 +46,233 @@ Invariant: no horizon, as it is known here, ever falls.
 """
 
 import asyncio
+import contextlib
+import errno
 import logging
+import os
+import secrets
 import sqlite3
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from operator import attrgetter
+from pathlib import Path
 
 from kalam_notify.errors import Compacted, LogUnavailable
-from kalam_notify.log.doorbell import Doorbell
-from kalam_notify.log.waiters import Waiters
-from kalam_notify.log.window import Window
 from kalam_notify.model import Change, TableId
+from kalam_notify.model.changes import memory_of
 from kalam_notify.singleflight import FreshCall
 from kalam_notify.store import reader
-from kalam_notify.store.pool import ReaderPool
+from kalam_notify.store.reader import ReaderPool
 from kalam_notify.store.trimming import Edges, edges
+
+
+class Waiters:
+    """Wakes all who wait at the time, and nobody who comes later."""
+
+    def __init__(self) -> None:
+        self._futures: set[asyncio.Future[None]] = set()
+
+    async def wait(self) -> None:
+        """Return at the next `wake`."""
+        future = asyncio.get_running_loop().create_future()
+        self._futures.add(future)
+        try:
+            await future
+        finally:
+            self._futures.discard(future)
+
+    def wake(self) -> None:
+        for future in self._futures:
+            if not future.done():
+                future.set_result(None)
+
+
+_seq_of = attrgetter("seq")
+
+
+class Window:
+    """A run of consecutive changes that grows at its end and is trimmed at its start.
+
+    `max_bytes` bounds the memory that the changes take (`memory_of`); None: trimmed by its owner
+    only.
+    """
+
+    def __init__(self, position: int = 0, max_bytes: int | None = None) -> None:
+        self._max_bytes = max_bytes
+        self._ends: list[int] = []
+        self._gone = 0
+        # The same in bytes of memory, where those are bounded.
+        self._costs: list[int] = []
+        self._cost_gone = 0
+        self.reset(position)
+
+    def reset(self, position: int) -> None:
+        """Forget everything; what comes next follows on `position`."""
+        self.start = position
+        self.last_seq = position
+        self._changes: list[Change] = []
+        # _ends[i]: bytes that ever entered, up to and including _changes[i]; so the bytes of any
+        # run are one subtraction, and the place to cut is found by bisection.
+        self._gone = self.entered
+        self._ends = []
+        self._cost_gone = self._costs[-1] if self._costs else self._cost_gone
+        self._costs = []
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    @property
+    def entered(self) -> int:
+        """Sum of `Change.size` over all changes that were ever added."""
+        return self._ends[-1] if self._ends else self._gone
+
+    @property
+    def bytes(self) -> int:
+        """Sum of `Change.size` over the changes held."""
+        return self.entered - self._gone
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that the changes held take; 0 where they are not bounded."""
+        return self._costs[-1] - self._cost_gone if self._costs else 0
+
+    @property
+    def first_seq(self) -> int:
+        """The oldest change held; `last_seq + 1` when there is none."""
+        return self._changes[0].seq if self._changes else self.last_seq + 1
+
+    def extend(self, changes: Sequence[Change], sizes: Sequence[int] | None = None) -> None:
+        """Add the changes that follow directly on `last_seq`; `sizes`, where they are known."""
+        if not changes:
+            return
+        if sizes is None:
+            sizes = [change.size for change in changes]
+        self._ends += list(accumulate(sizes, initial=self.entered))[1:]
+        self._changes.extend(changes)
+        self.last_seq = changes[-1].seq
+        if self._max_bytes is not None:
+            before = self._cost_gone + self.memory
+            self._costs += list(accumulate(map(memory_of, changes), initial=before))[1:]
+            if self.memory > self._max_bytes:
+                self._shrink(self._max_bytes)
+
+    def _shrink(self, max_bytes: int) -> None:
+        # An eighth more than needed goes, so that the lists are shifted now and then only.
+        surplus = self.memory - (max_bytes - max_bytes // 8)
+        self._drop(bisect_left(self._costs, self._cost_gone + surplus) + 1)
+
+    def drop_upto(self, seq: int) -> Sequence[Change]:
+        """Forget the changes up to and including `seq`, and give them back."""
+        dropped = self._drop(bisect_right(self._changes, seq, key=_seq_of))
+        self.start = max(self.start, min(seq, self.last_seq))
+        return dropped
+
+    def _drop(self, count: int) -> Sequence[Change]:
+        dropped = self._changes[:count]
+        if dropped:
+            self.start = dropped[-1].seq
+            self._gone = self._ends[len(dropped) - 1]
+            del self._changes[:count], self._ends[:count]
+            if self._costs:
+                self._cost_gone = self._costs[len(dropped) - 1]
+                del self._costs[:count]
+        return dropped
+
+    def after(self, position: int, limit: int | None = None) -> Sequence[Change] | None:
+        """Every change after a position, or the first `limit` of them.
+
+        None where the window does not reach back to it.
+        """
+        if position >= self.last_seq:
+            return ()
+        if position < self.start:
+            return None
+        first = bisect_right(self._changes, position, key=_seq_of)
+        return self._changes[first : None if limit is None else first + limit]
+
+    def span(self, after: int, limit: int, max_bytes: int) -> Sequence[Change]:
+        """The held changes after a position: at most `limit`, about `max_bytes`, at least one."""
+        first = bisect_right(self._changes, after, key=_seq_of)
+        before = self._ends[first - 1] if first else self._gone
+        full = bisect_left(self._ends, before + max_bytes, lo=first) + 1
+        return self._changes[first : min(first + limit, full)]
+
+
+_PREFIX = "doorbell-"
+
+
+class Doorbell:
+    """The pipe of this process, and the way to everybody else's."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._path = directory / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+        self._pipe: int | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def hang(self, on_ring: Callable[[], None]) -> None:
+        """Make the pipe; `on_ring` is called on the running event loop."""
+        # Under its name only once it is open, else a ringer would take it for a dead process's.
+        made = self._path.with_name(f".{self._path.name}")
+        os.mkfifo(made, mode=0o600)
+        # Opened for writing as well, so that it never reads as ended.
+        self._pipe = os.open(made, os.O_RDWR | os.O_NONBLOCK)
+        made.rename(self._path)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._pipe, self._answer, self._pipe, on_ring)
+
+    def take_down(self) -> None:
+        if self._pipe is None or self._loop is None:
+            return
+        self._loop.remove_reader(self._pipe)
+        os.close(self._pipe)
+        self._pipe = None
+        self._path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _answer(pipe: int, on_ring: Callable[[], None]) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(pipe, 65536)
+        on_ring()
+
+    def ring_others(self) -> int:
+        """Ring every other process; how many there are. Not for the event loop."""
+        return sum(_ring(path) for path in _bells(self._directory) if path != self._path)
+
+
+def ring_all(directory: Path) -> int:
+    """Ring everybody who follows a log in this directory; how many there are.
+
+    For whoever sees that a writer has died: it may have committed, and not rung any more.
+    """
+    return sum(_ring(path) for path in _bells(directory))
+
+
+def _bells(directory: Path) -> list[Path]:
+    try:
+        return [path for path in directory.iterdir() if path.name.startswith(_PREFIX)]
+    except OSError:
+        # The commit stands whether or not anybody hears of it.
+        return []
+
+
+def _ring(path: Path) -> bool:
+    try:
+        pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as fault:
+        if fault.errno == errno.ENXIO:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        return False
+    try:
+        # Full, or closed this very moment: nothing is owed to either.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(pipe, b"!")
+    finally:
+        os.close(pipe)
+    return True
+
 
 _logger = logging.getLogger(__name__)
 

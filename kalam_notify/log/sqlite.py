@@ -20,19 +20,18 @@ from pathlib import Path
 
 from kalam_notify.errors import Compacted, LogUnavailable, StorageFault
 from kalam_notify.log.base import OnAppend
-from kalam_notify.log.doorbell import Doorbell
-from kalam_notify.log.following import Follower
-from kalam_notify.log.pending import PendingAppends
-from kalam_notify.log.write_lock import WriteLock
+from kalam_notify.log.following import Doorbell, Follower
 from kalam_notify.log.writer import (
     IndexOrder,
     Outcome,
+    PendingAppends,
     Probe,
     Recovered,
     Report,
     Trimmed,
     TrimOrder,
     Waiting,
+    WriteLock,
     Writer,
 )
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
@@ -40,17 +39,13 @@ from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.store import pages, reader, schema
 from kalam_notify.store.access import may_look_up
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
-from kalam_notify.store.catalog import refuse_changed_shapes
-from kalam_notify.store.files import LogFiles, MovedFiles, cure
+from kalam_notify.store.catalog import refuse_changed_shapes, refuse_unfit
+from kalam_notify.store.files import HighWaterMark, LogFiles, LogTime, MovedFiles, cure
 from kalam_notify.store.filtering import LoopFilter
-from kalam_notify.store.high_water import HighWaterMark
-from kalam_notify.store.log_time import LogTime
-from kalam_notify.store.pool import ReaderPool
+from kalam_notify.store.reader import ReaderPool
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
 from kalam_notify.store.sampling import newest_columns
-from kalam_notify.store.settling import NOTHING
-from kalam_notify.store.storing import Posting
-from kalam_notify.store.tables import refuse_unfit
+from kalam_notify.store.storing import NOTHING, Posting
 
 WINDOW_BYTES = 32 * 1024 * 1024
 WATCH_SECONDS = 1.0

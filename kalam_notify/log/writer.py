@@ -2,35 +2,163 @@
 
 Batches queue up while a commit waits for the disk; all that have come by then go into the next
 transaction together (up to a bound), so the cost of an fsync is shared by everyone who waited for
-it. A transaction that fails for its own sake (a batch that cannot be stored) is taken apart and its
-batches are tried one by one; one that fails for the disk's sake fails for all.
+it. A transaction that fails for its own sake (a batch that cannot be stored) is taken apart and
+its batches are tried one by one; one that fails for the disk's sake fails for all.
 
 Retention takes its turns between groups, one bounded step a turn, so appends never wait for more
 than a step of it.
+
+Where several processes share the file, they take turns by a lock beside SQLite's (`WriteLock`).
+SQLite's own wait for its write lock is a poll with ever longer sleeps, up to a tenth of a second:
+a process that commits without pause has the lock again before a sleeper looks, and the sleeper's
+posts wait for hundreds of milliseconds. `flock` waits in the kernel and is woken by the release.
+SQLite's lock is still what protects the file; this one only says who asks for it next, so a system
+that cannot give it loses nothing but pace. Like SQLite's, it is let go when its holder dies.
+
+The lock is on the directory, which is always there and is nobody else's to lock.
 """
 
+import asyncio
+import fcntl
 import logging
+import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
 from kalam_notify.errors import LogUnavailable
-from kalam_notify.log.write_lock import WriteLock
+from kalam_notify.log.base import OnAppend
 from kalam_notify.logs import Complaints
 from kalam_notify.model import TableDef, TableId
-from kalam_notify.store.catalog import Numbers
-from kalam_notify.store.files import LogFiles, MovedFiles
-from kalam_notify.store.high_water import HighWaterMark
-from kalam_notify.store.indexes import Indexes
+from kalam_notify.store.base import Appended
+from kalam_notify.store.catalog import Indexes, Numbers
+from kalam_notify.store.files import HighWaterMark, LogFiles, LogTime, MovedFiles
 from kalam_notify.store.indexing import IndexWork, follow_all, follow_step
-from kalam_notify.store.log_time import LogTime
 from kalam_notify.store.retention import AgeClass
 from kalam_notify.store.storing import Group, Posting, store
 from kalam_notify.store.trimming import Edges, Step, edges, newest_at, trim_by_age, trim_by_bytes
+
+
+class WriteLock:
+    """The turns at writing in one directory, as one thread takes them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._descriptor: int | None = None
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn, and pass it on at the end."""
+        with suppress(OSError):
+            if self._descriptor is None:
+                self._descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            if self._descriptor is not None:
+                with suppress(OSError):
+                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class _Posted(NamedTuple):
+    """Who waits for a batch, how much it weighs, and since when (monotonic seconds)."""
+
+    future: asyncio.Future[Appended]
+    size: int
+    since: float
+
+
+class PendingAppends:
+    """A number for each batch and each trim under way; by it the outcome finds who waits.
+
+    A number whose holder has gone away (cancelled) counts until its outcome comes: what was posted
+    is not taken back.
+    """
+
+    def __init__(self) -> None:
+        # Sum of the sizes of all batches that wait.
+        self.waiting_bytes = 0
+        self._numbers = count()
+        self._posted: dict[int, _Posted] = {}
+        self._trims: dict[int, asyncio.Future[int]] = {}
+        self._appends = self._append_faults = self._changes = 0
+        self._last_append_seconds = 0.0
+
+    def for_batch(self, size: int) -> tuple[int, asyncio.Future[Appended]]:
+        """A number for a batch of `size` bytes; the future raises LogUnavailable if refused."""
+        number = next(self._numbers)
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self._posted[number] = _Posted(future, size, time.monotonic())
+        self.waiting_bytes += size
+        return number, future
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds that the oldest batch has waited by now."""
+        oldest = next(iter(self._posted.values()), None)
+        return 0.0 if oldest is None else time.monotonic() - oldest.since
+
+    def for_trim(self) -> tuple[int, asyncio.Future[int]]:
+        """A number for a trim; the future gives the entries removed."""
+        number = next(self._numbers)
+        future = self._trims[number] = asyncio.get_running_loop().create_future()
+        return number, future
+
+    def finish_batches(self, outcome: "Outcome", on_append: OnAppend | None) -> None:
+        """Answer everybody whose batch was in this transaction, in order."""
+        group = outcome.group
+        now = time.monotonic()
+        for place, number in enumerate(outcome.numbers):
+            posted = self._posted.pop(number)
+            self.waiting_bytes -= posted.size
+            if group is not None:
+                self._acknowledge(posted, group.answers[place], now - posted.since, on_append)
+            else:
+                self._append_faults += 1
+                if not posted.future.done() and outcome.fault is not None:
+                    posted.future.set_exception(outcome.fault)
+
+    def _acknowledge(
+        self, posted: _Posted, appended: Appended, seconds: float, on_append: OnAppend | None
+    ) -> None:
+        self._appends += 1
+        self._changes += appended.accepted
+        self._last_append_seconds = seconds
+        if not posted.future.done():
+            posted.future.set_result(appended)
+        if on_append is not None:
+            on_append(seconds, appended)
+
+    def finish_trim(self, trimmed: "Trimmed") -> None:
+        """Answer who waits for this trim."""
+        future = self._trims.pop(trimmed.number)
+        if not future.done():
+            future.set_result(trimmed.removed)
+
+    def statistics(self) -> dict[str, float]:
+        return {
+            "waiting_batches": len(self._posted),
+            "waiting_bytes": self.waiting_bytes,
+            "appends": self._appends,
+            "append_faults": self._append_faults,
+            "changes": self._changes,
+            "last_append_seconds": self._last_append_seconds,
+        }
+
 
 _logger = logging.getLogger(__name__)
 
@@ -217,7 +345,8 @@ class Writer:
             for one in waiting:
                 yield from self._store_group([one])
         else:
-            self._complaints.over()
+            if self._complaints.standing:
+                self._complaints.over()
             if group.last_seq > group.before:
                 self._high_water.set(group.last_seq)
             yield Outcome([one.number for one in waiting], group, None)

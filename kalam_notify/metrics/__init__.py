@@ -1,7 +1,6 @@
 """What /metrics tells of one worker process; scrape.py adds the workers up."""
 
-from kalam_notify.metrics.histogram import SecondsHistogram
 from kalam_notify.metrics.pulse import Pulse
-from kalam_notify.metrics.registry import Metrics, StateCollector
+from kalam_notify.metrics.registry import Metrics, SecondsHistogram, StateCollector
 
 __all__ = ["Metrics", "Pulse", "SecondsHistogram", "StateCollector"]

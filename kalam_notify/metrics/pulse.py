@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from kalam_notify.metrics.ages import Ages
-from kalam_notify.metrics.histogram import SecondsHistogram
+from kalam_notify.metrics.registry import SecondsHistogram
 from kalam_notify.subscriptions.manager import Connection, ConnectionsManager
 
 BEAT_SECONDS = 0.1

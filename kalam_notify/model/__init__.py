@@ -1,19 +1,18 @@
 """The values everybody shares: ids, tables, rows, changes, identities."""
 
-from kalam_notify.model.changes import Change, Kind, PostedChange, Values, settle
-from kalam_notify.model.identity import ANONYMOUS, Identity, Role, same_claims
-from kalam_notify.model.ids import (
+from kalam_notify.model.changes import Change, Kind, PostedChange, Row, Values, settle
+from kalam_notify.model.identity import ANONYMOUS, Identity, Role, UserId, same_claims
+from kalam_notify.model.tables import (
     SHARED,
+    Access,
     ConnectionId,
     LiveQueryId,
     Owner,
+    TableDef,
     TableId,
-    UserId,
     parse_table_id,
     table_id,
 )
-from kalam_notify.model.rows import Row
-from kalam_notify.model.tables import Access, TableDef
 
 __all__ = [
     "ANONYMOUS",

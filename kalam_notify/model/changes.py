@@ -1,11 +1,109 @@
-"""A change as posted, a change as the log tells it, and how the first becomes the second."""
+"""Changes and their rows: what is posted, what is stored, and what a change means.
 
+One image of a row: its JSON text, and its values where somebody has asked for them.
+
+Primary keys as text: what names a row of a keyed table.
+
+A key is the JSON array of its values, without white space, as short as it can be: `[7]`,
+`["acme",7]`. So 1 and "1" are two keys, and so are true and "true"; and the keys that begin with
+the same values are neighbours.
+
+A change as posted, a change as the log tells it, and how the first becomes the second.
+"""
+
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+import orjson
 
-from kalam_notify.model.ids import Owner, TableId
-from kalam_notify.model.rows import Row
+from kalam_notify.model.tables import Owner, TableId
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Row:
+    """A row as compact JSON, decoded when somebody asks for its values, then kept.
+
+    Invariant: `json` is one JSON object without white space between tokens and without a name
+    given twice, so that whoever sends it can splice into it at either end.
+    """
+
+    __slots__ = ("_values", "json")
+
+    def __init__(self, json: bytes, values: dict[str, Any] | None = None) -> None:
+        self.json = json
+        self._values = values
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Column name -> JSON value. Shared by all readers: never change it."""
+        values = self._values
+        if values is None:
+            values = self._values = _decode(self.json)
+        return values
+
+    @property
+    def known_values(self) -> dict[str, Any] | None:
+        """The values where they have been decoded; None: whoever wants few of them may do so."""
+        return self._values
+
+    def forget(self) -> None:
+        """Let go of the decoded values, which take several times the text's memory.
+
+        For rows that are kept but rarely looked at again; asking for `values` decodes anew.
+        """
+        self._values = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Row) and self.json == other.json
+
+    def __hash__(self) -> int:
+        return hash(self.json)
+
+    def __repr__(self) -> str:
+        return f"Row({self.json!r})"
+
+
+KEY_TYPES = frozenset((int, str, bool))
+
+
+def key_of(columns: Sequence[str], values: dict[str, object]) -> str | None:
+    """A row's key; None where a value is missing, or neither a string, an integer nor a boolean."""
+    if len(columns) == 1:
+        value = values.get(columns[0])
+        if type(value) is int:
+            return f"[{value}]"
+        return key_text((value,)) if type(value) in KEY_TYPES else None
+    key = [values.get(column) for column in columns]
+    return key_text(key) if KEY_TYPES.issuperset(map(type, key)) else None
+
+
+def key_text(values: Iterable[object]) -> str:
+    """The key of these values."""
+    return orjson.dumps(tuple(values)).decode()
+
+
+def key_range(values: Iterable[object]) -> tuple[str, str]:
+    """The keys that begin with these values and have more: from the first text, below the second.
+
+    The one is the text up to and with the comma, the other the same with the comma's successor.
+    """
+    begin = key_text(values)[:-1]
+    return f"{begin},", f"{begin}-"
+
+
+def can_be_key(value: object) -> object | None:
+    """The value as it stands in keys that equal it: 1.0 in a condition finds the key 1.
+
+    None where no key can equal it.
+    """
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is int and not -(2**63) <= value < 2**64:
+        return None
+    return value if type(value) in KEY_TYPES else None
+
 
 Kind = Literal["insert", "update", "delete"]
 Values = dict[str, Any]

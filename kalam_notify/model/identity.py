@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NewType
 
 import msgspec
 
-from kalam_notify.model.ids import UserId
+UserId = NewType("UserId", str)
+"""The `sub` of a token and the `user_id` of a change: 1-128 printable characters."""
 
 
 class Role(IntEnum):

@@ -27,8 +27,7 @@ from kalam_notify.errors import AuthenticationFailed, KeysUnavailable, Subscript
 from kalam_notify.model import ConnectionId, Identity
 from kalam_notify.protocol import close, messages
 from kalam_notify.protocol.close import Close
-from kalam_notify.protocol.frames import text_frame
-from kalam_notify.protocol.messages import NextBatch, SubscriptionRequest, Unsubscribe
+from kalam_notify.protocol.messages import NextBatch, SubscriptionRequest, Unsubscribe, text_frame
 from kalam_notify.protocol.session import (
     Action,
     IdentityChanged,
@@ -40,9 +39,8 @@ from kalam_notify.protocol.session import (
 )
 from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.halves import UNAUTHENTICATED_BYTES
-from kalam_notify.sockets.inbound import Binary, Heard, Inbound, Piece, Text
-from kalam_notify.sockets.reading import ReadingGate, Reason
-from kalam_notify.subscriptions.handle import SubscriptionHandle
+from kalam_notify.sockets.inbound import Binary, Heard, Inbound, Piece, ReadingGate, Reason, Text
+from kalam_notify.subscriptions.plans import SubscriptionHandle
 
 CLOSE_TIMEOUT = 10.0
 """Seconds that a peer has to answer a close frame."""

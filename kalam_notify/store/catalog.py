@@ -1,12 +1,73 @@
-"""The tables of the file: their numbers, and the shapes their data is stored under."""
+"""The tables of the file, their numbers and shapes, and their indexes.
+
+Which tables a log has been told of, and what may not change while they hold data.
+
+The tables of the file: their numbers, and the shapes their data is stored under.
+
+Indexes of the file: which there are, and what their entries are.
+
+    indexes   one row per index: its table, its columns, and whether its entries are complete
+    entries   index, owner, the columns' values as sorted bytes (see `sorting`) -> a row's key
+
+Entries follow the log at a distance. To write them with every change would touch a page of its own
+for each, and cost as much as all the rest of an append; so changes are brought into the indexes
+some hundreds at once (`state.indexed` tells up to which), sorted, many of them to a page. What
+reads an index therefore reads two things: the entries, and the rows that have been written since,
+by seq (see pages.py). An entry may be stale, when its row has changed since or is gone: the row
+it leads to is asked like any other. So:
+
+Invariant: every current row with `seq <= state.indexed` has its entries in every complete index.
+
+`indexing` says how that is kept. `state.indexes` counts the changes of `indexes`, so that every
+process that writes knows which there are, whatever its own configuration says.
+"""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from sqlite3 import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from kalam_notify.model import TableDef, TableId
-from kalam_notify.store.tables import Shape, shape_changed
+import msgspec
+
+from kalam_notify.errors import StorageFault
+from kalam_notify.model import Owner, PostedChange, TableDef, TableId
+from kalam_notify.model.readings import sort_key
+from kalam_notify.store.sorting import NOTHING, encode
+
+
+class Shape(NamedTuple):
+    """What the stored rows of a table depend on."""
+
+    kind: str
+    primary_key: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: TableDef) -> "Shape":
+        return cls(table.kind, table.primary_key)
+
+    def __str__(self) -> str:
+        key = ", ".join(self.primary_key) or "none"
+        return f"type {self.kind}, primary key {key}"
+
+
+def shape_changed(table: TableId, stored: Shape, declared: Shape) -> StorageFault:
+    return StorageFault(
+        f"table {table}: data is stored under {stored}, but the table is declared with"
+        f" {declared}; declare it as before, or delete its rows and let retention pass"
+    )
+
+
+def refuse_unfit(batch: Sequence[PostedChange], declared: Collection[TableId]) -> None:
+    """Raise ValueError for changes that should never have come this far.
+
+    A table the log was never told of; an owner that is not printable text.
+    """
+    for change in batch:
+        if change.table not in declared:
+            raise ValueError(f"table {change.table} has not been declared to the log")
+        if change.owner and not change.owner.isprintable():
+            raise ValueError(f"owner {change.owner!r} is not printable")
+
 
 _HAS_DATA = """
 SELECT EXISTS (SELECT 1 FROM rows WHERE tbl = ?1) OR EXISTS (SELECT 1 FROM log WHERE tbl = ?1)
@@ -95,3 +156,160 @@ def _admit(connection: Connection, table: TableDef) -> int:
         (table.id, shape.kind, json.dumps(shape.primary_key)),
     ).fetchall()[0]
     return int(number)
+
+
+MERGE_CHANGES = 1024
+MERGE_BYTES = 4 * 1024 * 1024
+"""The indexes follow when so much has been written that they do not know."""
+
+
+Entry = tuple[int, Owner, bytes, str]
+"""Index, owner, sorted values, key."""
+
+
+class IndexColumn(NamedTuple):
+    """A column of an index, and what its values are read as (None: as they are)."""
+
+    name: str
+    reading: str | None = None
+
+
+class Index(NamedTuple):
+    """An index of the file. It is used for reading when it `is_ready`, and kept in any case."""
+
+    number: int
+    columns: tuple[IndexColumn, ...]
+    is_ready: bool = True
+
+    def __str__(self) -> str:
+        return f"({', '.join(column.name for column in self.columns)})"
+
+
+def wanted_indexes(table: TableDef) -> list[tuple[IndexColumn, ...]]:
+    """The indexes that a table's declaration asks for.
+
+    Keys stand in the file as they are spelled. Where a key column is compared by what it is read
+    as (a UUID without regard to case), its rows are found by an index of its own.
+    """
+    if not table.is_keyed:
+        return []
+    wanted = [tuple(_column(table, name) for name in index) for index in table.indexes]
+    key = tuple(_column(table, name) for name in table.primary_key)
+    if any(column.reading is not None for column in key):
+        wanted.append(key)
+    return list(dict.fromkeys(wanted))
+
+
+def _column(table: TableDef, name: str) -> IndexColumn:
+    declared = None if table.columns is None else table.columns.get(name)
+    return IndexColumn(name, None if declared is None else declared.reading)
+
+
+_INDEXES_OF = "SELECT id, columns, state FROM indexes WHERE tbl = ? AND state <> 'dropped'"
+
+
+def indexes_of(connection: Connection, table: int) -> list[Index]:
+    """The indexes of a table, those included that are not complete."""
+    found = connection.execute(_INDEXES_OF, (table,)).fetchall()
+    return [Index(number, columns_of(text), state == b"ready") for number, text, state in found]
+
+
+def columns_of(text: bytes) -> tuple[IndexColumn, ...]:
+    return tuple(IndexColumn(name, reading) for name, reading in json.loads(text))
+
+
+class Indexes:
+    """What a process that writes knows of the file's indexes; asked inside its transactions."""
+
+    def __init__(self) -> None:
+        self._count = -1
+        self._are_there = False
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._indexed = 0
+
+    @property
+    def are_there(self) -> bool:
+        return self._are_there
+
+    def refresh(self, connection: Connection, count: int, indexed: int) -> None:
+        """Know the indexes as they are after `count` changes of them (`state.indexes`)."""
+        if count != self._count:
+            query = "SELECT EXISTS (SELECT 1 FROM indexes WHERE state <> 'dropped')"
+            (found,) = connection.execute(query).fetchone()
+            self._are_there, self._count = bool(found), count
+        if indexed != self._indexed:
+            # Whoever has brought them here, what waited before waits no more.
+            self._indexed, self._waiting, self._waiting_bytes = indexed, 0, 0
+
+    def grown(self, added: int, size: int) -> None:
+        """So many changes, and bytes, have been written by this process."""
+        self._waiting += added
+        self._waiting_bytes += size
+
+    def tried(self) -> None:
+        """A step has been taken, or has failed: the next one after as much again."""
+        self._waiting = self._waiting_bytes = 0
+
+    def forget(self) -> None:
+        """What was learned in a transaction that is undone does not hold."""
+        self._count = -1
+
+    @property
+    def are_behind(self) -> bool:
+        """Whether so much waits that the indexes should follow."""
+        return self._are_there and (
+            self._waiting >= MERGE_CHANGES or self._waiting_bytes >= MERGE_BYTES
+        )
+
+
+class Maker:
+    """Makes the entries of one table's rows, for all of its indexes."""
+
+    def __init__(self, indexes: Sequence[Index], key: Sequence[str] = ()) -> None:
+        self._indexes = [(index.number, index.columns) for index in indexes]
+        names = (column.name for index in indexes for column in index.columns)
+        self._names = list(dict.fromkeys((*names, *key)))
+        self._decode = _decoder(self._names)
+
+    def values(self, row: bytes) -> dict[str, Any]:
+        """What a row holds in the columns of the indexes, and of the key."""
+        found = self._decode(row)
+        if isinstance(found, dict):
+            return found
+        return dict(zip(self._names, msgspec.structs.astuple(found), strict=True))
+
+    def entries(self, owner: Owner, values: Mapping[str, Any], key: str | None) -> list[Entry]:
+        """The entries of a row that has a key."""
+        if key is None:
+            return []
+        return [
+            (number, owner, value, key)
+            for number, columns in self._indexes
+            if (value := _sorted(columns, values)) is not None
+        ]
+
+
+def _decoder(columns: Sequence[str]) -> Callable[[bytes], Any]:
+    """Decodes these columns of a row and passes over the others."""
+    if any(char in name for name in columns for char in '"\\'):
+        return msgspec.json.Decoder(dict[str, Any]).decode
+    names = [f"c{n}" for n in range(len(columns))]
+    fields: list[tuple[str, Any, Any]] = [(name, Any, None) for name in names]
+    shape = msgspec.defstruct(
+        "Indexed", fields, rename=dict(zip(names, columns, strict=True)), gc=False
+    )
+    return msgspec.json.Decoder(shape).decode
+
+
+def _sorted(columns: Sequence[IndexColumn], values: Mapping[str, Any]) -> bytes | None:
+    """A row's bytes in an index; None where it has no entry."""
+    name, reading = columns[0]
+    value = values.get(name)
+    first = encode(value if reading is None else sort_key(reading, value))
+    if first is NOTHING:
+        return None
+    for name, reading in columns[1:]:
+        value = values.get(name)
+        first += encode(value if reading is None else sort_key(reading, value))
+    return first

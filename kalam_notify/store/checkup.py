@@ -14,8 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from kalam_notify.store.files import cure
-from kalam_notify.store.high_water import read_high_water
+from kalam_notify.store.files import cure, read_high_water
 from kalam_notify.store.schema import APPLICATION_ID, FORMAT_VERSION, wal_path
 
 _LITTLE_SPACE = 256 * 1024 * 1024

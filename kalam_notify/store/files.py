@@ -1,4 +1,6 @@
-"""The files of a log, and whether they are still the ones that were opened.
+"""The files of a log, the highest seq ever given, and the log's time.
+
+The files of a log, and whether they are still the ones that were opened.
 
 An open file outlives its name: where somebody removes, replaces or moves the data directory, the
 log or its write-ahead log, writing goes on into what nobody will find again. So before every
@@ -6,11 +8,33 @@ transaction the names are looked at (a microsecond each): they have to lead to t
 
 The files may come back by their names, and then everything is as it was. Where they do not, what
 was acknowledged is still held by the open files, and a restart is needed to begin with others.
+
+The highest seq ever given in a data directory, in a file of its own beside the log.
+
+A seq is all that a client knows of where it was. Where an older copy of the log is put back, or the
+log is lost, the same seqs would be given again, to other changes, and a client from before would
+be resumed into a history that is not its own. The mark is what outlives the log's file: a log that
+ends below it has lost changes, and goes on behind it, with everything before out of reach
+(schema.prepare), so that every client begins anew.
+
+Format: the seq as 16 decimal digits and a line feed. Any other number, written by an operator who
+brings a log to another directory, is as good.
+
+The time of the log: Unix time that never goes back.
+
+Entries leave the log by their age. Told by a clock that has been put back, none would be due until
+it has made up for that, and those written since would stand before older ones. So the log's time
+follows the clock forwards, and goes on at its own pace while the clock is behind; a log that is
+opened goes on from its newest entry at least.
 """
 
 import errno
+import logging
 import os
 import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 FileId = tuple[int, int]
@@ -73,3 +97,99 @@ def cure(path: Path, fault: Exception) -> str:
         return f"{directory} has to be a directory: give another data_dir"
     user = f"user {os.geteuid()}"
     return f"make {directory} and its files writable for {user}, or give another data_dir"
+
+
+_logger = logging.getLogger(__name__)
+
+_HIGHEST = 2**52
+
+
+def mark_path(log: Path) -> Path:
+    """The file of the mark of the log in this file."""
+    return log.with_suffix(".mark")
+
+
+def read_high_water(log: Path) -> int:
+    """The mark; 0 where there is none, or none that can be read (the log says so)."""
+    path = mark_path(log)
+    try:
+        text = path.read_text("ascii").strip()
+    except FileNotFoundError:
+        return 0
+    except (OSError, ValueError) as fault:
+        _logger.warning("%s cannot be read, and is not heeded: %s", path, fault)
+        return 0
+    if not text.isdecimal() or int(text) > _HIGHEST:
+        _logger.warning("%s holds no seq, and is not heeded: %.40r", path, text)
+        return 0
+    return int(text)
+
+
+class HighWaterMark:
+    """The writing side. A mark that cannot be written costs no change: what it says is a promise
+    about a loss that may never come.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._path = mark_path(log)
+        self._descriptor: int | None = None
+        self._last = 0
+
+    def set(self, seq: int) -> None:
+        """Everything up to `seq` has been given."""
+        self._last = seq
+        with suppress(OSError):
+            if self._descriptor is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+                self._descriptor = os.open(self._path, flags, 0o640)
+            os.pwrite(self._descriptor, b"%016d\n" % seq, 0)
+
+    def check(self) -> None:
+        """Write another file where the mark's has been removed; raise MovedFiles where one that
+        says more has been put in its place.
+        """
+        if self._descriptor is None:
+            return
+        ours = os.fstat(self._descriptor)
+        try:
+            found = self._path.stat()
+        except OSError:
+            found = None
+        if found is not None and (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+            return
+        if found is not None and read_high_water(self._log) > self._last:
+            raise MovedFiles(
+                f"{self._path} is another file than the one in use, and says more: put the old one"
+                " back, or restart the server to go on behind it"
+            )
+        _logger.warning("%s was removed or replaced: it is written anew", self._path)
+        self.close()
+        self.set(self._last)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class LogTime:
+    """Seconds since 1970 by `clock`, held up by `ticking`, which only rises."""
+
+    def __init__(
+        self, clock: Callable[[], float], ticking: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._ticking = ticking
+        self._now = 0.0
+        self._seen = ticking()
+
+    def not_before(self, seconds: float) -> None:
+        """Something has been written at that time."""
+        self._now = max(self._now, seconds)
+
+    def __call__(self) -> float:
+        seen = self._ticking()
+        self._now = max(self._clock(), self._now + max(0.0, seen - self._seen))
+        self._seen = seen
+        return self._now

@@ -17,20 +17,21 @@ from collections.abc import Iterable, Mapping
 from sqlite3 import Connection
 
 from kalam_notify.model import TableDef, TableId
-from kalam_notify.model.keys import key_of
-from kalam_notify.store.bulk import FIELD, LINE, tuples, write_rows
-from kalam_notify.store.catalog import Numbers, stored_table
-from kalam_notify.store.indexes import (
+from kalam_notify.model.changes import key_of
+from kalam_notify.store.catalog import (
     MERGE_BYTES,
     MERGE_CHANGES,
     Entry,
     Index,
     IndexColumn,
     Maker,
+    Numbers,
     columns_of,
     indexes_of,
+    stored_table,
     wanted_indexes,
 )
+from kalam_notify.store.storing import FIELD, LINE, tuples, write_rows
 
 _WALK_ROWS = 256
 _WALK_BYTES = 1024 * 1024

@@ -1,17 +1,29 @@
-"""Reading the SQLite log: where it stands, and spans of its changes."""
+"""Reading the SQLite log: connections, threads, spans of changes, chunks of rows.
 
+Reading the SQLite log: where it stands, and spans of its changes.
+
+Reading connections and the few threads that use them, off the event loop.
+
+A query that nobody waits for any more is ended: one that has not begun gives up its place, and the
+statement of one that runs is interrupted.
+"""
+
+import asyncio
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from pathlib import Path
+from threading import Lock
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
-from kalam_notify.errors import Compacted
+from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.model import SHARED, Change, Kind, Owner, Row, TableId
+from kalam_notify.store.access import Parameter
 from kalam_notify.store.base import Span
-from kalam_notify.store.bulk import FIELD
 from kalam_notify.store.catalog import StoredTable, stored_table, stored_tables
-from kalam_notify.store.chunks import Chunking, chunk
-from kalam_notify.store.prefilter import Parameter
+from kalam_notify.store.schema import open_reader
+from kalam_notify.store.storing import FIELD, LINE
 from kalam_notify.store.trimming import Edges, edges
 
 _ENTRIES = """
@@ -36,6 +48,72 @@ class Glance(NamedTuple):
 
     last_seq: int
     edges: Edges | None
+
+
+_FIRST_ROWS = 8
+
+
+_MAX_ROWS = 512
+
+
+CHUNK_BYTES = 256 * 1024
+
+
+_MOST_BYTES = 2 * 1024 * 1024
+
+
+_ANY_LENGTH = 1_000_000_000
+
+
+class Chunking:
+    """How many rows to ask for next, so that a chunk stays near `CHUNK_BYTES`."""
+
+    def __init__(self) -> None:
+        self.rows = _FIRST_ROWS
+
+    def learn(self, rows: int, size: int) -> None:
+        fitting = CHUNK_BYTES * rows // max(size, 1)
+        self.rows = max(1, min(fitting, 4 * self.rows, _MAX_ROWS))
+
+
+def chunk(
+    connection: sqlite3.Connection,
+    query: str,
+    parameters: Mapping[str, Parameter],
+    chunking: Chunking,
+    asked: int,
+) -> tuple[list[bytes], int]:
+    """The lines of the next `asked` rows, or fewer where those are too large; how many it became.
+
+    `query` takes them as `:limit`. Fewer lines than that: there are no more.
+    """
+    while True:
+        answer = _bounded(connection, query, {**parameters, "limit": asked}, asked)
+        if answer is not None:
+            break
+        asked = max(1, asked // 8)
+    if not answer:
+        return [], asked
+    lines = answer.split(LINE)
+    chunking.learn(len(lines), len(answer))
+    return lines, asked
+
+
+def _bounded(
+    connection: sqlite3.Connection, query: str, parameters: Mapping[str, Parameter], asked: int
+) -> bytes | None:
+    """The answer, empty where there is nothing; None when it would be too long."""
+    longest = _MOST_BYTES if asked > 1 else _ANY_LENGTH
+    before = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
+    try:
+        (answer,) = connection.execute(query, parameters).fetchone()
+    except sqlite3.DataError as fault:
+        if asked == 1 or fault.sqlite_errorcode != sqlite3.SQLITE_TOOBIG:
+            raise
+        return None
+    finally:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
+    return answer or b""
 
 
 class TableNames:
@@ -158,3 +236,130 @@ def _changes(
             )
         )
     return changes
+
+
+_THREADS = 4
+# Fewer than would keep every core busy for long: they compete with the event loop.
+_SCAN_THREADS = 3
+# SQLite's operations between two looks at whether anybody waits still: tens of milliseconds.
+_CHECK_EVERY = 1_000_000
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Call:
+    """A query that can be ended from another thread while it runs, and not a moment longer."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._is_over = False
+
+    @contextmanager
+    def on(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """The query runs on this connection; raises sqlite3.Error when it was ended before."""
+        with self._lock:
+            if self._is_over:
+                raise sqlite3.OperationalError("interrupted")
+            self._connection = connection
+            connection.set_progress_handler(self._check, _CHECK_EVERY)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connection = None
+                connection.set_progress_handler(None, 0)
+
+    def _check(self) -> bool:
+        """Called by SQLite now and then: True ends the statement."""
+        return self._is_over
+
+    def interrupt(self) -> None:
+        """End the query, now or when it begins."""
+        with self._lock:
+            self._is_over = True
+            if self._connection is not None:
+                self._connection.interrupt()
+
+
+class ReaderPool:
+    """Runs queries against one file. A connection is used by one query at a time and kept.
+
+    Queries that may walk a whole table have threads of their own, so that short ones never wait
+    for them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kalam-log-reader")
+        self._scan_threads = ThreadPoolExecutor(
+            _SCAN_THREADS, thread_name_prefix="kalam-log-scanner"
+        )
+        self._idle: list[sqlite3.Connection] = []
+
+    async def run(
+        self,
+        query: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """What a short query answers; raises LogUnavailable when the file cannot be read."""
+        return await self._run(self._threads, lambda connection: query(connection, *args, **kwargs))
+
+    async def scan(
+        self,
+        query: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """The same for a query that may take long."""
+        return await self._run(
+            self._scan_threads, lambda connection: query(connection, *args, **kwargs)
+        )
+
+    async def _run(
+        self, threads: ThreadPoolExecutor, query: Callable[[sqlite3.Connection], T]
+    ) -> T:
+        call = _Call()
+
+        def work() -> T:
+            with self.connection() as connection, call.on(connection):
+                return query(connection)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
+        except asyncio.CancelledError:
+            call.interrupt()
+            raise
+
+    @contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection for the calling thread; raises LogUnavailable for what goes wrong on it."""
+        connection: sqlite3.Connection | None = None
+        try:
+            connection = self._take()
+            yield connection
+        except sqlite3.Error as fault:
+            # Not used again: what state it is in is anybody's guess.
+            if connection is not None:
+                connection.close()
+                connection = None
+            raise LogUnavailable(f"the log could not be read: {fault}") from fault
+        finally:
+            if connection is not None:
+                self._idle.append(connection)
+
+    def _take(self) -> sqlite3.Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return open_reader(self._path)
+
+    async def close(self) -> None:
+        """Wait for the queries under way, then close everything."""
+        for threads in (self._threads, self._scan_threads):
+            await asyncio.to_thread(threads.shutdown)
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()

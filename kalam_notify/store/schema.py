@@ -27,9 +27,8 @@ from pathlib import Path
 from typing import Literal
 
 from kalam_notify.errors import StorageFault
-from kalam_notify.store.bulk import CACHED_STATEMENTS
-from kalam_notify.store.files import cure
-from kalam_notify.store.high_water import read_high_water
+from kalam_notify.store.files import cure, read_high_water
+from kalam_notify.store.storing import CACHED_STATEMENTS
 
 _logger = logging.getLogger(__name__)
 

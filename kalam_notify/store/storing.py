@@ -1,5 +1,18 @@
 """What one transaction of the SQLite log does with the batches that waited for it.
 
+Many rows in one statement, few statement texts.
+
+Python's sqlite3 lets go of the interpreter lock at every step of a statement and has to win it back
+from a busy event loop, so what counts is the number of steps, not of rows. A statement here handles
+up to 500 rows at once; a run of rows is cut into pieces of a few fixed sizes, so that their
+prepared forms stay in the connection's cache. Answers come back as one text, lines and fields
+parted by control characters that JSON text cannot contain unescaped.
+
+What a batch comes to: duplicates dropped, seqs given, kinds and old images decided.
+
+Pure: both logs bring the ids they have seen and the rows they hold, and get both updated. The
+meaning of one change is `model.settle`; this module adds its batch.
+
 Everything the batches need to know is fetched first, for all of them at once (which ids have been
 seen, which rows stand under their keys); then they are settled in memory, in order; then entries,
 rows and the state go out in a few statements. The number of steps hardly depends on the number of
@@ -7,28 +20,154 @@ changes.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import chain
 from sqlite3 import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from kalam_notify.model import Change, PostedChange, Row, TableId
+from kalam_notify.model import Change, Owner, PostedChange, Row, TableId, settle
 from kalam_notify.model.changes import Stored
 from kalam_notify.store.base import Appended
-from kalam_notify.store.bulk import (
-    FIELD,
-    Template,
-    look_up,
-    numbered,
-    pieces,
-    statement,
-    tuples,
-    write_rows,
-)
-from kalam_notify.store.catalog import Numbers
-from kalam_notify.store.indexes import Indexes
-from kalam_notify.store.settling import RowKey, Seen, Settled, settle_batch
+from kalam_notify.store.catalog import Indexes, Numbers
+
+# Round numbers among them, since producers like to post batches of a hundred.
+_SIZES = (500, 256, 200, 128, 100, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+CACHED_STATEMENTS = 256
+
+LINE = b"\n"
+FIELD = b"\t"
+
+Template = Callable[[int], str]
+"""The statement for a number of rows."""
+
+
+def pieces(count: int) -> Iterator[tuple[int, int]]:
+    """(start, size) of each piece of a run of `count` rows."""
+    start = 0
+    for size in _SIZES:
+        while count - start >= size:
+            yield start, size
+            start += size
+
+
+@lru_cache(maxsize=CACHED_STATEMENTS)
+def statement(template: Template, size: int) -> str:
+    return template(size)
+
+
+def write_rows(
+    connection: Connection, template: Template, width: int, values: Sequence[Any]
+) -> None:
+    """Run a statement for all rows; `values` holds `width` parameters a row, end to end."""
+    for start, size in pieces(len(values) // width):
+        piece = values[start * width : (start + size) * width]
+        connection.execute(statement(template, size), piece)
+
+
+def look_up(
+    connection: Connection, template: Template, width: int, values: Sequence[Any]
+) -> Iterator[tuple[int, bytes]]:
+    """Ask for all rows; gives the index of each row that was found, and its line of the answer.
+
+    The template's lines start with the row's key within the piece and a FIELD.
+    """
+    for start, size in pieces(len(values) // width):
+        piece = values[start * width : (start + size) * width]
+        (answer,) = connection.execute(statement(template, size), piece).fetchone()
+        for line in answer.split(LINE) if answer else ():
+            key, _, rest = line.partition(FIELD)
+            yield start + int(key), rest
+
+
+def tuples(size: int, one: str) -> str:
+    """`one` repeated, parted by commas: the body of VALUES."""
+    return ",".join([one] * size)
+
+
+def numbered(size: int, rest: str) -> str:
+    """`(0,rest),(1,rest)…`: VALUES that remember their place."""
+    return ",".join(f"({n},{rest})" for n in range(size))
+
+
+RowKey = tuple[TableId, Owner, str]
+"""Where a keyed table keeps one row: table, owner, key."""
+
+
+class CurrentRows(Protocol):
+    """The rows that stand at this point of the log."""
+
+    def get(self, key: RowKey) -> Stored | None: ...
+
+    def put(self, key: RowKey, stored: Stored) -> None: ...
+
+    def drop(self, key: RowKey) -> None: ...
+
+
+class Seen(NamedTuple):
+    """What has been seen within the log's retention, and the seq it leaves the log with."""
+
+    ids: dict[str, int]
+    batch_keys: dict[str, int]
+
+
+class Settled(NamedTuple):
+    """The accepted changes in order, the id of each (or None), and the answer to the producer."""
+
+    changes: list[Change]
+    ids: list[str | None]
+    appended: Appended
+
+
+NOTHING = Appended(accepted=0, duplicates=0, first_seq=None, last_seq=None)
+
+
+def settle_batch(
+    batch: Sequence[PostedChange],
+    batch_key: str | None,
+    last_seq: int,
+    seen: Seen,
+    rows: CurrentRows,
+) -> Settled:
+    """Give a batch its places after `last_seq`; `seen` and `rows` follow it."""
+    if batch_key is not None and batch_key in seen.batch_keys:
+        return Settled([], [], Appended(0, len(batch), None, None))
+    changes: list[Change] = []
+    ids: list[str | None] = []
+    seq = last_seq
+    for posted in batch:
+        if posted.id is not None:
+            if posted.id in seen.ids:
+                continue
+            seen.ids[posted.id] = seq + 1
+        seq += 1
+        changes.append(_place(seq, posted, rows))
+        ids.append(posted.id)
+    if batch_key is not None:
+        # Also where every change was known by its own id: it leaves with what is newest now.
+        seen.batch_keys[batch_key] = seq
+    return Settled(changes, ids, _answer(changes, len(batch)))
+
+
+def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change:
+    if posted.key is None:
+        return settle(seq, posted, None)
+    key = (posted.table, posted.owner, posted.key)
+    stored = rows.get(key)
+    change = settle(seq, posted, stored)
+    if change.row is not None:
+        rows.put(key, Stored(seq, change.row))
+    elif stored is not None:
+        rows.drop(key)
+    return change
+
+
+def _answer(changes: Sequence[Change], posted: int) -> Appended:
+    if not changes:
+        return Appended(0, posted, None, None)
+    return Appended(len(changes), posted - len(changes), changes[0].seq, changes[-1].seq)
+
 
 # A short post may touch long rows: 500 deletes can bring 250 MB of old images. Above so many bytes
 # of rows, changes are stored a few at a time, in the same transaction.

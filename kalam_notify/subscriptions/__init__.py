@@ -1,4 +1,4 @@
 """Who wants what: subscriptions, their states, the plans they share and the indexes they are in.
 
-Plain synchronous code without I/O: `ConnectionsManager` is the only direct_fd.
+Plain synchronous code without I/O: `ConnectionsManager` is the one way in.
 """

@@ -24,9 +24,16 @@ from kalam_notify.model import (
     TableId,
     UserId,
 )
-from kalam_notify.protocol.options import Options
-from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle, payer_of
-from kalam_notify.subscriptions.plans import Counts, FilterNode, Plan, TablePlans
+from kalam_notify.protocol.messages import Options
+from kalam_notify.subscriptions.plans import (
+    Counts,
+    FilterNode,
+    Plan,
+    Sink,
+    SubscriptionHandle,
+    TablePlans,
+    payer_of,
+)
 
 K = TypeVar("K")
 

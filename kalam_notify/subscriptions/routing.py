@@ -1,10 +1,77 @@
-"""Which filters see a change, and as what, from their answers to its two images."""
+"""What becomes of one change at the filters of a table: who sees it, as what, and at which cost.
 
-from collections.abc import Hashable, Sequence
-from typing import TypeVar
+A subscriber holds the rows its filter is TRUE for. An update can carry a row into that set or out
+of it, so both images of the row are judged:
 
+    old matches | new matches | seen as
+    no          | no          | nothing
+    no          | yes         | insert (of a change that is an insert), else insert + "enter"
+    yes         | no          | delete (of a change that is a delete), else delete + "leave"
+    yes         | yes         | update
+
+Where the old image is not known (an update of a table without a primary key, posted without
+`old_data`) the new row alone decides.
+
+The fan-out asks the filters of a table in one turn of the event loop, so what they cost together
+for one change is how late everybody's change is, and everything else. Their share is `SHARE`
+seconds a change. A filter beyond it is *demoted*: out of the index that the fan-out asks, its
+subscriptions behind (CATCHING_UP) for good, fed by catch-up in a lane of its own. They lose
+nothing but immediacy; and what the filter costs, its payer pays.
+
+    light    by an estimate all filters fit into the share: they are asked without a look at the
+             clock. The estimate costs one multiplication a change
+    metered  they may not fit: each one asked is timed. When the share is used up, filters are
+             demoted until what is left takes half of it, the dearest of whoever costs most first
+    demoted  from the start, where the estimate alone says that a row of 1 KB would take the share
+
+The estimate counts a filter's operators, and those that go through texts once more for each byte of
+the row. A measurement counts up to `_TRUSTED` times the estimate: what lies above is the machine's
+(a core taken away for a while), not the filter's.
+
+Nothing is lost by a demotion: the batch ends before the change that showed it, the service lets
+what is under way come around, and only then are the live subscriptions set behind, with their
+cursor at the position that all of them have reached.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from kalam_notify.filters import Filter, FilterIndex
 from kalam_notify.model import Change
-from kalam_notify.subscriptions.deltas import Delta, delta
+from kalam_notify.sql.tree import Call, Constant, Expression
+
+
+class Delta(Enum):
+    """What a subscriber is told; the value is (change_type, transition)."""
+
+    INSERT = ("insert", None)
+    UPDATE = ("update", None)
+    DELETE = ("delete", None)
+    ENTER = ("insert", "enter")
+    LEAVE = ("delete", "leave")
+
+    def __init__(self, change_type: str, transition: str | None) -> None:
+        # A small integer of its own: cheaper than a member as (part of) a key.
+        self.number = len(type(self).__members__)
+        self.change_type = change_type
+        self.transition = transition
+
+
+def delta(change: Change, old_matches: bool, new_matches: bool) -> Delta | None:
+    """How the change is seen, given the filter's answers; None: not at all.
+
+    `old_matches` is False where there is no old image, `new_matches` where there is no new one.
+    """
+    if change.kind == "insert":
+        return Delta.INSERT if new_matches else None
+    if change.kind == "delete":
+        return Delta.DELETE if old_matches else None
+    if new_matches:
+        return Delta.UPDATE if old_matches or change.old is None else Delta.ENTER
+    return Delta.LEAVE if old_matches else None
+
 
 N = TypeVar("N", bound=Hashable)
 
@@ -40,3 +107,208 @@ def both_images(
         if seen is not None:
             routed.append((node, seen))
     return routed
+
+
+SHARE = 0.001
+"""Seconds of filtering that one change may cost the fan-out in one table."""
+
+_CALL = 0.4e-6
+_BYTE = 6e-9
+_TYPICAL_ROW = 1024
+_TRUSTED = 10
+_THROUGH_TEXT = frozenset({"ilike", "like", "lower", "ltrim", "rtrim", "substr", "trim", "upper"})
+
+
+class Weight(NamedTuple):
+    """Operators of a filter, and those of them that go through a text."""
+
+    calls: int
+    texts: int
+
+    def seconds(self, size: int) -> float:
+        """About what asking costs for a change with `size` bytes of rows."""
+        return self.calls * _CALL + self.texts * size * _BYTE
+
+
+def weigh(filter: Filter) -> Weight:
+    """The weight of a filter's normal form; an expression used twice counts once."""
+    calls = texts = 0
+    seen: set[int] = set()
+    waiting: list[Expression] = [filter.predicate]
+    while waiting:
+        expression = waiting.pop()
+        if not isinstance(expression, Call) or id(expression) in seen:
+            continue
+        seen.add(id(expression))
+        calls += 1
+        if expression.op in _THROUGH_TEXT:
+            texts += _passes(expression)
+        waiting.extend(expression.args)
+    return Weight(calls, texts)
+
+
+def _passes(call: Call) -> int:
+    """A LIKE goes through a text once; one with `_` tries a pattern at every place."""
+    if call.op.endswith("like"):
+        pattern = call.args[1]
+        return 8 if not isinstance(pattern, Constant) or "_" in str(pattern.value) else 1
+    return 1
+
+
+class Asked(Hashable, Protocol):
+    """A filter that is asked by its weight: the FilterNode of the plans."""
+
+    weight: Weight
+    is_heavy: bool
+    is_demoted: bool
+
+    @property
+    def filter(self) -> Filter: ...
+
+    @property
+    def payer(self) -> Hashable: ...
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a plan has it."""
+
+
+A = TypeVar("A", bound=Asked)
+
+
+class Routed(NamedTuple, Generic[A]):
+    """The filters that see a change, or those that must be demoted before it is routed at all."""
+
+    routed: Sequence[tuple[A, Delta]]
+    too_dear: Sequence[A]
+
+
+class Shares(Generic[A]):
+    """The filters of a table (or one owner's part of it) that the fan-out asks, and the demoted."""
+
+    __slots__ = ("_calls", "_texts", "demoted", "index")
+
+    def __init__(self, index: FilterIndex[A]) -> None:
+        self.index = index
+        self.demoted: dict[A, None] = {}
+        # Sums over the filters in the index that have to be asked.
+        self._calls = 0
+        self._texts = 0
+
+    def admit(self, node: A) -> None:
+        """Take in a new filter."""
+        node.weight = weigh(node.filter)
+        seconds = node.weight.seconds(_TYPICAL_ROW)
+        node.is_heavy = seconds > SHARE / 20 and self.index.is_asked(node.filter)
+        if node.is_heavy and seconds > SHARE:
+            node.is_demoted = True
+            self.demoted[node] = None
+        else:
+            self._file(node)
+
+    def _file(self, node: A) -> None:
+        self.index.add(node.filter, node)
+        if self.index.is_asked(node.filter):
+            self._count(node.weight, 1)
+
+    def drop(self, node: A) -> None:
+        """A filter that nobody uses any more."""
+        if node.is_demoted:
+            del self.demoted[node]
+        else:
+            self._take_out(node)
+
+    def _take_out(self, node: A) -> None:
+        if self.index.is_asked(node.filter):
+            self._count(node.weight, -1)
+        self.index.discard(node.filter, node)
+
+    def _count(self, weight: Weight, times: int) -> None:
+        self._calls += weight.calls * times
+        self._texts += weight.texts * times
+
+    def demote(self, node: A) -> bool:
+        """Ask a filter no more; False: it is demoted, or gone, already."""
+        if node.is_demoted or not node.is_used:
+            return False
+        self._take_out(node)
+        node.is_demoted = node.is_heavy = True
+        self.demoted[node] = None
+        return True
+
+    def are_light(self, size: int) -> bool:
+        """Whether all filters together surely fit into the share, for a change of this size."""
+        return self._calls * _CALL + self._texts * size * _BYTE <= SHARE
+
+    def route(self, change: Change, clock: Callable[[], float]) -> Routed[A]:
+        """The filters that see a change, each one asked against the clock."""
+        meter: _Meter[A] = _Meter(change.size, clock)
+        before = None if change.old is None else self._ask(change.old.values, meter)
+        after = None if change.row is None else self._ask(change.row.values, meter)
+        if meter.total > SHARE:
+            return Routed((), _dearest(meter.costs))
+        if before is None or after is None:
+            return Routed(one_image(change, before, after), ())
+        return Routed(both_images(change, before, after), ())
+
+    def _ask(self, values: dict[str, object], meter: "_Meter[A]") -> list[A]:
+        found, to_ask = self.index.sort_out(values)
+        for place, entry in enumerate(to_ask):
+            if meter.total > SHARE:
+                meter.leave_out(node for rest in to_ask[place:] for node in rest.items)
+                break
+            if self.index.ask(entry, values):
+                found.extend(entry.items)
+            meter.note(entry.items)
+        return found
+
+
+class _Meter(Generic[A]):
+    """What asking has cost, filter by filter."""
+
+    __slots__ = ("_clock", "_last", "costs", "size", "total")
+
+    def __init__(self, size: int, clock: Callable[[], float]) -> None:
+        self.size = size
+        self.costs: defaultdict[A, float] = defaultdict(float)
+        self.total = 0.0
+        self._clock = clock
+        self._last = clock()
+
+    def note(self, nodes: Iterable[A]) -> None:
+        """These have been asked, together, since the last call."""
+        now = self._clock()
+        used, self._last = now - self._last, now
+        for node in nodes:
+            used = min(used, _TRUSTED * node.weight.seconds(self.size))
+            self.costs[node] += used
+        self.total += used
+
+    def leave_out(self, nodes: Iterable[A]) -> None:
+        """These have not been asked for want of time."""
+        for node in nodes:
+            self.costs[node] += node.weight.seconds(self.size)
+
+
+def _dearest(costs: Mapping[A, float]) -> list[A]:
+    """Which filters to demote so that the rest take half a share.
+
+    One after the other, always the dearest of the payer who costs most: many cheap filters of one
+    payer are no reason to demote the one filter of another.
+    """
+    rising: dict[Hashable, list[A]] = {}
+    sums: defaultdict[Hashable, float] = defaultdict(float)
+    for node in sorted(costs, key=costs.__getitem__):
+        rising.setdefault(node.payer, []).append(node)
+        sums[node.payer] += costs[node]
+    demoted: list[A] = []
+    total = sum(costs.values())
+    while total > SHARE / 2 and sums:
+        payer = max(sums, key=sums.__getitem__)
+        node = rising[payer].pop()
+        demoted.append(node)
+        total -= costs[node]
+        sums[payer] -= costs[node]
+        if not rising[payer]:
+            del sums[payer]
+    return demoted

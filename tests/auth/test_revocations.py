@@ -10,7 +10,7 @@ from auth_helpers import SECRET, token
 
 from kalam_notify.auth import TokenVerifier, sign
 from kalam_notify.auth.revocation_file import SPARE_LINES, RevocationFile
-from kalam_notify.auth.revocations import Revocation, Revocations
+from kalam_notify.auth.tokens import Revocation, Revocations
 from kalam_notify.config import JwtSettings
 from kalam_notify.errors import AuthenticationFailed, StorageFault
 from kalam_notify.model import Identity, Role, UserId

@@ -7,8 +7,7 @@ import orjson
 import pytest
 
 from kalam_notify.budget import at_once
-from kalam_notify.catchup.asking import Asking
-from kalam_notify.catchup.cohorts import Cohort
+from kalam_notify.catchup.cohorts import Asking, Cohort
 from kalam_notify.filters import bind
 from kalam_notify.model import ANONYMOUS, Change, Row, TableDef, TableId
 from kalam_notify.sql import Limits, parse

@@ -13,8 +13,8 @@ from kalam_notify.errors import LogUnavailable
 from kalam_notify.log import MemoryLog, Page, PageRequest
 from kalam_notify.model import Change, Identity, Owner, Role, TableDef, TableId, UserId
 from kalam_notify.store.base import Span
-from kalam_notify.subscriptions import shares
-from kalam_notify.subscriptions.handle import SubscriptionState
+from kalam_notify.subscriptions import routing
+from kalam_notify.subscriptions.plans import SubscriptionState
 
 ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 ALL = "SELECT * FROM app.orders"
@@ -202,7 +202,7 @@ class TestDemoted:
 
     @pytest.fixture(autouse=True)
     def small_share(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(shares, "SHARE", 2e-5)
+        monkeypatch.setattr(routing, "SHARE", 2e-5)
 
     async def test_a_dear_filter_is_fed_behind_the_others_and_told_of(self) -> None:
         async with world(MemoryLog(), [ORDERS]) as it:
@@ -243,9 +243,9 @@ class TestDemoted:
         """A thousand cheap filters of one user do not push out the one of another."""
         plans = [Cost("many", 1.0) for _ in range(30)] + [Cost("one", 3.0)]
         costs = {plan: plan.cost * 1e-6 for plan in plans}
-        demoted = shares._dearest(costs)  # type: ignore[arg-type]
+        demoted = routing._dearest(costs)  # type: ignore[arg-type]
         assert {plan.payer for plan in demoted} == {"many"}  # type: ignore[attr-defined]
-        assert sum(costs.values()) - sum(costs[plan] for plan in demoted) <= shares.SHARE / 2  # type: ignore[index]
+        assert sum(costs.values()) - sum(costs[plan] for plan in demoted) <= routing.SHARE / 2  # type: ignore[index]
 
 
 class Cost:

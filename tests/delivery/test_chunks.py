@@ -10,16 +10,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kalam_notify.delivery.chunks import ChunkSender, Job
-from kalam_notify.delivery.frames import FrameSet
+from kalam_notify.delivery.payload import FrameSet
 from kalam_notify.delivery.ring import Refused, Ring, Run
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.filters import bind
 from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
-from kalam_notify.protocol.heads import change_head
+from kalam_notify.protocol.messages import change_head
 from kalam_notify.sql import Limits, parse
-from kalam_notify.subscriptions.handle import NO_FD, Sink
 from kalam_notify.subscriptions.manager import ConnectionsManager
-from kalam_notify.subscriptions.plans import Plan
+from kalam_notify.subscriptions.plans import NO_FD, Plan, Sink
 
 ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 ALICE = Identity(UserId("alice"), Role.USER)

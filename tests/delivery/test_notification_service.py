@@ -18,7 +18,7 @@ from kalam_notify.filters import Filter
 from kalam_notify.log import MemoryLog
 from kalam_notify.model import Change, Identity, Role, TableDef, TableId, UserId
 from kalam_notify.store.base import Span
-from kalam_notify.subscriptions.handle import SubscriptionState
+from kalam_notify.subscriptions.plans import SubscriptionState
 
 ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 NOTES = TableDef(TableId("app.notes"), "user", primary_key=("id",))

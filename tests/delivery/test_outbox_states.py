@@ -8,7 +8,7 @@ import pytest
 from helpers.transports import FakeTransport
 
 from kalam_notify.delivery.outbox import Outbox, OutboxState
-from kalam_notify.subscriptions.handle import NO_FD
+from kalam_notify.subscriptions.plans import NO_FD
 
 LIMIT = 100
 

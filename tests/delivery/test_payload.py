@@ -8,13 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalam_notify.delivery.frames import FrameSet
-from kalam_notify.delivery.payload import MAX_MESSAGE_BYTES, BodyBuilder, RowEncoder, with_seq
+from kalam_notify.delivery.payload import (
+    MAX_MESSAGE_BYTES,
+    BodyBuilder,
+    FrameSet,
+    RowEncoder,
+    with_seq,
+)
 from kalam_notify.filters import Projection
 from kalam_notify.model import Change, Row, TableDef, TableId
-from kalam_notify.protocol.frames import frame_header
-from kalam_notify.protocol.heads import change_head
-from kalam_notify.subscriptions.deltas import Delta, delta
+from kalam_notify.protocol.messages import change_head, frame_header
+from kalam_notify.subscriptions.routing import Delta, delta
 
 TABLE = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 KEYLESS = TableDef(TableId("app.events"), "shared", "public")

@@ -9,15 +9,14 @@ from hypothesis import strategies as st
 
 from kalam_notify.delivery.batch import Batch
 from kalam_notify.delivery.chunks import ChunkSender, Job
-from kalam_notify.delivery.frames import FrameSet
-from kalam_notify.delivery.scan import SharedScan
+from kalam_notify.delivery.payload import FrameSet
+from kalam_notify.delivery.service import SharedScan
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.filters import bind
 from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
 from kalam_notify.sql import Limits, parse
-from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
-from kalam_notify.subscriptions.plans import Plan
+from kalam_notify.subscriptions.plans import Plan, Sink, SubscriptionHandle
 
 ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 ALICE = Identity(UserId("alice"), Role.USER)

@@ -20,18 +20,17 @@ from helpers.transports import SocketTransport
 from kalam_notify.delivery import chunks
 from kalam_notify.delivery.batch import Batch
 from kalam_notify.delivery.chunks import ChunkSender
-from kalam_notify.delivery.frames import FrameSet
 from kalam_notify.delivery.outbox import Outbox
+from kalam_notify.delivery.payload import FrameSet
 from kalam_notify.delivery.ring import Alike, Refused, Ring, Run
-from kalam_notify.delivery.scan import SharedScan
+from kalam_notify.delivery.service import SharedScan
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.filters import bind
 from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
 from kalam_notify.protocol.close import Close
 from kalam_notify.sql import Limits, parse
-from kalam_notify.subscriptions.handle import Sink, SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
-from kalam_notify.subscriptions.plans import Plan
+from kalam_notify.subscriptions.plans import Plan, Sink, SubscriptionHandle
 
 ALICE = Identity(UserId("alice"), Role.USER)
 TABLES = [TableDef(TableId(f"app.t{n}"), "shared", "public", ("id",)) for n in range(3)]

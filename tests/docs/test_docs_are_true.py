@@ -13,7 +13,7 @@ import kalam_notify
 from kalam_notify.config import Config
 from kalam_notify.config.decode import key_paths
 from kalam_notify.protocol import close, session
-from kalam_notify.subscriptions import handle
+from kalam_notify.subscriptions import plans
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "docs/protocol.md").read_text()
@@ -61,7 +61,7 @@ def test_every_close_code_is_described_and_no_other() -> None:
 
 @pytest.mark.parametrize(
     ("heading", "transitions"),
-    [("## The connection", session.TRANSITIONS), ("## The subscription", handle.TRANSITIONS)],
+    [("## The connection", session.TRANSITIONS), ("## The subscription", plans.TRANSITIONS)],
 )
 def test_the_state_diagrams_are_the_state_tables(
     heading: str, transitions: dict[Enum, dict[Enum, Enum]]
@@ -77,7 +77,7 @@ def test_the_state_diagrams_are_the_state_tables(
 
 @pytest.mark.parametrize(
     ("heading", "transitions"),
-    [("## The connection", session.TRANSITIONS), ("## The subscription", handle.TRANSITIONS)],
+    [("## The connection", session.TRANSITIONS), ("## The subscription", plans.TRANSITIONS)],
 )
 def test_every_event_of_the_state_tables_is_explained(
     heading: str, transitions: dict[Enum, dict[Enum, Enum]]

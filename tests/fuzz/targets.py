@@ -27,15 +27,14 @@ from kalam_notify.auth import sign
 from kalam_notify.budget import at_once as finish
 from kalam_notify.config import Config, LimitSettings, Override, load_config, warnings
 from kalam_notify.errors import ChangeRefused, ConfigurationFault, SubscriptionRefused
-from kalam_notify.http.decoders import at_once, decode_batch
-from kalam_notify.http.media import Form, inflate
-from kalam_notify.http.rules import Rules
+from kalam_notify.http.body import Form, inflate
+from kalam_notify.http.decoders import Rules, at_once, decode_batch
 from kalam_notify.model import Identity, Role, UserId
-from kalam_notify.model.catalog import Catalog
+from kalam_notify.model.tables import Catalog
 from kalam_notify.protocol import messages
 from kalam_notify.protocol.messages import NextBatch, Subscribe, Unsubscribe
-from kalam_notify.subscriptions.handle import SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
+from kalam_notify.subscriptions.plans import SubscriptionHandle
 from kalam_notify.subscriptions.requests import SubscriptionRequests
 
 Target = Callable[[bytes], None]

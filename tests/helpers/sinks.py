@@ -5,8 +5,8 @@ from typing import Any
 
 from kalam_notify.model import ANONYMOUS, ConnectionId, Identity
 from kalam_notify.protocol.close import Close
-from kalam_notify.protocol.frames import text_frame
-from kalam_notify.subscriptions.handle import NO_FD, SubscriptionHandle
+from kalam_notify.protocol.messages import text_frame
+from kalam_notify.subscriptions.plans import NO_FD, SubscriptionHandle
 
 
 class FakeConnection:

@@ -15,10 +15,10 @@ from kalam_notify.delivery.service import NotificationService
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.log import Appended, EventLog
 from kalam_notify.model import Identity, Kind, PostedChange, Row, TableDef
-from kalam_notify.model.catalog import Catalog
+from kalam_notify.model.tables import Catalog
 from kalam_notify.protocol.messages import NextBatch, SubscriptionRequest
-from kalam_notify.subscriptions.handle import SubscriptionState
 from kalam_notify.subscriptions.manager import ConnectionsManager
+from kalam_notify.subscriptions.plans import SubscriptionState
 from kalam_notify.subscriptions.requests import SubscriptionRequests
 
 
@@ -40,9 +40,9 @@ class World:
             self.stats,
             self.budget,
             position=lambda: self.service.position,
+            waiters=self.service.waiters,
             batch_grace=lambda: settings.batch_grace,
         )
-        self.service.on_moved = self.feeder.position_moved
         self.service.on_fallen = self.feeder.wake_all
         self.service.on_broken = self.feeder.disable
         self.requests = SubscriptionRequests(Catalog(tables), self.manager, self.feeder)
@@ -94,7 +94,7 @@ class World:
                 await asyncio.sleep(0.001)
 
     def _is_settled(self) -> bool:
-        if self.service.position < self.log.last_seq or not self.service.is_idle:
+        if self.service.position < self.log.last_seq or self.service.is_delivering():
             return False
         return all(
             handle.state is SubscriptionState.LIVE

@@ -6,11 +6,10 @@ from typing import Any
 
 import orjson
 
-from kalam_notify.http.decoders import at_once, decode_batch
-from kalam_notify.http.media import Form
-from kalam_notify.http.rules import Rules
+from kalam_notify.http.body import Form
+from kalam_notify.http.decoders import Rules, at_once, decode_batch
 from kalam_notify.model import PostedChange, TableDef, TableId
-from kalam_notify.model.catalog import Catalog
+from kalam_notify.model.tables import Catalog
 
 
 @dataclass

@@ -17,10 +17,10 @@ from starlette.applications import Starlette
 from kalam_notify.errors import AuthenticationFailed, LogUnavailable
 from kalam_notify.http import body as body_module
 from kalam_notify.http.answers import ERROR_HANDLERS
-from kalam_notify.http.gate import Gate
+from kalam_notify.http.body import Gate
 from kalam_notify.http.ingest import create_ingest_routes
 from kalam_notify.model import Identity, PostedChange, Role, UserId
-from kalam_notify.model.catalog import Catalog
+from kalam_notify.model.tables import Catalog
 from kalam_notify.store.base import Appended
 
 Reply = tuple[int, dict[str, str], Any]

@@ -15,7 +15,7 @@ from kalam_notify.http.answers import ERROR_HANDLERS
 from kalam_notify.http.ingest import create_ingest_routes
 from kalam_notify.log import EventLog, open_log
 from kalam_notify.model import Identity, Role, UserId
-from kalam_notify.model.catalog import Catalog
+from kalam_notify.model.tables import Catalog
 
 
 async def anybody(authorization: str | None, api_key: str | None) -> Identity:

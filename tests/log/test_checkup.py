@@ -12,7 +12,7 @@ from kalam_notify.cli import main
 from kalam_notify.log import FILE_NAME, open_log
 from kalam_notify.model import TableDef, TableId
 from kalam_notify.store.checkup import findings
-from kalam_notify.store.high_water import mark_path
+from kalam_notify.store.files import mark_path
 
 ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 

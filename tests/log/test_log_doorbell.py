@@ -6,7 +6,7 @@ from pathlib import Path
 
 from log_kit import files
 
-from kalam_notify.log.doorbell import Doorbell
+from kalam_notify.log.following import Doorbell
 
 
 async def test_a_ring_reaches_everybody_else(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from kalam_notify.model import SHARED, Change, PostedChange, Row, TableDef
 from kalam_notify.model.hints import ColumnIn, ColumnPrefix, ColumnRange
 from kalam_notify.sql.normal import normalize
 from kalam_notify.sql.tree import Call, Column, Expression, constant
-from kalam_notify.store.prefilter import Prefilter
+from kalam_notify.store.access import Prefilter
 
 NUMBERS: list[int | float] = [
     *(0, 1, -1, 5, 7, -0.0, 0.1, 0.3, 1.0, 5.5, -1e-7, 5e-324, 2.2e-308, 1e-300, 1e22, 1.5e300),

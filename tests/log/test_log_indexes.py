@@ -16,12 +16,11 @@ from log_kit import NOTES, ORDERS, PLENTY, Clock, gone, new_log, page_of, put, s
 
 from kalam_notify.log import PageRequest, SqliteLog
 from kalam_notify.model import SHARED, PostedChange, Row, TableDef, TableId
+from kalam_notify.model.changes import key_of
 from kalam_notify.model.hints import ColumnIn, ColumnPrefix, ColumnRange, Hint, Hints
-from kalam_notify.model.keys import key_of
 from kalam_notify.store import pages, schema
 from kalam_notify.store.access import lookups
-from kalam_notify.store.catalog import Numbers
-from kalam_notify.store.indexes import Indexes, indexes_of
+from kalam_notify.store.catalog import Indexes, Numbers, indexes_of
 from kalam_notify.store.indexing import IndexWork, follow_all, follow_step
 from kalam_notify.store.storing import Posting, store
 

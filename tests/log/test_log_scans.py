@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kalam_notify.errors import LogUnavailable
-from kalam_notify.store.pool import ReaderPool
+from kalam_notify.store.reader import ReaderPool
 
 # Counts for minutes.
 ENDLESS = """

@@ -14,8 +14,7 @@ from kalam_notify.log import SqliteLog
 from kalam_notify.model import PostedChange
 from kalam_notify.store import schema, storing
 from kalam_notify.store.base import Appended
-from kalam_notify.store.catalog import Numbers
-from kalam_notify.store.indexes import Indexes
+from kalam_notify.store.catalog import Indexes, Numbers
 from kalam_notify.store.storing import Posting, store
 
 keys = st.integers(1, 4)

@@ -9,7 +9,7 @@ from log_kit import PLENTY, Clock, new_log, seqs
 from kalam_notify.filters import bind
 from kalam_notify.log import PageRequest, SqliteLog
 from kalam_notify.model import ANONYMOUS, SHARED, PostedChange, Row, TableDef, TableId
-from kalam_notify.model.keys import key_of
+from kalam_notify.model.changes import key_of
 from kalam_notify.model.types import parse_type
 from kalam_notify.sql import Limits, parse
 

@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 from log_kit import EVENTS, row, seqs
 
-from kalam_notify.log.window import Window
+from kalam_notify.log.following import Window
 from kalam_notify.model import Change, Row, TableId
 from kalam_notify.model.changes import memory_of
 

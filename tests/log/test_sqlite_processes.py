@@ -14,7 +14,7 @@ from log_child import BATCH
 from log_kit import EVENTS, ORDERS, TABLES, Clock, everything, files, page_of, put
 
 from kalam_notify.log import SqliteLog
-from kalam_notify.log.doorbell import Doorbell
+from kalam_notify.log.following import Doorbell
 from kalam_notify.model import Change
 
 Said = dict[str, Any]

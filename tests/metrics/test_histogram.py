@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from prometheus_client import CollectorRegistry
 
-from kalam_notify.metrics.histogram import BOUNDS, SecondsHistogram
+from kalam_notify.metrics.registry import BOUNDS, SecondsHistogram
 
 
 def test_from_1_to_30_ms_a_step_is_a_third_at_most() -> None:

@@ -10,10 +10,10 @@ from kalam_notify.filters.query import bind
 from kalam_notify.metrics import Pulse, SecondsHistogram
 from kalam_notify.metrics.pulse import BEAT_SECONDS, SLICE_SUBSCRIPTIONS
 from kalam_notify.model import ANONYMOUS, TableDef, TableId
-from kalam_notify.protocol.options import Options
+from kalam_notify.protocol.messages import Options
 from kalam_notify.sql import Limits, parse
-from kalam_notify.subscriptions.handle import Snapshot, SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
+from kalam_notify.subscriptions.plans import Snapshot, SubscriptionHandle
 
 TABLE = TableDef(TableId("app.t"), "shared", "public", ("id",))
 

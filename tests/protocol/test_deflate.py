@@ -11,9 +11,9 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from kalam_notify.delivery.frames import FrameSet
+from kalam_notify.delivery.payload import FrameSet
 from kalam_notify.protocol.deflate import WORTHWHILE_BYTES, deflate_body, deflate_head
-from kalam_notify.protocol.heads import change_head
+from kalam_notify.protocol.messages import change_head
 
 TAIL = b"\x00\x00\xff\xff"
 TEXTS = st.lists(st.sampled_from([b"row", b'{"id":', b"\x00", b"\xff\xff", b"a" * 40])).map(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kalam_notify.protocol.rate import MESSAGE_WORK, MessageRate, Verdict
+from kalam_notify.protocol.session import MESSAGE_WORK, MessageRate, Verdict
 
 NOW = 1_000_000.0
 

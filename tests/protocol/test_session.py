@@ -10,8 +10,7 @@ import pytest
 from kalam_notify.model import Identity, Role, UserId
 from kalam_notify.protocol import close
 from kalam_notify.protocol.messages import NextBatch, SubscriptionRequest
-from kalam_notify.protocol.rate import MESSAGE_WORK
-from kalam_notify.protocol.session import Action, Reply, Session, Throttle
+from kalam_notify.protocol.session import MESSAGE_WORK, Action, Reply, Session, Throttle
 
 NOW = 1_000_000.0
 LIMITS: Any = SimpleNamespace(messages_per_second=50, message_burst=200)

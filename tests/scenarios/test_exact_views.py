@@ -19,7 +19,7 @@ from helpers.world import World, world
 
 from kalam_notify.log import EventLog, MemoryLog, Retention, SqliteLog
 from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
-from kalam_notify.subscriptions import shares
+from kalam_notify.subscriptions import routing
 
 SHARED = TableDef(TableId("m.shared"), "shared", "public", ("id",))
 OWNED = TableDef(TableId("m.owned"), "user", primary_key=("id",))
@@ -195,7 +195,7 @@ async def play(world: World, rng: random.Random, steps: int) -> None:
 @pytest.fixture
 def slow_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     """A share so small that filters are demoted all the time, and looked at by the clock."""
-    monkeypatch.setattr(shares, "SHARE", 4e-6)
+    monkeypatch.setattr(routing, "SHARE", 4e-6)
 
 
 @pytest.mark.parametrize("seed", range(30))

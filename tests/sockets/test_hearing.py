@@ -25,7 +25,7 @@ from kalam_notify.protocol import close
 from kalam_notify.sockets.connection import CLOSE_TIMEOUT, PARTING, WebSocketConnection
 from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.halves import UNAUTHENTICATED_BYTES, HalfReceived
-from kalam_notify.sockets.reading import Reason
+from kalam_notify.sockets.inbound import Reason
 from kalam_notify.sockets.wheel import Wheel
 
 ADDRESS = "192.0.2.1"

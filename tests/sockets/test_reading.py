@@ -5,7 +5,7 @@ import itertools
 import pytest
 from helpers.transports import FakeTransport
 
-from kalam_notify.sockets.reading import ReadingGate, Reason
+from kalam_notify.sockets.inbound import ReadingGate, Reason
 
 
 @pytest.fixture

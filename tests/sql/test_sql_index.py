@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sql_helpers import where
 
 from kalam_notify.filters import Filter, FilterIndex
+from kalam_notify.filters.lookups import Interval, Ranges
 from kalam_notify.filters.query import forget_bound
-from kalam_notify.filters.ranges import Interval, Ranges
 from kalam_notify.sql.parsing import forget_parsed
 from kalam_notify.sql.tree import Call, Column, constant
 

@@ -7,7 +7,7 @@ from sql_helpers import LIMITS, query, where
 
 from kalam_notify.errors import SqlRefused
 from kalam_notify.sql import Limits, parse, parse_explain, parse_policy
-from kalam_notify.sql.reader import MAX_DEPTH
+from kalam_notify.sql.lexer import MAX_DEPTH
 
 STATEMENTS = [
     ("", "an empty query"),

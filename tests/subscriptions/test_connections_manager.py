@@ -12,8 +12,8 @@ from kalam_notify.errors import SubscriptionRefused
 from kalam_notify.filters import Query, bind
 from kalam_notify.model import SHARED, Identity, LiveQueryId, Role, TableDef, TableId, UserId
 from kalam_notify.sql import Limits, parse
-from kalam_notify.subscriptions.handle import SubscriptionHandle
 from kalam_notify.subscriptions.manager import ConnectionsManager
+from kalam_notify.subscriptions.plans import SubscriptionHandle
 
 ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 NOTES = TableDef(TableId("app.notes"), "user", primary_key=("id",))

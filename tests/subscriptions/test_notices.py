@@ -6,7 +6,7 @@ from kalam_notify.errors import LogUnavailable
 from kalam_notify.model import ANONYMOUS, Owner, TableDef, TableId
 from kalam_notify.model.types import ColumnType
 from kalam_notify.sql import Limits, parse
-from kalam_notify.subscriptions.notices import Notices
+from kalam_notify.subscriptions.requests import Notices
 
 ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 

@@ -14,11 +14,15 @@ from kalam_notify.model import (
     UserId,
 )
 from kalam_notify.protocol import session
-from kalam_notify.protocol.rate import MessageRate, Verdict
+from kalam_notify.protocol.session import MessageRate, Verdict
 from kalam_notify.sql import Limits, parse
-from kalam_notify.subscriptions import handle as handles
-from kalam_notify.subscriptions.handle import SubscriptionHandle, SubscriptionState
-from kalam_notify.subscriptions.plans import Counts, TablePlans
+from kalam_notify.subscriptions import plans as handles
+from kalam_notify.subscriptions.plans import (
+    Counts,
+    SubscriptionHandle,
+    SubscriptionState,
+    TablePlans,
+)
 
 TABLE = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 
