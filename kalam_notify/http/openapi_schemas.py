@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from kalam_notify.http.rules import KIND_OF
+
 _TEXT: Final = {"type": "string"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
 _SEQ: Final = {"type": ["integer", "null"], "minimum": 1, "maximum": 2**53 - 1}
@@ -25,7 +27,7 @@ SCHEMAS: Final[Mapping[str, Any]] = {
         **_object(
             {
                 "table": {**_TEXT, "description": "namespace.name, parts quoted where need be"},
-                "change_type": {"enum": ["insert", "update", "delete"]},
+                "change_type": {"enum": [*KIND_OF]},
             },
             {
                 "row_data": {**_NULLABLE_ROW, "description": "insert, update: the whole new row"},
@@ -44,6 +46,11 @@ SCHEMAS: Final[Mapping[str, Any]] = {
                     "minLength": 1,
                     "maxLength": 256,
                     "description": "A change of an id seen before is not stored again",
+                },
+                "unchanged": {
+                    "type": ["array", "null"],
+                    "items": _TEXT,
+                    "description": "Columns that row_data leaves out: they keep their values",
                 },
             },
         ),

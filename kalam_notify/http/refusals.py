@@ -14,19 +14,20 @@ import orjson
 from kalam_notify.auth.claims import is_user_id
 from kalam_notify.errors import ChangeRefused
 from kalam_notify.http.rules import (
+    KIND_OF,
     MAX_ENCODABLE_DEPTH,
     MAX_ID_CHARS,
     Rules,
     depth_of,
     is_column_name,
     keys_differ,
+    unchanged_fault,
 )
 from kalam_notify.model import TableDef, parse_table_id
 from kalam_notify.model.changes import key_of
 from kalam_notify.model.types import RowCheck
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
-_KINDS = ("insert", "update", "delete")
 
 
 class _Unfit:
@@ -112,22 +113,50 @@ class _Examination:
             raise self._refusal("a change is a JSON object", None)
         table = self._table(raw)
         kind = raw.get("change_type")
-        if not isinstance(kind, str) or kind not in _KINDS:
-            raise self._refusal("change_type is insert, update or delete", "change_type")
+        if not isinstance(kind, str) or kind not in KIND_OF:
+            raise self._refusal(
+                "change_type is insert, update, upsert, delete or truncate", "change_type"
+            )
         self._owner(raw.get("user_id"), table)
         self._id(raw.get("id"))
+        if KIND_OF[kind] == "truncate":
+            self._truncate(table)
+            return
         row = self._row(raw, "row_data", table)
         old = self._row(raw, "old_data", table)
-        if kind == "delete":
+        if KIND_OF[kind] == "delete":
             self._delete(row, old, table)
         elif row is None:
-            raise self._refusal(f"an {kind} needs row_data, the whole new row", "row_data")
-        elif table.is_keyed:
-            self._key(row, "row_data", table)
+            raise self._refusal(f"an {kind.lower()} needs row_data, the whole new row", "row_data")
+        else:
+            if table.is_keyed:
+                self._key(row, "row_data", table)
+            self._unchanged(raw.get("unchanged"), row, old is not None, table)
         self._agreement(row, old, table)
 
+    def _truncate(self, table: TableDef) -> None:
+        if not table.is_keyed:
+            raise self._refusal(
+                f"{table.id} has no primary key: no rows are kept that could be deleted",
+                "change_type",
+            )
+
+    def _unchanged(
+        self, names: object, row: dict[str, Any], has_old: bool, table: TableDef
+    ) -> None:
+        if names is None:
+            return
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise self._refusal("unchanged is an array of column names", "unchanged")
+        fault = unchanged_fault(names, row, table, has_old) if names else None
+        if fault is not None:
+            place = "" if fault[0] is None else f".{fault[0]}"
+            raise self._refusal(fault[1], f"unchanged{place}")
+
     def _table(self, raw: dict[str, Any]) -> TableDef:
-        name = raw.get("table")
+        if "table" not in raw:
+            raise self._refusal("the table is missing: say namespace.name", "table")
+        name = raw["table"]
         table_id = parse_table_id(name) if isinstance(name, str) else None
         if table_id is None:
             raise self._refusal(

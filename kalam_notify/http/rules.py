@@ -12,7 +12,7 @@ in its output bounds the row's depth, so that only rows with many of them are wa
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
@@ -23,6 +23,7 @@ from kalam_notify.model import (
     SHARED,
     Owner,
     PostedChange,
+    PostedKind,
     Row,
     TableDef,
     TableId,
@@ -60,16 +61,32 @@ MAX_ENCODABLE_DEPTH: Final = 250
 
 _ABSENT = msgspec.Raw()
 
+Verb = (
+    Literal["insert", "update", "delete", "upsert", "truncate"]
+    | Literal["INSERT", "UPDATE", "DELETE", "UPSERT", "TRUNCATE"]
+)
+# What a verb is taken for. The stored row decides whether an upsert inserts; where none is kept
+# it adds one.
+_KIND_OF: dict[str, PostedKind] = {
+    "insert": "insert",
+    "update": "update",
+    "delete": "delete",
+    "upsert": "insert",
+    "truncate": "truncate",
+}
+KIND_OF = _KIND_OF | {verb.upper(): kind for verb, kind in _KIND_OF.items()}
+
 
 class RawChange(msgspec.Struct, gc=False):
     """A change as its JSON says it; rows are still text. Unknown fields are skipped."""
 
     table: str
-    change_type: Literal["insert", "update", "delete"]
+    change_type: Verb
     row_data: msgspec.Raw = _ABSENT
     old_data: msgspec.Raw = _ABSENT
     user_id: str | None = None
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)] | None = None
+    unchanged: list[str] | None = None
 
 
 class _RawRows(msgspec.Struct, gc=False):
@@ -109,6 +126,20 @@ def keys_differ(columns: tuple[str, ...], new: Values, old: Values) -> str | Non
             ours, theirs = new[column], old[column]
             if ours != theirs or type(ours) is not type(theirs):
                 return column
+    return None
+
+
+def unchanged_fault(
+    names: Sequence[str], row: Values, table: TableDef, has_old: bool
+) -> tuple[int | None, str] | None:
+    """(which of the names, what is wrong with it) of an `unchanged`; None when it is in order."""
+    if not table.is_keyed and not has_old:
+        return None, f"{table.id} has no primary key: what has not changed is taken from old_data"
+    for place, name in enumerate(names):
+        if name in row:
+            return place, "row_data gives this column a value"
+        if not is_column_name(name) or not (table.columns is None or name in table.columns):
+            return place, f"{table.id} can have no such column"
     return None
 
 
@@ -211,19 +242,34 @@ class _Target:
 
     def admit(self, raw: RawChange) -> PostedChange:
         owner = self.owner(raw.user_id)
+        kind = KIND_OF[raw.change_type]
+        if kind == "truncate":
+            return self._truncate(owner, raw)
         row, old = self.row(raw.row_data), self.row(raw.old_data)
         key_columns = self.table.primary_key
         if row is not None and old is not None and keys_differ(key_columns, row.values, old.values):
             raise Doubt
-        if raw.change_type == "delete":
+        if kind == "delete":
             gone, key = self._gone(row, old)
             return PostedChange(self.table.id, owner, "delete", None, gone, key, raw.id)
         if row is None:
             raise Doubt
         key = self._key(row) if key_columns else None
-        if key is None and raw.change_type == "insert":
+        unchanged = self._unchanged(raw.unchanged, row, old) if raw.unchanged else ()
+        if key is None and kind == "insert":
             old = None  # nothing was there before an insert
-        return PostedChange(self.table.id, owner, raw.change_type, row, old, key, raw.id)
+        return PostedChange(self.table.id, owner, kind, row, old, key, raw.id, unchanged)
+
+    def _truncate(self, owner: Owner, raw: RawChange) -> PostedChange:
+        if not self.table.is_keyed:
+            raise Doubt
+        return PostedChange(self.table.id, owner, "truncate", None, None, None, raw.id)
+
+    def _unchanged(self, names: list[str], row: Row, old: Row | None) -> tuple[str, ...]:
+        """The columns that keep their values, each once."""
+        if unchanged_fault(names, row.values, self.table, old is not None) is not None:
+            raise Doubt
+        return tuple(dict.fromkeys(names))
 
     def _gone(self, row: Row | None, old: Row | None) -> tuple[Row, str | None]:
         """What a delete says of the row that goes, and its key."""

@@ -52,6 +52,12 @@ class MemoryRows:
         if not scope:
             del self._scopes[key[:2]]
 
+    def clear(self, table: TableId, owner: Owner) -> Sequence[Stored]:
+        return list(self._scopes.pop((table, owner), {}).values())
+
+    def made(self, size: int) -> None:
+        """Everything is in memory here."""
+
     def of(self, scope: Scope) -> Iterable[Stored]:
         """The scope's rows in rising order of seq."""
         return self._scopes.get(scope, {}).values()

@@ -1,6 +1,6 @@
 """The values everybody shares: ids, tables, rows, changes, identities."""
 
-from kalam_notify.model.changes import Change, Kind, PostedChange, Row, Values, settle
+from kalam_notify.model.changes import Change, Kind, PostedChange, PostedKind, Row, Values, settle
 from kalam_notify.model.identity import ANONYMOUS, Identity, Role, UserId, same_claims
 from kalam_notify.model.tables import (
     SHARED,
@@ -25,6 +25,7 @@ __all__ = [
     "LiveQueryId",
     "Owner",
     "PostedChange",
+    "PostedKind",
     "Role",
     "Row",
     "TableDef",

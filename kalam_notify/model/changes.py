@@ -1,5 +1,6 @@
 """Changes and their rows: what is posted, what is stored, and what a change means.
 
+from collections.abc import Sequence
 One image of a row: its JSON text, and its values where somebody has asked for them.
 
 Primary keys as text: what names a row of a keyed table.
@@ -20,6 +21,7 @@ import orjson
 from kalam_notify.model.tables import Owner, TableId
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_texts = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Row:
@@ -47,6 +49,22 @@ class Row:
     def known_values(self) -> dict[str, Any] | None:
         """The values where they have been decoded; None: whoever wants few of them may do so."""
         return self._values
+
+    def with_columns_of(self, other: "Row", columns: Iterable[str]) -> "Row":
+        """A row of this one's columns and, behind them, those of `columns` that the other one has.
+
+        Their JSON is taken over as it stands; a column that both have is this row's.
+        """
+        theirs, mine = _decode_texts(other.json), _decode_texts(self.json)
+        added = b",".join(
+            b"%b:%b" % (orjson.dumps(name), bytes(theirs[name]))
+            for name in columns
+            if name in theirs and name not in mine
+        )
+        if not added:
+            return self
+        begin = self.json[:-1]
+        return Row(b"%b%b%b}" % (begin, b"," if mine else b"", added))
 
     def forget(self) -> None:
         """Let go of the decoded values, which take several times the text's memory.
@@ -106,6 +124,7 @@ def can_be_key(value: object) -> object | None:
 
 
 Kind = Literal["insert", "update", "delete"]
+PostedKind = Literal["insert", "update", "delete", "truncate"]
 Values = dict[str, Any]
 
 
@@ -113,12 +132,13 @@ class PostedChange(msgspec.Struct, frozen=True, gc=False):
     """One change of a producer's batch, validated, before the log has given it a place.
 
     `row` is the new row (None for a delete); `old` what the producer says of the row before.
-    For a delete of a keyed table `old` holds at least the primary key.
+    For a delete of a keyed table `old` holds at least the primary key. A truncate has neither, and
+    no key: it deletes every current row of its table and owner.
     """
 
     table: TableId
     owner: Owner
-    kind: Kind
+    kind: PostedKind
     row: Row | None
     old: Row | None
     # Canonical JSON array of the primary key's values, so that 1 and "1" differ;
@@ -126,6 +146,12 @@ class PostedChange(msgspec.Struct, frozen=True, gc=False):
     key: str | None = None
     # The producer's id for this change; a second change with the same id is a duplicate.
     id: str | None = None
+    # Columns that `row` leaves out because they have not changed: they keep their stored values.
+    unchanged: tuple[str, ...] = ()
+
+
+ENTRY_BYTES = 128
+"""What `Change.size` counts for a change itself."""
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -148,7 +174,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     @property
     def size(self) -> int:
         """Bytes of the change's rows, and some for itself: what retention and reads count by."""
-        size = 128
+        size = ENTRY_BYTES
         if self.row is not None:
             size += len(self.row.json)
         if self.old is not None:
@@ -185,9 +211,16 @@ def settle(seq: int, posted: PostedChange, stored: Stored | None) -> Change:
 
     A pure function of the change and of the row stored under its key (None: no such row), so that
     every reader of the same log reaches the same answer: an insert or update is an upsert, named
-    by whether a row was there; a delete of no row keeps its seq and changes nothing.
+    by whether a row was there; a delete of no row keeps its seq and changes nothing. Columns said
+    to be unchanged are taken from the stored row, without a primary key from the posted old one.
+    A truncate itself is such a delete of no row; `settle_gone` makes the changes that follow it.
     """
     table, owner, row = posted.table, posted.owner, posted.row
+    if posted.unchanged and row is not None:
+        before = posted.old if posted.key is None else stored and stored.row
+        row = row if before is None else row.with_columns_of(before, posted.unchanged)
+    if posted.kind == "truncate":
+        return Change(seq, table, owner, "delete", None, None)
     if posted.key is None:
         return Change(seq, table, owner, posted.kind, row, posted.old)
     if posted.kind == "delete":
@@ -197,3 +230,12 @@ def settle(seq: int, posted: PostedChange, stored: Stored | None) -> Change:
     if stored is None:
         return Change(seq, table, owner, "insert", row, None)
     return Change(seq, table, owner, "update", row, stored.row, stored.seq)
+
+
+def settle_gone(seq: int, truncate: PostedChange, gone: Sequence[Stored]) -> list[Change]:
+    """The deletes that a truncate at `seq` is followed by: one of each row that it found."""
+    table, owner = truncate.table, truncate.owner
+    return [
+        Change(place, table, owner, "delete", None, stored.row, stored.seq)
+        for place, stored in enumerate(gone, seq + 1)
+    ]

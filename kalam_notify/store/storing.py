@@ -17,6 +17,9 @@ Everything the batches need to know is fetched first, for all of them at once (w
 seen, which rows stand under their keys); then they are settled in memory, in order; then entries,
 rows and the state go out in a few statements. The number of steps hardly depends on the number of
 changes.
+
+Where that would be too much to hold, a few changes at a time are stored, in the same transaction.
+A truncate is then by itself: SQLite turns the rows into deletes without showing them to anybody.
 """
 
 import sqlite3
@@ -28,7 +31,7 @@ from sqlite3 import Connection
 from typing import Any, NamedTuple, Protocol
 
 from kalam_notify.model import Change, Owner, PostedChange, Row, TableId, settle
-from kalam_notify.model.changes import Stored
+from kalam_notify.model.changes import ENTRY_BYTES, Stored, settle_gone
 from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import Indexes, Numbers
 
@@ -104,6 +107,12 @@ class CurrentRows(Protocol):
 
     def drop(self, key: RowKey) -> None: ...
 
+    def clear(self, table: TableId, owner: Owner) -> Sequence[Stored]:
+        """Take out all rows of an owner, and give them in the order in which they were written."""
+
+    def made(self, size: int) -> None:
+        """A row of so many bytes was made of a stored one: it is in memory besides what came."""
+
 
 class Seen(NamedTuple):
     """What has been seen within the log's retention, and the seq it leaves the log with."""
@@ -136,18 +145,25 @@ def settle_batch(
     changes: list[Change] = []
     ids: list[str | None] = []
     seq = last_seq
+    accepted = 0
     for posted in batch:
         if posted.id is not None:
             if posted.id in seen.ids:
                 continue
             seen.ids[posted.id] = seq + 1
         seq += 1
+        accepted += 1
         changes.append(_place(seq, posted, rows))
         ids.append(posted.id)
+        if posted.kind == "truncate":
+            gone = settle_gone(seq, posted, rows.clear(posted.table, posted.owner))
+            seq += len(gone)
+            changes += gone
+            ids += [None] * len(gone)
     if batch_key is not None:
         # Also where every change was known by its own id: it leaves with what is newest now.
         seen.batch_keys[batch_key] = seq
-    return Settled(changes, ids, _answer(changes, len(batch)))
+    return Settled(changes, ids, _answer(changes, accepted, len(batch)))
 
 
 def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change:
@@ -156,6 +172,8 @@ def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change:
     key = (posted.table, posted.owner, posted.key)
     stored = rows.get(key)
     change = settle(seq, posted, stored)
+    if posted.unchanged and change.row is not None:
+        rows.made(len(change.row.json))
     if change.row is not None:
         rows.put(key, Stored(seq, change.row))
     elif stored is not None:
@@ -163,10 +181,10 @@ def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change:
     return change
 
 
-def _answer(changes: Sequence[Change], posted: int) -> Appended:
+def _answer(changes: Sequence[Change], accepted: int, posted: int) -> Appended:
     if not changes:
         return Appended(0, posted, None, None)
-    return Appended(len(changes), posted - len(changes), changes[0].seq, changes[-1].seq)
+    return Appended(accepted, posted - accepted, changes[0].seq, changes[-1].seq)
 
 
 # A short post may touch long rows: 500 deletes can bring 250 MB of old images. Above so many bytes
@@ -224,6 +242,9 @@ def store(
     try:
         group = storing.at_once(postings)
     except TooMuchToHold:
+        # It may have come some way: what it says it has seen was not stored.
+        seen = _seen(connection, postings)
+        storing = _Storing(connection, numbers, int(now * 1000), seen, before)
         group = storing.in_portions(postings)
     _write_batch_keys(connection, storing.seen.batch_keys)
     _write_state(connection, storing.last_seq, storing.bytes)
@@ -271,6 +292,10 @@ class _Storing:
             return Appended(0, len(batch), None, None)
         before, start, accepted = self.last_seq, 0, 0
         while start < len(batch):
+            if batch[start].kind == "truncate":
+                accepted += self._truncate(batch[start])
+                start += 1
+                continue
             portion, rows = self._portion(batch, start)
             settled = settle_batch(portion, None, self.last_seq, self.seen, rows)
             self.last_seq = settled.appended.last_seq or self.last_seq
@@ -289,12 +314,31 @@ class _Storing:
         """The next changes whose rows can be held together, at least one; and those rows."""
         size = _PORTION
         while True:
-            portion = batch[start : start + size]
+            portion = _settled_together(batch[start : start + size])
             try:
-                most = _MOST_HELD if size > 1 else _ANY_LENGTH
+                most = _MOST_HELD if len(portion) > 1 else _ANY_LENGTH
                 return portion, RowsAtHand(self._connection, self._numbers, portion, most)
             except TooMuchToHold:
                 size = max(1, size // 4)
+
+    def _truncate(self, posted: PostedChange) -> int:
+        """Delete all rows of a table and owner; 0 when that was done before, by its id."""
+        if posted.id is not None:
+            if posted.id in self.seen.ids:
+                return 0
+            self.seen.ids[posted.id] = self.last_seq + 1
+        own = settle(self.last_seq + 1, posted, None)
+        _write_log(
+            self._connection, self._numbers, _Entries([own], [posted.id], [own.size]), self._at
+        )
+        number = self._numbers.of(self._connection, posted.table)
+        # The seqs follow on the newest entry's, which was just written.
+        gone = self._connection.execute(_GONE, (self._at, ENTRY_BYTES, number, posted.owner))
+        self._connection.execute(_CLEAR, (number, posted.owner))
+        self.last_seq = own.seq + gone.rowcount
+        (size,) = self._connection.execute(_SIZE_FROM, (own.seq,)).fetchone()
+        self.bytes += size
+        return 1
 
     def _write(self, changes: list[Change], ids: list[str | None], rows: "RowsAtHand") -> list[int]:
         sizes = [change.size for change in changes]
@@ -302,6 +346,23 @@ class _Storing:
         rows.write()
         self.bytes += sum(sizes)
         return sizes
+
+
+_GONE = """
+INSERT INTO log (at, tbl, owner, kind, size, old_seq, old)
+SELECT ?, tbl, owner, 'delete', ? + length(CAST(row AS BLOB)), seq, row
+FROM rows INDEXED BY rows_by_seq WHERE tbl = ? AND owner = ? ORDER BY seq
+"""
+_CLEAR = "DELETE FROM rows WHERE tbl = ? AND owner = ?"
+_SIZE_FROM = "SELECT sum(size) FROM log WHERE seq >= ?"
+
+
+def _settled_together(changes: Sequence[PostedChange]) -> Sequence[PostedChange]:
+    """The first of them: up to a truncate, or one by itself whose row is made of the stored one."""
+    for n, change in enumerate(changes):
+        if change.unchanged or change.kind == "truncate":
+            return changes[: max(n, 1)]
+    return changes
 
 
 def _seen(connection: Connection, postings: Iterable[Posting]) -> Seen:
@@ -424,6 +485,8 @@ class RowsAtHand:
     ) -> None:
         self._connection = connection
         self._numbers = numbers
+        self._most = most
+        self._held = 0
         self._touched: set[RowKey] = set()
         wanted = list(
             {
@@ -433,7 +496,7 @@ class RowsAtHand:
             }
         )
         with _length_limited(connection, most):
-            self._rows = dict(self._fetch(wanted, most))
+            self._rows = dict(self._fetch(wanted))
 
     def get(self, key: RowKey) -> Stored | None:
         return self._rows.get(key)
@@ -446,12 +509,18 @@ class RowsAtHand:
         del self._rows[key]
         self._touched.add(key)
 
-    def _fetch(self, wanted: Sequence[RowKey], most: int) -> Iterable[tuple[RowKey, Stored]]:
-        held = 0
+    def clear(self, table: TableId, owner: Owner) -> Sequence[Stored]:
+        # Which rows there are, and how many, is known to the file alone.
+        raise TooMuchToHold
+
+    def made(self, size: int) -> None:
+        self._held += size
+        if self._held > self._most:
+            raise TooMuchToHold
+
+    def _fetch(self, wanted: Sequence[RowKey]) -> Iterable[tuple[RowKey, Stored]]:
         for n, line in look_up(self._connection, _stored_template, 3, self._addresses(wanted)):
-            held += len(line)
-            if held > most:
-                raise TooMuchToHold
+            self.made(len(line))
             seq, _, row = line.partition(FIELD)
             yield wanted[n], Stored(int(seq), Row(row))
 

@@ -10,6 +10,9 @@ from kalam_notify.http.body import Form
 from kalam_notify.http.decoders import Rules, at_once, decode_batch
 from kalam_notify.model import PostedChange, TableDef, TableId
 from kalam_notify.model.tables import Catalog
+from kalam_notify.model.types import parse_type
+
+_STRICT = {"id": parse_type("Int"), "a": parse_type("Text")}
 
 
 @dataclass
@@ -27,9 +30,7 @@ def tables() -> Iterable[TableDef]:
         TableDef(TableId("app.lines"), "shared", "public", ("order_id", "line")),
         TableDef(TableId("app.events"), "shared", "public"),
         TableDef(TableId("chat.inbox"), "user", "private", ("id",)),
-        TableDef(
-            TableId("app.strict"), "shared", primary_key=("id",), columns={"id": "Int", "a": "Text"}
-        ),
+        TableDef(TableId("app.strict"), "shared", primary_key=("id",), columns=_STRICT),
     ]
 
 

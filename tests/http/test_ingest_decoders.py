@@ -3,6 +3,7 @@
 import json
 import sys
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -150,6 +151,31 @@ class TestMeaning:
         (change,) = decode(body(insert(change_type="update", old_data={"a": 1})))
         assert change.key == "[1]"
 
+    @pytest.mark.parametrize("verb", ["insert", "update", "upsert", "delete", "truncate"])
+    @pytest.mark.parametrize("spelled", [str.lower, str.upper])
+    def test_verbs_may_be_in_capitals(self, verb: str, spelled: Callable[[str], str]) -> None:
+        (change,) = decode(body(insert(change_type=spelled(verb))))
+        assert change.kind == ("insert" if verb == "upsert" else verb)
+
+    def test_a_truncate_needs_no_row_and_keeps_its_id(self) -> None:
+        raw = body(insert(change_type="truncate", row_data=..., id="t"))
+        (change,) = decode(raw)
+        assert (change.kind, change.row, change.old, change.key, change.id) == (
+            *("truncate", None, None, None),
+            "t",
+        )
+
+    def test_unchanged_columns_are_told_once_each(self) -> None:
+        (change,) = decode(body(insert({"id": 1, "a": 2}, unchanged=["b", "c", "b"])))
+        assert change.unchanged == ("b", "c")
+        (change,) = decode(body(insert({"id": 1, "a": 2}, unchanged=[])))
+        assert change.unchanged == ()
+
+    def test_a_missing_table_is_told_as_missing(self) -> None:
+        with pytest.raises(ChangeRefused, match="the table is missing") as caught:
+            decode(body(insert(), insert(table=...)))
+        assert (caught.value.index, caught.value.field) == (1, "table")
+
     def test_auto_created_tables_are_keyed_by_id(self) -> None:
         created: list[TableDef] = []
         anything = Catalog(auto_create=True, on_create=created.append)
@@ -204,8 +230,32 @@ BAD_CHANGES: list[tuple[str, object, str, str | None]] = [
     ("a table name folded by unicode", insert(table="app.orderſ"), C, "table"),
     ("an unknown table", insert(table="app.nowhere"), "UNKNOWN_TABLE", "table"),
     ("no change_type", insert(change_type=...), C, "change_type"),
-    ("an unknown change_type", insert(change_type="upsert"), C, "change_type"),
-    ("a change_type in capitals", insert(change_type="INSERT"), C, "change_type"),
+    ("an unknown change_type", insert(change_type="merge"), C, "change_type"),
+    ("a change_type in mixed case", insert(change_type="Insert"), C, "change_type"),
+    ("unchanged that is a text", insert(unchanged="a"), C, "unchanged"),
+    ("unchanged with a number in it", insert(unchanged=["a", 1]), C, "unchanged"),
+    (
+        "unchanged that has a value",
+        insert({"id": 1, "a": 2}, unchanged=["b", "a"]),
+        C,
+        "unchanged.1",
+    ),
+    ("an unchanged key", insert({"a": 2}, unchanged=["id"]), C, "row_data.id"),
+    ("unchanged of the server's", insert(unchanged=["_seq"]), C, "unchanged.0"),
+    ("unchanged and undeclared", insert(table="app.strict", unchanged=["b"]), C, "unchanged.0"),
+    ("unchanged of nothing kept", insert(table="app.events", unchanged=["b"]), C, "unchanged"),
+    (
+        "a truncate of nothing kept",
+        insert(table="app.events", change_type="truncate"),
+        C,
+        "change_type",
+    ),
+    (
+        "a truncate of everybody's rows",
+        insert(table="chat.inbox", change_type="truncate"),
+        C,
+        "user_id",
+    ),
     ("a change_type that is a list", insert(change_type=["insert"]), C, "change_type"),
     ("a user_id in a shared table", insert(user_id="alice"), C, "user_id"),
     ("no user_id in a user table", insert(table="chat.inbox"), C, "user_id"),
@@ -428,13 +478,18 @@ def test_values_come_out_as_they_went_in(row: dict[str, Any], ascii_only: bool) 
 @settings(deadline=None, max_examples=300)
 @given(
     st.dictionaries(
-        st.sampled_from(["table", "change_type", "row_data", "old_data", "user_id", "id"]),
+        st.sampled_from(
+            ["table", "change_type", "row_data", "old_data", "user_id", "id", "unchanged"]
+        ),
         st.sampled_from(
             [
                 "app.orders",
                 "chat.inbox",
                 "insert",
                 "delete",
+                "truncate",
+                ["id"],
+                ["b"],
                 "",
                 None,
                 5,

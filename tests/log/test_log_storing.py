@@ -5,17 +5,24 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from log_kit import EVENTS, ORDERS, TABLES, Clock, event, everything, gone, new_log, put, seqs
 
 from kalam_notify.log import SqliteLog
-from kalam_notify.model import PostedChange
+from kalam_notify.model import SHARED, PostedChange
 from kalam_notify.store import schema, storing
 from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import Indexes, Numbers
 from kalam_notify.store.storing import Posting, store
+
+
+def keeping(change: PostedChange) -> PostedChange:
+    """The same, but that the row's pad is what it was."""
+    return msgspec.structs.replace(change, unchanged=("pad",))
+
 
 keys = st.integers(1, 4)
 ids = st.one_of(st.none(), st.sampled_from(["a", "b", "c"]))
@@ -23,6 +30,8 @@ changes = st.one_of(
     st.builds(lambda k, i, n: put(k, id=i, pad="x" * n), keys, ids, st.integers(0, 40)),
     st.builds(lambda k, i: gone(k, id=i), keys, ids),
     st.builds(lambda i: event(id=i), ids),
+    st.builds(lambda k, i: keeping(put(k, id=i, n=1)), keys, ids),
+    st.builds(lambda i: PostedChange(ORDERS.id, SHARED, "truncate", None, None, id=i), ids),
 )
 postings = st.lists(
     st.builds(Posting, st.lists(changes, max_size=6), st.one_of(st.none(), st.just("key"))),

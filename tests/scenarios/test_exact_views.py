@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from helpers.sinks import FakeConnection
 from helpers.views import View
 from helpers.world import World, world
 
 from kalam_notify.log import EventLog, MemoryLog, Retention, SqliteLog
-from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
+from kalam_notify.model import Identity, PostedChange, Role, TableDef, TableId, UserId
 from kalam_notify.subscriptions import routing
 
 SHARED = TableDef(TableId("m.shared"), "shared", "public", ("id",))
@@ -159,7 +160,16 @@ async def write(world: World, rng: random.Random, rows: dict[tuple[str, str, Any
         }
         key = (table.id, owner, values["id"])
         kind = rng.choice(["insert", "update", "update", "delete"])
-        if kind == "delete":
+        if rng.random() < 0.03:
+            for gone in [held for held in rows if held[:2] == key[:2]]:
+                del rows[gone]
+            batch.append(PostedChange(table.id, owner, "truncate", None, None))
+        elif rng.random() < 0.1 and key in rows:
+            rows[key] = values = {**values, "name": rows[key]["name"]}
+            partial = {name: value for name, value in values.items() if name != "name"}
+            change = world.change(table, "update", partial, owner)
+            batch.append(msgspec.structs.replace(change, unchanged=("name",)))
+        elif kind == "delete":
             rows.pop(key, None)
             batch.append(world.change(table, "delete", {"id": values["id"]}, owner))
         else:
