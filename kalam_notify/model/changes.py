@@ -148,6 +148,9 @@ class PostedChange(msgspec.Struct, frozen=True, gc=False):
     id: str | None = None
     # Columns that `row` leaves out because they have not changed: they keep their stored values.
     unchanged: tuple[str, ...] = ()
+    # Whether it is a duplicate where the stored row is what it would make of it: for a producer
+    # that gives its changes no ids. Without a primary key this says nothing.
+    only_if_new: bool = False
 
 
 ENTRY_BYTES = 128

@@ -151,9 +151,12 @@ def settle_batch(
             if posted.id in seen.ids:
                 continue
             seen.ids[posted.id] = seq + 1
+        change = _place(seq + 1, posted, rows)
+        if change is None:
+            continue
         seq += 1
         accepted += 1
-        changes.append(_place(seq, posted, rows))
+        changes.append(change)
         ids.append(posted.id)
         if posted.kind == "truncate":
             gone = settle_gone(seq, posted, rows.clear(posted.table, posted.owner))
@@ -166,12 +169,15 @@ def settle_batch(
     return Settled(changes, ids, _answer(changes, accepted, len(batch)))
 
 
-def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change:
+def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change | None:
+    """The change at its place; None where it was to be new, and makes of the row what it is."""
     if posted.key is None:
         return settle(seq, posted, None)
     key = (posted.table, posted.owner, posted.key)
     stored = rows.get(key)
     change = settle(seq, posted, stored)
+    if posted.only_if_new and change.row == (stored and stored.row):
+        return None
     if posted.unchanged and change.row is not None:
         rows.made(len(change.row.json))
     if change.row is not None:

@@ -5,11 +5,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from log_kit import EVENTS, ORDERS, TABLES, Clock, event, everything, gone, new_log, put, seqs
+from msgspec import structs
 
 from kalam_notify.log import SqliteLog
 from kalam_notify.model import SHARED, PostedChange
@@ -21,7 +21,7 @@ from kalam_notify.store.storing import Posting, store
 
 def keeping(change: PostedChange) -> PostedChange:
     """The same, but that the row's pad is what it was."""
-    return msgspec.structs.replace(change, unchanged=("pad",))
+    return structs.replace(change, unchanged=("pad",))
 
 
 keys = st.integers(1, 4)
@@ -31,6 +31,7 @@ changes = st.one_of(
     st.builds(lambda k, i: gone(k, id=i), keys, ids),
     st.builds(lambda i: event(id=i), ids),
     st.builds(lambda k, i: keeping(put(k, id=i, n=1)), keys, ids),
+    st.builds(lambda k: structs.replace(put(k, n=1), only_if_new=True), keys),
     st.builds(lambda i: PostedChange(ORDERS.id, SHARED, "truncate", None, None, id=i), ids),
 )
 postings = st.lists(

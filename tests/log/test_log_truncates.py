@@ -19,6 +19,7 @@ from log_kit import (
     seqs,
     values,
 )
+from msgspec import structs
 
 from kalam_notify.log import Appended, EventLog
 from kalam_notify.model import SHARED, Change, Owner, PostedChange, Row, TableDef
@@ -155,6 +156,25 @@ async def test_names_and_values_are_taken_over_byte_for_byte(log: EventLog) -> N
     last = (await everything(log))[-1]
     assert last.row is not None
     assert last.row.json == kept
+
+
+def unnamed(change: PostedChange) -> PostedChange:
+    """The same, from a producer that gives its changes no ids."""
+    return structs.replace(change, only_if_new=True)
+
+
+async def test_without_ids_what_makes_of_the_row_what_it_is_is_a_duplicate(log: EventLog) -> None:
+    first, second = unnamed(put(1, v="a")), unnamed(put(1, v="b"))
+    assert await log.append([first, first]) == Appended(1, 1, 1, 1)
+    assert await log.append([first]) == Appended(0, 1, None, None)
+    assert await log.append([second, first, first, second]) == Appended(3, 1, 2, 4)
+    assert await log.append([unnamed(partial(1, "v"))]) == Appended(0, 1, None, None)
+    assert await log.append([unnamed(gone(1)), unnamed(gone(1))]) == Appended(1, 1, 5, 5)
+    assert await log.append([unnamed(event(v=1)), unnamed(event(v=1))]) == Appended(2, 0, 6, 7)
+    assert [change.kind for change in await everything(log)] == [
+        *("insert", "update", "update", "update", "delete"),
+        *("insert", "insert"),
+    ]
 
 
 async def test_many_rows_made_of_a_long_one_are_not_held_together(
