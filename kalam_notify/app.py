@@ -39,7 +39,7 @@ def run(
     `config_file` and `overrides` are what a SIGHUP reads the configuration from again.
     """
     configure_logging(config.logging)
-    hide(*config.auth.jwt.secrets)
+    hide(*config.auth.jwt.secrets, *config.ingest.secrets)
     _make_data_dir(config)
     _raise_file_limit(config.websocket.max_connections)
     reload = _reloader(config, dev, config_file, overrides)

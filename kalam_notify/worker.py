@@ -31,6 +31,7 @@ from kalam_notify.errors import OperatorFault
 from kalam_notify.garbage import collect_in_small_steps
 from kalam_notify.http.answers import ERROR_HANDLERS
 from kalam_notify.http.body import Gate
+from kalam_notify.http.hooks import create_hook_routes
 from kalam_notify.http.ingest import create_ingest_routes, posts_first
 from kalam_notify.http.openapi import openapi_route
 from kalam_notify.http.operations import OpsEndpoints
@@ -269,6 +270,16 @@ class Worker:
             self.budget,
             metrics=self.metrics,
             gate=self.gate,
+            tables=lambda: self.config.ingest.tables,
+        )
+        hooks = create_hook_routes(
+            self.log,
+            self.catalog,
+            lambda: self.config.ingest,
+            partial(attrgetter("config.limits"), self),
+            self.budget,
+            metrics=self.metrics,
+            gate=self.gate,
         )
         self._tls = tls_of(self.config.server.tls)
         tls = self._tls.context if self._tls else None
@@ -276,6 +287,7 @@ class Worker:
             Route(UPGRADE_PATH, upgrade_required),
             *ops.open_routes(),
             *static_routes(),
+            *hooks,
         ]
         admin_is_open = self._is_dev or sockets.internal is not None
         revoking = Revoking(
@@ -288,7 +300,7 @@ class Worker:
             application = _application(public)
         listeners = [Listener(sockets.public, application, self.shared, websocket=True, tls=tls)]
         if sockets.internal is not None:
-            internal = [*ops.open_routes(), *ops.admin_routes(internal=True), *revoking]
+            internal = [*hooks, *ops.open_routes(), *ops.admin_routes(internal=True), *revoking]
             listeners.append(
                 Listener(
                     sockets.internal,
@@ -302,7 +314,7 @@ class Worker:
 
     def _new_tokens(self, config: Config, before: TokenVerifier | None = None) -> TokenVerifier:
         """Reads the files that the settings name; raises ConfigurationFault."""
-        hide(*config.auth.jwt.secrets)
+        hide(*config.auth.jwt.secrets, *config.ingest.secrets)
         return TokenVerifier(
             config.auth.jwt,
             before=before,

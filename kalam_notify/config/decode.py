@@ -13,6 +13,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from kalam_notify.config.hooks import (
+    HOOK_NAME_CURE,
+    HookSettings,
+    IngestSettings,
+    is_hook_name,
+)
 from kalam_notify.config.readers import BadValue, Reader, as_list
 from kalam_notify.config.settings import ApiKey, AuthSettings, Config, TablesSettings
 from kalam_notify.config.tables import (
@@ -79,6 +85,9 @@ class Decoder:
         if (cls, name) == (TablesSettings, "declared"):
             values[name] = self._tables(node, path)
             return
+        if (cls, name) == (IngestSettings, "hooks"):
+            values[name] = self._hooks(node, path)
+            return
         hint = _hints(cls)[name]
         if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
             section = self.section(hint, node, path)
@@ -137,6 +146,21 @@ class Decoder:
             elif table is not None:
                 tables[table.id] = table
         return tables
+
+    def _hooks(self, node: Given | Tree, path: str) -> dict[str, HookSettings]:
+        if isinstance(node, Given):
+            if node.value not in (None, {}):
+                self.faults.append(mapping_wanted(node, path))
+            return {}
+        hooks: dict[str, HookSettings] = {}
+        for name, given in node.items():
+            place = join(path, name)
+            if not is_hook_name(name):
+                self.faults.append(Fault(source_of(given), place, show(name), HOOK_NAME_CURE))
+            hook = self.section(HookSettings, given, place)
+            if hook is not None:
+                hooks[name] = hook
+        return hooks
 
     def _table(self, name: str, declaration: Given | Tree, path: str) -> TableDef | None:
         try:

@@ -16,6 +16,7 @@ RELOADABLE = (
     "auth",
     "log.retention",
     "tables",
+    "ingest",
     "limits",
     "logging.level",
     "metrics",

@@ -15,6 +15,7 @@ import msgspec
 from kalam_notify.config import readers as r
 from kalam_notify.config.addresses import listen_address, network, origin, web_address
 from kalam_notify.config.credentials import role_names, secret_text
+from kalam_notify.config.hooks import IngestSettings
 from kalam_notify.model import TableDef, TableId
 
 KIB = 1 << 10
@@ -212,6 +213,7 @@ class Config(msgspec.Struct, frozen=True):
     auth: AuthSettings = AuthSettings()
     log: LogSettings = LogSettings()
     tables: TablesSettings = msgspec.field(default_factory=TablesSettings)
+    ingest: IngestSettings = msgspec.field(default_factory=IngestSettings)
     limits: LimitSettings = LimitSettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()

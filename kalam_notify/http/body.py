@@ -39,6 +39,8 @@ _FORMS = {
     "application/json": Form.JSON,
     "application/x-ndjson": Form.LINES,
     "application/ndjson": Form.LINES,
+    "application/cloudevents+json": Form.JSON,
+    "application/cloudevents-batch+json": Form.JSON,
 }
 _UTF8 = {"utf-8", "utf8", "us-ascii"}
 MAX_MEMBERS = 16_384

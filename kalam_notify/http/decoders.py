@@ -21,6 +21,7 @@ import msgspec
 from kalam_notify.budget import Steps, at_once
 from kalam_notify.errors import ChangeRefused
 from kalam_notify.http.body import Form
+from kalam_notify.http.foreign import Foreign, decode_foreign, recognised
 from kalam_notify.http.items import split_array
 from kalam_notify.http.refusals import explain, invalid_json, too_large, too_many
 from kalam_notify.http.rules import Doubt, RawChange, Rules, is_too_long
@@ -35,6 +36,10 @@ _SLICE: Final = 256
 # Items, where each is looked at by itself.
 _ITEMS: Final = 32
 
+# What tells our own shape from others at a glance, where it begins as most do.
+_OUR_MEMBER: Final = b'"change_type"'
+_HEAD_BYTES: Final = 1024
+
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 _one = msgspec.json.Decoder(RawChange)
@@ -46,14 +51,38 @@ _LINE = re.compile(rb"\S[^\n]*")
 _FIRST = re.compile(rb"[^ \t\r\n]")
 
 
-def decode_batch(body: bytes, form: Form, rules: Rules) -> Batch:
+def decode_batch(body: bytes, form: Form, rules: Rules, foreign: Foreign | None = None) -> Batch:
     """The changes of a body, in order. Exhaust it (or use `at_once`) for its return value.
+
+    `foreign` is how changes in other programs' shapes are read; None: they are not.
 
     Raises ChangeRefused with the status, code, index and field of the first fault; nothing of
     such a batch may be stored.
     """
     _check_unicode(body)
     body = body.removeprefix(_BYTE_ORDER_MARK)
+    if foreign is None:
+        return _decode_ours(body, form, rules)
+    reader = foreign.format
+    if reader is None and _OUR_MEMBER not in body[:_HEAD_BYTES]:
+        reader = recognised(body, form)
+    if reader is not None:
+        return decode_foreign(body, form, reader, rules, foreign)
+    return _ours_or_foreign(body, form, rules, foreign)
+
+
+def _ours_or_foreign(body: bytes, form: Form, rules: Rules, foreign: Foreign) -> Batch:
+    """A body in our own shape, unless it turns out at its first change that it is not."""
+    try:
+        return (yield from _decode_ours(body, form, rules))
+    except ChangeRefused as refusal:
+        reader = recognised(body, form) if refusal.index in (0, None) else None
+        if reader is None:
+            raise
+    return (yield from decode_foreign(body, form, reader, rules, foreign))
+
+
+def _decode_ours(body: bytes, form: Form, rules: Rules) -> Batch:
     if form is Form.LINES:
         return _decode_lines(body, rules)
     first = _FIRST.search(body)

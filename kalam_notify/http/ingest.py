@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
@@ -27,6 +27,7 @@ from kalam_notify.errors import (
     LogFault,
     LogUnavailable,
 )
+from kalam_notify.formats.cloudevents import of_headers
 from kalam_notify.http.answers import error_answer, fault_answer, json_answer
 from kalam_notify.http.body import (
     Gate,
@@ -38,6 +39,7 @@ from kalam_notify.http.body import (
     read_body,
 )
 from kalam_notify.http.decoders import Batch, at_once, decode_batch
+from kalam_notify.http.foreign import Foreign, decode_event, format_named
 from kalam_notify.http.rules import MAX_ID_CHARS, IngestLimits, Rules
 from kalam_notify.log.base import EventLog
 from kalam_notify.model import Identity, PostedChange, Role, TableId
@@ -53,6 +55,7 @@ Authorize = Callable[[str | None, str | None], Awaitable[Identity]]
 _INFLATE_HERE_BYTES: Final = 4096
 # What is read back of a stored batch at a time.
 _SPAN_BYTES: Final = 1 << 20
+_WEBHOOK: Final = "webhook-id "
 _ALLOW = {"Allow": "POST, OPTIONS"}
 
 
@@ -64,7 +67,7 @@ class IngestMetrics(Protocol):
     def ingested(self, table: TableId, changes: int) -> None: ...
 
 
-class _NoMetrics:
+class NoMetrics:
     def request(self, status: int) -> None:
         pass
 
@@ -81,10 +84,12 @@ def create_ingest_routes(
     *,
     metrics: IngestMetrics | None = None,
     gate: Gate | None = None,
+    tables: Callable[[], Mapping[str, TableId]] = dict,
 ) -> list[Route]:
     """The routes of ingest, for a Starlette application with `answers.ERROR_HANDLERS`.
 
     `budget` does what is left of a large body after its first slice; None: that is done at once.
+    `tables` are ours by the names that other programs have for them.
     `limits` is asked once per request, so that a reload holds from the next request on; `catalog`
     is reloaded in place. Close `gate` to refuse posts while draining.
     """
@@ -94,8 +99,9 @@ def create_ingest_routes(
         authorize,
         limits,
         budget,
-        metrics or _NoMetrics(),
+        metrics or NoMetrics(),
         gate or Gate(),
+        tables,
     )
     return [Route("/v1/changes", endpoint)]
 
@@ -125,7 +131,9 @@ class ChangesEndpoint:
         budget: Budget | None,
         metrics: IngestMetrics,
         gate: Gate,
+        tables: Callable[[], Mapping[str, TableId]] = dict,
     ) -> None:
+        self._tables = tables
         self._log = log
         self._catalog = catalog
         self._authorize = authorize
@@ -142,7 +150,7 @@ class ChangesEndpoint:
         except (ClientFault, KeysUnavailable) as fault:
             response = fault_answer(fault)
         except Exception:
-            logger.exception("a post to /v1/changes failed")
+            logger.exception("a post to %s failed", scope["path"])
             response = error_answer(500, "the server failed on this request")
         if response.status_code >= 400 and not outlives_refusal(scope, response.status_code):
             response.headers["Connection"] = "close"
@@ -154,18 +162,31 @@ class ChangesEndpoint:
         if method == "OPTIONS":
             return Response(status_code=204, headers=_ALLOW)
         if method != "POST":
-            return error_answer(405, f"{method} /v1/changes: only POST", headers=_ALLOW)
+            return error_answer(405, f"{method} {scope['path']}: only POST", headers=_ALLOW)
         return await self._post(scope, receive)
 
     async def _post(self, scope: Scope, receive: Receive) -> Response:
-        headers = _first_of_each(scope)
+        headers = first_of_each(scope)
         identity = await self._authorize(headers.get("authorization"), headers.get("x-api-key"))
         if identity.role < Role.SERVICE:
             return error_answer(403, "posting changes takes the role service, dba or system")
+        foreign = Foreign(self._tables(), format_named(_asked_format(scope)))
+        return await self._take(scope, receive, headers, foreign, identity.user_id)
+
+    async def _take(
+        self,
+        scope: Scope,
+        receive: Receive,
+        headers: Mapping[str, str],
+        foreign: Foreign,
+        producer: str,
+        judge: Callable[[bytes], None] | None = None,
+    ) -> Response:
+        """Store what a producer posts; `judge` raises where the body is not its own."""
         limits = self._limits()
         form = form_of(headers.get("content-type"))
         zipped = is_gzip(headers.get("content-encoding"))
-        batch_key = _batch_key(scope) if "idempotency-key" in headers else None
+        batch_key = _batch_key(scope, headers)
         with self._gate.ticket(limits.ingest_queue_bytes) as ticket:
             body = await read_body(
                 receive, headers.get("content-length"), ticket, limits.max_body_bytes
@@ -173,8 +194,14 @@ class ChangesEndpoint:
             if zipped:
                 body = await _inflated(body, limits.max_body_bytes)
                 ticket.grow(len(body))
-            batch = decode_batch(body, form, Rules(self._catalog, limits))
-            changes = await self._decoded(batch, identity)
+            if judge is not None:
+                judge(body)
+            rules = Rules(self._catalog, limits)
+            if "ce-specversion" in headers:
+                batch = decode_event(of_headers(headers, body), rules, foreign)
+            else:
+                batch = decode_batch(body, form, rules, foreign)
+            changes = await self._decoded(batch, producer)
             del body
             appended = await self._store(changes, batch_key)
         return json_answer(
@@ -186,7 +213,7 @@ class ChangesEndpoint:
             }
         )
 
-    async def _decoded(self, batch: Batch, identity: Identity) -> list[PostedChange]:
+    async def _decoded(self, batch: Batch, producer: str) -> list[PostedChange]:
         """Run a batch to its end: the first slice of it here, the rest as work of the budget."""
         try:
             next(batch)
@@ -195,7 +222,7 @@ class ChangesEndpoint:
             return changes
         if self._budget is None:
             return at_once(batch)
-        return await self._budget.do(batch, ("producer", identity.user_id))
+        return await self._budget.do(batch, ("producer", producer))
 
     async def _store(self, changes: Sequence[PostedChange], batch_key: str | None) -> Appended:
         if not changes:
@@ -231,21 +258,35 @@ class ChangesEndpoint:
         return counts
 
 
-def _first_of_each(scope: Scope) -> dict[str, str]:
+def first_of_each(scope: Scope) -> dict[str, str]:
     """The headers by lower-case name; of a name given twice, the first."""
     headers = reversed(scope["headers"])
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
 
 
-def _batch_key(scope: Scope) -> str:
-    """The `Idempotency-Key`; raises ChangeRefused when it is not one key of 1-256 characters."""
-    keys = Headers(scope=scope).getlist("idempotency-key")
-    if len(set(keys)) > 1 or not 0 < len(keys[0]) <= MAX_ID_CHARS:
+def _asked_format(scope: Scope) -> str | None:
+    query = scope.get("query_string")
+    return QueryParams(query).get("format") if query else None
+
+
+def _batch_key(scope: Scope, headers: Mapping[str, str]) -> str | None:
+    """What a batch is known again by: its `Idempotency-Key`, or else its `webhook-id`.
+
+    Raises ChangeRefused when that is not one text of 1-256 characters.
+    """
+    if "idempotency-key" in headers:
+        return _only(scope, "Idempotency-Key", MAX_ID_CHARS)
+    if "webhook-id" in headers:
+        # In a space of its own.
+        return f"{_WEBHOOK}{_only(scope, 'webhook-id', MAX_ID_CHARS - len(_WEBHOOK))}"
+    return None
+
+
+def _only(scope: Scope, name: str, most: int) -> str:
+    keys = Headers(scope=scope).getlist(name.lower())
+    if len(set(keys)) > 1 or not 0 < len(keys[0]) <= most:
         raise ChangeRefused(
-            400,
-            "INVALID_CHANGE",
-            f"Idempotency-Key is one key of 1-{MAX_ID_CHARS} characters",
-            field="Idempotency-Key",
+            400, "INVALID_CHANGE", f"{name} is one key of 1-{most} characters", field=name
         )
     return keys[0]
 

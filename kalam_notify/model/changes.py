@@ -50,15 +50,17 @@ class Row:
         """The values where they have been decoded; None: whoever wants few of them may do so."""
         return self._values
 
-    def with_columns_of(self, other: "Row", columns: Iterable[str]) -> "Row":
+    def with_columns_of(self, other: "Row", columns: Iterable[str] | None) -> "Row":
         """A row of this one's columns and, behind them, those of `columns` that the other one has.
+
+        None: all that the other one has.
 
         Their JSON is taken over as it stands; a column that both have is this row's.
         """
         theirs, mine = _decode_texts(other.json), _decode_texts(self.json)
         added = b",".join(
             b"%b:%b" % (orjson.dumps(name), bytes(theirs[name]))
-            for name in columns
+            for name in (theirs if columns is None else columns)
             if name in theirs and name not in mine
         )
         if not added:
@@ -147,7 +149,8 @@ class PostedChange(msgspec.Struct, frozen=True, gc=False):
     # The producer's id for this change; a second change with the same id is a duplicate.
     id: str | None = None
     # Columns that `row` leaves out because they have not changed: they keep their stored values.
-    unchanged: tuple[str, ...] = ()
+    # None: every column that it leaves out.
+    unchanged: tuple[str, ...] | None = ()
     # Whether it is a duplicate where the stored row is what it would make of it: for a producer
     # that gives its changes no ids. Without a primary key this says nothing.
     only_if_new: bool = False
@@ -219,7 +222,7 @@ def settle(seq: int, posted: PostedChange, stored: Stored | None) -> Change:
     A truncate itself is such a delete of no row; `settle_gone` makes the changes that follow it.
     """
     table, owner, row = posted.table, posted.owner, posted.row
-    if posted.unchanged and row is not None:
+    if posted.unchanged != () and row is not None:
         before = posted.old if posted.key is None else stored and stored.row
         row = row if before is None else row.with_columns_of(before, posted.unchanged)
     if posted.kind == "truncate":

@@ -152,17 +152,15 @@ def settle_batch(
                 continue
             seen.ids[posted.id] = seq + 1
         change = _place(seq + 1, posted, rows)
-        if change is None:
-            continue
-        seq += 1
-        accepted += 1
-        changes.append(change)
-        ids.append(posted.id)
+        gone: Sequence[Change] = ()
         if posted.kind == "truncate":
-            gone = settle_gone(seq, posted, rows.clear(posted.table, posted.owner))
-            seq += len(gone)
-            changes += gone
-            ids += [None] * len(gone)
+            gone = settle_gone(seq + 1, posted, rows.clear(posted.table, posted.owner))
+        if change is None or (posted.only_if_new and posted.kind == "truncate" and not gone):
+            continue
+        seq += 1 + len(gone)
+        accepted += 1
+        changes += (change, *gone)
+        ids += (posted.id, *(None for _ in gone))
     if batch_key is not None:
         # Also where every change was known by its own id: it leaves with what is newest now.
         seen.batch_keys[batch_key] = seq
@@ -178,7 +176,7 @@ def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change | None:
     change = settle(seq, posted, stored)
     if posted.only_if_new and change.row == (stored and stored.row):
         return None
-    if posted.unchanged and change.row is not None:
+    if posted.unchanged != () and change.row is not None:
         rows.made(len(change.row.json))
     if change.row is not None:
         rows.put(key, Stored(seq, change.row))
@@ -333,11 +331,14 @@ class _Storing:
             if posted.id in self.seen.ids:
                 return 0
             self.seen.ids[posted.id] = self.last_seq + 1
+        number = self._numbers.of(self._connection, posted.table)
+        (found,) = self._connection.execute(_ANY, (number, posted.owner)).fetchone()
+        if posted.only_if_new and not found:
+            return 0
         own = settle(self.last_seq + 1, posted, None)
         _write_log(
             self._connection, self._numbers, _Entries([own], [posted.id], [own.size]), self._at
         )
-        number = self._numbers.of(self._connection, posted.table)
         # The seqs follow on the newest entry's, which was just written.
         gone = self._connection.execute(_GONE, (self._at, ENTRY_BYTES, number, posted.owner))
         self._connection.execute(_CLEAR, (number, posted.owner))
@@ -359,6 +360,7 @@ INSERT INTO log (at, tbl, owner, kind, size, old_seq, old)
 SELECT ?, tbl, owner, 'delete', ? + length(CAST(row AS BLOB)), seq, row
 FROM rows INDEXED BY rows_by_seq WHERE tbl = ? AND owner = ? ORDER BY seq
 """
+_ANY = "SELECT EXISTS (SELECT 1 FROM rows WHERE tbl = ? AND owner = ?)"
 _CLEAR = "DELETE FROM rows WHERE tbl = ? AND owner = ?"
 _SIZE_FROM = "SELECT sum(size) FROM log WHERE seq >= ?"
 
@@ -366,7 +368,7 @@ _SIZE_FROM = "SELECT sum(size) FROM log WHERE seq >= ?"
 def _settled_together(changes: Sequence[PostedChange]) -> Sequence[PostedChange]:
     """The first of them: up to a truncate, or one by itself whose row is made of the stored one."""
     for n, change in enumerate(changes):
-        if change.unchanged or change.kind == "truncate":
+        if change.unchanged != () or change.kind == "truncate":
             return changes[: max(n, 1)]
     return changes
 

@@ -32,7 +32,13 @@ changes = st.one_of(
     st.builds(lambda i: event(id=i), ids),
     st.builds(lambda k, i: keeping(put(k, id=i, n=1)), keys, ids),
     st.builds(lambda k: structs.replace(put(k, n=1), only_if_new=True), keys),
-    st.builds(lambda i: PostedChange(ORDERS.id, SHARED, "truncate", None, None, id=i), ids),
+    st.builds(
+        lambda i, new: PostedChange(
+            ORDERS.id, SHARED, "truncate", None, None, id=i, only_if_new=new
+        ),
+        ids,
+        st.booleans(),
+    ),
 )
 postings = st.lists(
     st.builds(Posting, st.lists(changes, max_size=6), st.one_of(st.none(), st.just("key"))),

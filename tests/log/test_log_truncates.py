@@ -171,9 +171,14 @@ async def test_without_ids_what_makes_of_the_row_what_it_is_is_a_duplicate(log: 
     assert await log.append([unnamed(partial(1, "v"))]) == Appended(0, 1, None, None)
     assert await log.append([unnamed(gone(1)), unnamed(gone(1))]) == Appended(1, 1, 5, 5)
     assert await log.append([unnamed(event(v=1)), unnamed(event(v=1))]) == Appended(2, 0, 6, 7)
+    assert await log.append([unnamed(truncate())]) == Appended(0, 1, None, None)
+    assert await log.append([put(1), unnamed(truncate()), unnamed(truncate())]) == Appended(
+        2, 1, 8, 10
+    )
     assert [change.kind for change in await everything(log)] == [
         *("insert", "update", "update", "update", "delete"),
         *("insert", "insert"),
+        *("insert", "delete", "delete"),
     ]
 
 

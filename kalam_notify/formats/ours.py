@@ -1,0 +1,47 @@
+"""A change in our own shape, where it comes inside of another: see docs/ingest.md."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from kalam_notify.formats.told import ABSENT, MessageFault, Reader, Told, Verb, given
+
+_LABEL = "a change"
+_VERBS: Final[Mapping[str, Verb]] = {
+    "insert": "insert",
+    "update": "update",
+    "upsert": "upsert",
+    "delete": "delete",
+    "truncate": "truncate",
+}
+
+
+class _Change(msgspec.Struct, gc=False):
+    table: str
+    change_type: str
+    row_data: msgspec.Raw = ABSENT
+    old_data: msgspec.Raw = ABSENT
+    user_id: str | None = None
+    id: str | None = None
+    unchanged: list[str] | None = None
+
+
+_decode = msgspec.json.Decoder(_Change).decode
+
+
+def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
+    """The change."""
+    change = _decode(message)
+    verb = _VERBS.get(change.change_type.lower())
+    if verb is None:
+        raise MessageFault(_LABEL, f"there is no change_type {change.change_type!r}", "change_type")
+    told = Told(_LABEL, (change.table,), "table", verb, is_ours=True)
+    told.row, told.row_at = given(change.row_data), "row_data"
+    told.old, told.old_at = given(change.old_data), "old_data"
+    told.id, told.user_id = change.id, change.user_id
+    told.unchanged = change.unchanged or ()
+    return (told,)
+
+
+OURS: Final = Reader("kalam", _LABEL, read)
