@@ -10,6 +10,7 @@
     ├── OperatorFault            configuration or data on disk: the start is refused, exit code 2
     │   ├── ConfigurationFault   a list of faults, each with file, key path, value, cure
     │   └── StorageFault         files of an unknown version, tables that changed their key
+    │       └── DamagedFile      ... or damaged ones: nobody's setting, exit code 1
     └── LogFault                 an edge of the event log
         ├── Compacted            the position asked for has been trimmed by retention
         └── LogUnavailable       the log cannot take or give changes now (disk full, closed)
@@ -125,6 +126,10 @@ class ConfigurationFault(OperatorFault):
 
 class StorageFault(OperatorFault):
     """Data on disk that this release must not touch."""
+
+
+class DamagedFile(StorageFault):
+    """A file that is no sound database, told with path and cure."""
 
 
 class LogFault(KalamNotifyError):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from kalam_notify.cli import check_config, client_verbs, console, doctor, serve, sign_token
-from kalam_notify.errors import KalamNotifyError, OperatorFault
+from kalam_notify.errors import DamagedFile, KalamNotifyError, OperatorFault
 from kalam_notify.logs import guard_tracebacks, hide
 from kalam_notify.version import __version__
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(code)
     except OperatorFault as fault:
         _complain(str(fault))
-        return USAGE
+        return RUNTIME_FAULT if isinstance(fault, DamagedFile) else USAGE
     except KalamNotifyError as fault:
         _complain(str(fault))
         return RUNTIME_FAULT

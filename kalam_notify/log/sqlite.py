@@ -18,9 +18,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-from kalam_notify.errors import Compacted, LogUnavailable, StorageFault
+from kalam_notify.errors import Compacted, DamagedFile, LogUnavailable, StorageFault
 from kalam_notify.log.base import OnAppend
 from kalam_notify.log.following import Doorbell, Follower
+from kalam_notify.log.soundness import Soundness
 from kalam_notify.log.writer import (
     IndexOrder,
     Outcome,
@@ -49,6 +50,7 @@ from kalam_notify.store.storing import NOTHING, Posting
 
 WINDOW_BYTES = 32 * 1024 * 1024
 WATCH_SECONDS = 1.0
+
 HANGING_SECONDS = 3.0
 
 
@@ -78,6 +80,7 @@ class SqliteLog:
         self._retention = retention or Retention()
         self._trim_seconds = trim_seconds
         self._declared: dict[TableId, TableDef] = {}
+        self._soundness = Soundness(path)
         self._writer = Writer(
             lambda: schema.open_writer(path, durability),
             LogFiles(path),
@@ -86,8 +89,9 @@ class SqliteLog:
             self._declared,
             LogTime(clock, ticking),
             self._report,
+            self._soundness.met,
         )
-        self._pool = ReaderPool(path)
+        self._pool = ReaderPool(path, self._soundness.met)
         self._names = reader.TableNames()
         self._doorbell = Doorbell(path.parent)
         self._follower = Follower(self._pool, self._names, self._doorbell, window_bytes)
@@ -110,6 +114,7 @@ class SqliteLog:
         self._row_filter = LoopFilter()
         await asyncio.to_thread(schema.prepare, self._path, self._begin)
         try:
+            await self._refuse_damaged()
             await asyncio.to_thread(self._writer.start)
             self._open = True
             self._check_shapes(self._declared.values())
@@ -117,6 +122,8 @@ class SqliteLog:
             self._files.opened()
         except (sqlite3.Error, OSError, MovedFiles, LogUnavailable) as fault:
             await self.close()
+            if is_damage(fault) or is_damage(fault.__cause__):
+                raise DamagedFile(told(self._path, str(fault.__cause__ or fault))) from fault
             raise StorageFault(
                 f"{self._path}: cannot be used as a log: {fault}; {cure(self._path, fault)}"
             ) from fault
@@ -127,8 +134,14 @@ class SqliteLog:
         self._upkeep = asyncio.create_task(self._look_after(), name="log retention")
         self._watch = asyncio.create_task(self._watch_files(), name="log files")
 
+    async def _refuse_damaged(self) -> None:
+        found = await self._soundness.start()
+        if found is not None:
+            raise DamagedFile(found)
+
     async def close(self) -> None:
         """Store what has been posted, then let go of threads, pipe and file."""
+        await self._soundness.close()
         if not self._open:
             return
         self._open = False
@@ -213,6 +226,8 @@ class SqliteLog:
         """See EventLog.append. Cancelling the wait does not take the batch back."""
         refuse_unfit(batch, self._declared)
         self._require_open()
+        if self._soundness.reason is not None:
+            raise LogUnavailable(self._soundness.reason)
         if not batch and batch_key is None:
             return NOTHING
         size = sum(_weight(change) for change in batch)
@@ -275,6 +290,8 @@ class SqliteLog:
         """See EventLog.why_not_ready."""
         if not self._open:
             return "the log is closed"
+        if self._soundness.reason is not None:
+            return self._soundness.reason
         if self._moved is not None or self._append_fault is not None:
             return self._moved or self._append_fault
         waited = self._pending.longest_wait
@@ -354,7 +371,8 @@ def _concerns_others(report: Report) -> bool:
 
 def _is_the_disks(fault: LogUnavailable) -> bool:
     """Whether it would have refused any batch, not this one."""
-    return isinstance(fault.__cause__, sqlite3.OperationalError | MovedFiles)
+    cause = fault.__cause__
+    return isinstance(cause, sqlite3.OperationalError | MovedFiles) or is_damage(cause)
 
 
 def _weight(change: PostedChange) -> int:

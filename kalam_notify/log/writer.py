@@ -42,6 +42,7 @@ from kalam_notify.store.catalog import Indexes, Numbers
 from kalam_notify.store.files import HighWaterMark, LogFiles, LogTime, MovedFiles
 from kalam_notify.store.indexing import IndexWork, follow_all, follow_step
 from kalam_notify.store.retention import AgeClass
+from kalam_notify.store.soundness import is_damage
 from kalam_notify.store.storing import Group, Posting, store
 from kalam_notify.store.trimming import Edges, Step, edges, newest_at, trim_by_age, trim_by_bytes
 
@@ -219,7 +220,9 @@ Report = Outcome | Trimmed | Recovered | None
 
 
 class Writer:
-    """The writing thread. `report` is called in it, for each transaction in order."""
+    """The writing thread. `report` is called in it, for each transaction in order, and `on_fault`
+    for what goes wrong in any.
+    """
 
     def __init__(
         self,
@@ -230,6 +233,7 @@ class Writer:
         declared: Mapping[TableId, TableDef],
         clock: LogTime,
         report: Callable[[Report], None],
+        on_fault: Callable[[BaseException], None],
     ) -> None:
         self._connect = connect
         self._files = files
@@ -238,6 +242,7 @@ class Writer:
         self._high_water = mark
         self._clock = clock
         self._report = report
+        self._on_fault = on_fault
         self._numbers = Numbers(declared)
         self._indexes = Indexes()
         self._connection: sqlite3.Connection | None = None
@@ -338,6 +343,9 @@ class Writer:
         except (sqlite3.OperationalError, MovedFiles) as fault:
             yield self._refused(waiting, fault)
         except Exception as fault:
+            if is_damage(fault):
+                yield self._refused(waiting, fault)
+                return
             # Not the disk: one of the batches cannot be stored. The others must not pay for it.
             if len(waiting) == 1:
                 yield self._refused(waiting, fault)
@@ -421,7 +429,8 @@ class Writer:
             yield connection
             connection.execute("COMMIT")
             self._numbers.committed()
-        except BaseException:
+        except BaseException as fault:
+            self._on_fault(fault)
             self._numbers.rolled_back()
             self._indexes.forget()
             self._undo(connection)

@@ -1,12 +1,14 @@
 """A look at a data directory from outside: what is wrong with it, and what to do.
 
 Everything is only read, so a server may be running on it. What is looked at, in this order: the
-directory, the file and its format, SQLite's own check of its pages and indexes, whether what the
+directory, the file and its format, SQLite's own check of its pages and of its indexes beside their
+tables (longer than what the server does as it starts), whether what the
 file says of itself agrees (no entry and no row beyond the last seq, every row where its entry is),
 the high-water mark, and the space that is left on the disk.
 """
 
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -19,6 +21,9 @@ from kalam_notify.store.schema import APPLICATION_ID, FORMAT_VERSION, wal_path
 
 _LITTLE_SPACE = 256 * 1024 * 1024
 _RESTORE = "restore a copy of the data directory, or begin with an empty one"
+
+# What an index says beside its table: what it was made of is there to make it anew.
+_INDEX_ALONE = re.compile("missing from index|non-unique entry in index|entries in index")
 
 
 class Finding(NamedTuple):
@@ -65,11 +70,20 @@ def _of_file(log: Path, connection: sqlite3.Connection) -> Iterator[Finding]:
         return
     upgraded = "" if found == FORMAT_VERSION else "; the server brings it to the present one"
     yield Finding(f"{log} has format {found}{upgraded}")
-    faults = [text for (text,) in connection.execute("PRAGMA quick_check(5)") if text != "ok"]
+    faults = [text for (text,) in connection.execute("PRAGMA integrity_check(5)") if text != "ok"]
     for text in faults:
-        yield Finding(f"SQLite finds: {text}", _RESTORE)
+        yield Finding(f"SQLite finds: {text}", _cure_of(log, text))
     if not faults:
         yield from _of_contents(log, connection)
+
+
+def _cure_of(log: Path, text: str) -> str:
+    if _INDEX_ALONE.search(text):
+        return (
+            f"stop the server, run `sqlite3 {log} REINDEX` and then the doctor again; where it"
+            f" still finds faults, {_RESTORE}"
+        )
+    return _RESTORE
 
 
 def _of_contents(log: Path, connection: sqlite3.Connection) -> Iterator[Finding]:

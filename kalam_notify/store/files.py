@@ -89,6 +89,8 @@ def cure(path: Path, fault: Exception) -> str:
     number, text = getattr(fault, "errno", None), str(fault)
     if number == errno.ENOSPC or "full" in text:
         return f"free some space on the disk of {directory}"
+    if number == errno.EIO or "disk I/O" in text:
+        return f"the disk of {directory} errs: see the kernel's log (dmesg), and replace it"
     if "locked" in text or "busy" in text:
         return "another program holds the file: end it"
     if number == errno.EROFS:

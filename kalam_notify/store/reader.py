@@ -287,11 +287,14 @@ class ReaderPool:
     """Runs queries against one file. A connection is used by one query at a time and kept.
 
     Queries that may walk a whole table have threads of their own, so that short ones never wait
-    for them.
+    for them. `on_fault` is told in whichever thread met the fault.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, on_fault: Callable[[sqlite3.Error], None] = lambda fault: None
+    ) -> None:
         self._path = path
+        self._on_fault = on_fault
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kalam-log-reader")
         self._scan_threads = ThreadPoolExecutor(
             _SCAN_THREADS, thread_name_prefix="kalam-log-scanner"
@@ -345,6 +348,7 @@ class ReaderPool:
             if connection is not None:
                 connection.close()
                 connection = None
+            self._on_fault(fault)
             raise LogUnavailable(f"the log could not be read: {fault}") from fault
         finally:
             if connection is not None:
@@ -360,6 +364,10 @@ class ReaderPool:
         """Wait for the queries under way, then close everything."""
         for threads in (self._threads, self._scan_threads):
             await asyncio.to_thread(threads.shutdown)
+        self.forget()
+
+    def forget(self) -> None:
+        """Close the connections that nobody uses, and with them what they hold of the file."""
         for connection in self._idle:
             connection.close()
         self._idle.clear()

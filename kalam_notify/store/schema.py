@@ -26,8 +26,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Literal
 
-from kalam_notify.errors import StorageFault
+from kalam_notify.errors import DamagedFile, StorageFault
 from kalam_notify.store.files import cure, read_high_water
+from kalam_notify.store.soundness import is_damage, told
 from kalam_notify.store.storing import CACHED_STATEMENTS
 
 _logger = logging.getLogger(__name__)
@@ -135,6 +136,8 @@ def prepare(path: Path, begin: int = 0) -> None:
                 connection.execute(set_begin, (begin,))
             _go_on_behind_the_mark(path, connection)
     except (sqlite3.Error, OSError) as fault:
+        if is_damage(fault):
+            raise DamagedFile(told(path, str(fault))) from fault
         raise StorageFault(
             f"{path}: cannot be opened as a log: {fault}; {cure(path, fault)}"
         ) from fault
@@ -262,7 +265,7 @@ def _is_ready(path: Path, connection: sqlite3.Connection) -> bool:
                 " run the release that wrote it, or start with another data_dir"
             )
         if _number(connection, "SELECT count(*) FROM state") != 1:
-            raise StorageFault(f"{path}: damaged: the log's state is missing; restore a copy")
+            raise DamagedFile(told(path, "the log's state is missing"))
         return True
     if application or version or objects:
         raise StorageFault(f"{path}: a database of another program; choose another data_dir")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import count
 
 from kalam_notify.config import Config
-from kalam_notify.errors import OperatorFault
+from kalam_notify.errors import DamagedFile, OperatorFault
 from kalam_notify.logs import configure_logging, guard_tracebacks
 from kalam_notify.loops import run as run_loop
 from kalam_notify.scrape import Scrape, scrape
@@ -64,7 +64,9 @@ async def _serve(pair: socket.socket) -> int:
     try:
         await _work(channel, launch)
     except* OperatorFault as faults:
-        channel.send(Refused("\n".join(map(str, _leaves(faults)))))
+        leaves = _leaves(faults)
+        is_damage = any(isinstance(fault, DamagedFile) for fault in leaves)
+        channel.send(Refused("\n".join(map(str, leaves)), is_damage))
         code = 2
     else:
         code = 0

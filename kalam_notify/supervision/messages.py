@@ -80,6 +80,8 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     """From a worker, its last word: an operator's fault keeps it from starting."""
 
     why: str
+    # Whether that is damage of the data, and no setting's fault.
+    is_damage: bool = False
 
 
 class Reloaded(msgspec.Struct, frozen=True, tag=True):

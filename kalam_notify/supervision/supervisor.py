@@ -17,7 +17,7 @@ from itertools import count
 from typing import Any
 
 from kalam_notify.config import Config, reloaded
-from kalam_notify.errors import OperatorFault
+from kalam_notify.errors import DamagedFile, OperatorFault
 from kalam_notify.log import wake_followers
 from kalam_notify.logs import set_level
 from kalam_notify.scrape import Family, Sample, Scrape, added, lasting
@@ -207,8 +207,8 @@ class Supervisor:
             match message:
                 case Ready():
                     self._in_service(slot)
-                case Refused(why):
-                    self._refused(slot, why)
+                case Refused(why, is_damage):
+                    self._refused(slot, DamagedFile(why) if is_damage else WorkerRefused(why))
                 case Reloaded(taken):
                     self._answered(taken)
                 case Gather(request):
@@ -236,11 +236,11 @@ class Supervisor:
             self._config = self._offered = reloaded(self._config, self._offered)
             set_level(self._config.logging.level)
 
-    def _refused(self, slot: Slot, why: str) -> None:
+    def _refused(self, slot: Slot, why: OperatorFault) -> None:
         if self._is_announced:
             _log.error("worker %d cannot start: %s", slot.number + 1, why)
         elif self._failure is None:
-            self._failure = WorkerRefused(why)
+            self._failure = why
             self._stopping.set()
 
     def _tell_vacancies(self) -> None:
