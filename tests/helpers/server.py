@@ -212,27 +212,27 @@ class Server:
 
 def _first_line(process: "subprocess.Popen[str]", directory: Path) -> str:
     """The line that says where it listens; fails with what the process wrote if there is none."""
-    lines: Queue[str] = Queue()
+    lines: Queue[str | None] = Queue()
 
     def read() -> None:
         assert process.stdout is not None
         with contextlib.suppress(ValueError):
             for line in process.stdout:
                 lines.put(line.strip())
-        lines.put("")
+        # Its end of the pipe is closed: it is ending, if it is not gone yet.
+        lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
     try:
-        while not (line := lines.get(timeout=START_SECONDS)).startswith("listening on "):
-            if not line and process.poll() is not None:
-                break
-    except Empty:
-        line = ""
-    if not line.startswith("listening on "):
-        how = "did not listen" if process.poll() is None else "ended"
-        process.kill()
-        raise AssertionError(f"the server {how}: {(directory / 'stderr.txt').read_text()}")
-    return line
+        while (line := lines.get(timeout=START_SECONDS)) is not None:
+            if line.startswith("listening on "):
+                return line
+        process.wait(timeout=START_SECONDS)
+    except (Empty, subprocess.TimeoutExpired):
+        pass
+    how = "did not listen" if process.poll() is None else "ended"
+    process.kill()
+    raise AssertionError(f"the server {how}: {(directory / 'stderr.txt').read_text()}")
 
 
 @contextlib.contextmanager
