@@ -2,9 +2,10 @@
 
 A small file is checked whole before anything is served from it. A large one would keep the server
 from its clients for minutes, so it is checked by slices beside it, in a thread of its own that
-yields to everybody. Damage that a reader or the writer meets is told at once, and checked after.
-While there is any, no change is taken, since it could be lost with the file; who reads is served as
-far as the file can be read. Where a later check finds the file sound again, all goes on.
+yields to everybody. Damage that a reader or the writer meets on its way has it checked anew: SQLite
+also speaks of damage where a disk errs for a while. While the file is damaged no change is taken,
+since it could be lost with it; who reads is served as far as the file can be read. Where a later
+check finds the file sound again, all goes on.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ _logger = logging.getLogger(__name__)
 SMALL_BYTES = 64 * 1024 * 1024
 """A file of this size is checked in a fraction of a second."""
 
-AGAIN_SECONDS = 60.0
+AGAIN_SECONDS = 5.0
 """Between two checks of a file that is damaged or cannot be read, and at least ..."""
 
 AGAIN_TIMES = 10
@@ -65,13 +66,9 @@ class Soundness:
         await self._pool.close()
 
     def met(self, fault: BaseException | None) -> None:
-        """Something went wrong with the file: if that is damage, it is told and checked."""
+        """Something went wrong with the file: if that looks like damage, it is checked."""
         if self._loop is not None and soundness.is_damage(fault):
-            self._loop.call_soon_threadsafe(self._suspect, str(fault))
-
-    def _suspect(self, what: str) -> None:
-        self._tell(what)
-        self._wanted.set()
+            self._loop.call_soon_threadsafe(self._wanted.set)
 
     def _tell(self, what: str) -> None:
         if self.reason is None:

@@ -423,9 +423,8 @@ class Writer:
         if self._connection is not None:
             self._files.check()
             self._high_water.check()
-        connection = self._connection = self._connection or self._open()
+        connection = self._begun()
         try:
-            connection.execute("BEGIN IMMEDIATE")
             yield connection
             connection.execute("COMMIT")
             self._numbers.committed()
@@ -436,9 +435,29 @@ class Writer:
             self._undo(connection)
             raise
 
+    def _begun(self) -> sqlite3.Connection:
+        """The connection, in a transaction that has just begun."""
+        while True:
+            is_fresh = self._connection is None
+            connection = self._connection = self._connection or self._open()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as fault:
+                # Damage may be what a disk that erred has left in a connection's own memory.
+                if is_damage(fault) and not is_fresh:
+                    self._forget_connection()
+                    continue
+                self._on_fault(fault)
+                raise
+            return connection
+
     def _open(self) -> sqlite3.Connection:
         connection = self._connect()
-        self._files.opened()
+        try:
+            self._files.opened()
+        except MovedFiles:
+            connection.close()
+            raise
         return connection
 
     def _undo(self, connection: sqlite3.Connection) -> None:

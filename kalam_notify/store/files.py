@@ -53,8 +53,10 @@ class LogFiles:
         self._known: dict[Path, FileId] = {}
 
     def opened(self) -> None:
-        """The files have been opened (anew): these are the right ones."""
-        self._known.clear()
+        """The files have been opened, and are the right ones; raises MovedFiles where they had been
+        opened before and are others now. The write-ahead log may be: it goes with its last user.
+        """
+        self._known.pop(self._names[-1], None)
         self.check()
 
     def check(self) -> None:
