@@ -19,6 +19,7 @@ from kalam_notify.config import (
     load_config,
     warnings,
 )
+from kalam_notify.errors import ConfigurationFault, Fault
 from kalam_notify.model import Role
 
 if TYPE_CHECKING:
@@ -85,7 +86,12 @@ def _development_directory(config: Config, is_given: bool) -> Iterator[Path]:
     if is_given:
         yield config.server.data_dir
         return
-    directory = Path(tempfile.mkdtemp(prefix="kalam-notify-"))
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="kalam-notify-"))
+    except OSError as error:
+        cure = "name a directory that can be written to with --data-dir, or in TMPDIR"
+        reason = error.strerror or str(error)
+        raise ConfigurationFault([Fault("--dev", "temporary directory", reason, cure)]) from error
     try:
         yield directory
     finally:

@@ -83,6 +83,13 @@ def _identity(name: Path) -> FileId | None:
     return found.st_dev, found.st_ino
 
 
+def _is_read_only(directory: Path) -> bool:
+    try:
+        return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 def cure(path: Path, fault: Exception) -> str:
     """What to do where a log's file cannot be opened or created."""
     directory = path.parent
@@ -95,7 +102,7 @@ def cure(path: Path, fault: Exception) -> str:
         return f"the disk of {directory} errs: see the kernel's log (dmesg), and replace it"
     if "locked" in text or "busy" in text:
         return "another program holds the file: end it"
-    if number == errno.EROFS:
+    if number == errno.EROFS or _is_read_only(directory):
         return f"{directory} is read-only: mount it for writing, or give another data_dir"
     if number in (errno.EEXIST, errno.ENOTDIR) or (directory.exists() and not directory.is_dir()):
         return f"{directory} has to be a directory: give another data_dir"

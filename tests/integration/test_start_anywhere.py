@@ -1,10 +1,14 @@
 """A whole server where the system grants less than usual."""
 
 import asyncio
+import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers.server import Server, insert
 from helpers.wire import wire
 
@@ -110,3 +114,72 @@ def is_full(server: Server) -> bool:
         return server.request("GET", "/livez").status != 200
     except OSError:
         return True
+
+
+READ_ONLY = """
+import os, sys
+data, *command = sys.argv[1:]
+script = (
+    'mount --make-rprivate / && for at in /tmp /var/tmp /dev/shm; do'
+    ' mount --bind $at $at && mount -o remount,ro,bind $at || exit 97; done;'
+    ' if [ -n "$0" ]; then mount --bind "$0" "$0" && mount -o remount,rw,bind "$0" || exit 97; fi;'
+    ' mount -o remount,ro,bind / || mount --bind / / && mount -o remount,ro,bind / || exit 97;'
+    ' exec "$@"'
+)
+os.execvp("unshare", ["unshare", "-m", "sh", "-c", script, data, sys.executable, *command])
+"""
+
+
+@pytest.fixture
+def may_mount() -> None:
+    asked = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, "", "-c", "pass"], capture_output=True, text=True
+    )
+    if asked.returncode:
+        pytest.skip(f"no mounts of its own here: {asked.stderr.strip()[:200] or asked.returncode}")
+
+
+@pytest.mark.usefixtures("may_mount")
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_on_a_read_only_root_with_a_data_directory_that_is_not(
+    tmp_path: Path, workers: int
+) -> None:
+    (tmp_path / "data").mkdir()
+    python = ["-c", READ_ONLY, str(tmp_path / "data")]
+    server = Server(tmp_path, {"server": {"workers": workers}}, python=python)
+    try:
+        await it_works(server.start())
+        assert " ERROR " not in server.errors
+    finally:
+        server.close()
+
+
+@pytest.mark.usefixtures("may_mount")
+@pytest.mark.parametrize(
+    "verb", [["--dev"], ["--dev", "--data-dir", "DATA"], ["--config", "config.yaml"]]
+)
+def test_where_nothing_can_be_written_the_refusal_has_path_and_cure(
+    tmp_path: Path, verb: list[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    settings = {
+        "server": {"listen": "127.0.0.1:0", "data_dir": str(data)},
+        "auth": {"anonymous": True},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    flags = [str(data) if word == "DATA" else word for word in verb]
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, "", "-m", "kalam_notify", "serve", *flags],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode in (1, 2)
+    told = done.stderr.strip().splitlines()
+    assert "Traceback" not in done.stderr
+    if "DATA" in verb or "--config" in verb:
+        assert str(data) in told[-1]
+        assert "is read-only" in told[-1]
+    assert re.search("--data-dir|another data_dir", told[-1])
