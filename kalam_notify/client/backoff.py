@@ -28,9 +28,14 @@ class Backoff:
         self._pause = pause
         self._uniform = uniform
 
+    @property
+    def bound(self) -> float:
+        """The longest wait that the next failure would be followed by."""
+        return min(self.cap, self._base * 2.0 ** min(self.attempts, 32))
+
     def next_delay(self, *, after_a_pause: bool = False) -> float:
         """The wait before the next attempt; each call counts as one more failure."""
-        bound = min(self.cap, self._base * 2.0 ** min(self.attempts, 32))
+        bound = self.bound
         self.attempts += 1
         return (self._pause if after_a_pause else 0.0) + self._uniform(0.0, bound)
 

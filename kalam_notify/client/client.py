@@ -13,9 +13,10 @@ import asyncio
 import inspect
 import itertools
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Self
+from typing import Any, Final, Literal, NoReturn, Protocol, Self
 
 import msgspec
 import orjson
@@ -26,8 +27,10 @@ from kalam_notify.client.address import websocket_url
 from kalam_notify.client.backoff import Backoff
 from kalam_notify.client.credentials import clean
 from kalam_notify.client.events import Message
+from kalam_notify.client.expiry import until_refresh
 from kalam_notify.client.faults import ConnectionLost
 from kalam_notify.client.following import Following, Phase
+from kalam_notify.client.keywords import check_names
 from kalam_notify.client.subscription import Subscription
 from kalam_notify.client.view import NoView, View
 from kalam_notify.errors import AuthenticationFailed, KalamNotifyError, SubscriptionRefused
@@ -45,6 +48,42 @@ MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 # Subscribes that the server dropped for their rate are sent again after this.
 RATE_PAUSE_SECONDS: Final = 1.0
 REPEATS_PER_PAUSE: Final = 20
+
+
+# What websockets.connect takes, and what it passes on to loop.create_connection.
+_SOCKET_OPTIONS: Final = (
+    *("origin", "extensions", "subprotocols", "compression", "additional_headers"),
+    *("user_agent_header", "proxy", "open_timeout", "ping_interval", "ping_timeout"),
+    *("close_timeout", "max_size", "max_queue", "write_limit", "logger", "create_connection"),
+    *("ssl", "server_hostname", "sock", "local_addr", "family", "flags", "host", "port"),
+    *("happy_eyeballs_delay", "interleave", "ssl_handshake_timeout", "ssl_shutdown_timeout"),
+)
+_OPTIONS: Final = ("token", "authenticate", "backoff", "on_message", "on_trouble")
+
+
+class Follower(Protocol):
+    """Whoever takes the messages of one subscription: a Subscription, or the Query of a view."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def following(self) -> Following: ...
+
+    def offer(self, message: Message, size: int) -> dict[str, Any] | None:
+        """Take in a message of `size` bytes; returns what to answer to the server.
+
+        What it raises of KalamNotifyError ends this subscription.
+        """
+
+    def pause(self) -> None:
+        """The connection is lost."""
+
+    def fail(self, fault: KalamNotifyError) -> None:
+        """The subscription is over."""
+
+    def finish(self) -> None:
+        """The client was closed."""
 
 
 class Client:
@@ -68,19 +107,21 @@ class Client:
         on_trouble: Callable[[str, float], None] | None = None,
         **connect_options: Any,
     ) -> None:
+        check_names("Client", connect_options, (*_OPTIONS, *_SOCKET_OPTIONS))
         self._url = websocket_url(url)
         self._token = token
         self._by_header = authenticate == "header"
         self._backoff = backoff or Backoff()
         self._on_message = on_message
         self._on_trouble = on_trouble
+        self._headers = dict(connect_options.pop("additional_headers", None) or {})
         self._connect_options: dict[str, Any] = {
             "max_size": MAX_MESSAGE_BYTES,
             "ping_timeout": 60,
             "proxy": None,
             **connect_options,
         }
-        self._subscriptions: dict[str, Subscription] = {}
+        self._subscriptions: dict[str, Follower] = {}
         self._names = itertools.count(1)
         self._socket: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
@@ -92,11 +133,31 @@ class Client:
         self._unheard: set[str] = set()
         self._auth_error: str | None = None
         self._repeating: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
         self._rate_pause = RATE_PAUSE_SECONDS
+        # When the connection came up, on the loop's clock; None while there is none.
+        self._opened_at: float | None = None
+        # Set once there has been a connection, or there will be none.
+        self._settled = asyncio.Event()
+        self.last_trouble = ""
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run())
+        self.start()
         return self
+
+    def start(self) -> None:
+        """Begin to connect, for whoever ends with `close` and needs no context manager."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def opened(self) -> None:
+        """Wait for the first connection, with the token that goes with it accepted.
+
+        Raises what ended the client instead.
+        """
+        await self._settled.wait()
+        if self._fault is not None:
+            raise self._fault
 
     async def __aexit__(
         self,
@@ -110,7 +171,8 @@ class Client:
         """Close the connection (1000) and end every iteration."""
         for subscription in self._subscriptions.values():
             subscription.finish()
-        tasks = [task for task in (self._task, self._repeating) if task is not None]
+        owned = (self._task, self._repeating, self._refreshing)
+        tasks = [task for task in owned if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -134,24 +196,36 @@ class Client:
         the protocol's: `batch_size`, `last_rows`, `from`. An `id` in use is replaced. A reader that
         wants the events alone saves the memory of a view with `keep_view=False`.
         """
-        if self._fault is not None:
-            raise self._fault
-        name = id or f"q{next(self._names)}"
+        name = id or self.new_id()
         following = Following(name, sql, None if live_only else options or {}, params)
-        replaced = self._subscriptions.get(name)
         subscription = Subscription(self, following, View(primary_key) if keep_view else NoView())
-        self._subscriptions[name] = subscription
-        if replaced is not None:
-            replaced.fail(SubscriptionRefused("REPLACED", f"subscription {name} was replaced"))
+        self.add(subscription)
         await self.resume(subscription)
         return subscription
 
-    async def resume(self, subscription: Subscription) -> None:
+    def new_id(self) -> str:
+        """An id that no subscription of this client has had."""
+        return f"q{next(self._names)}"
+
+    def add(self, follower: Follower) -> None:
+        """Have `follower` asked for at the next connect, or by `resume`; one of its id is replaced.
+
+        Raises what ended the client.
+        """
+        if self._fault is not None:
+            raise self._fault
+        replaced = self._subscriptions.get(follower.id)
+        self._subscriptions[follower.id] = follower
+        if replaced is not None:
+            why = f"subscription {follower.id} was replaced"
+            replaced.fail(SubscriptionRefused("REPLACED", why))
+
+    async def resume(self, subscription: Follower) -> None:
         """Ask for a subscription from where it stands; at the next connect when there is none."""
         if self._socket is not None and subscription.following.phase is Phase.IDLE:
             await self._send(self._socket, subscription.following.request())
 
-    async def forget(self, subscription: Subscription) -> None:
+    async def forget(self, subscription: Follower) -> None:
         """Unsubscribe, unless another subscription has taken the id."""
         if self._subscriptions.get(subscription.id) is not subscription:
             return
@@ -164,12 +238,13 @@ class Client:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                started = loop.time()
+                self._opened_at = None
                 why, after_a_pause = await self._connection()
-                if loop.time() - started > self._backoff.cap:
+                if self._held(loop.time()) > self._backoff.bound:
                     self._backoff.reset()
                 delay = self._backoff.next_delay(after_a_pause=after_a_pause)
                 logger.info("%s; the next attempt is in %.1f s", why, delay)
+                self.last_trouble = why
                 if self._on_trouble is not None:
                     self._on_trouble(why, delay)
                 await asyncio.sleep(delay)
@@ -179,8 +254,13 @@ class Client:
             logger.exception("the client failed")
             self._end(ConnectionLost(0, repr(fault)))
 
+    def _held(self, now: float) -> float:
+        """How long the last connection was up."""
+        return 0.0 if self._opened_at is None else now - self._opened_at
+
     def _end(self, fault: KalamNotifyError) -> None:
         self._fault = fault
+        self._settled.set()
         for subscription in self._subscriptions.values():
             subscription.fail(fault)
 
@@ -210,7 +290,7 @@ class Client:
 
     async def _connect(self) -> ClientConnection:
         token = await self._current_token()
-        headers = {}
+        headers = dict(self._headers)
         if token is not None and self._by_header:
             headers["Authorization"] = f"Bearer {token}"
         return await connect(self._url, additional_headers=headers, **self._connect_options)
@@ -231,17 +311,42 @@ class Client:
         if token is not None and not self._by_header:
             await self._send(socket, {"type": "authenticate", "method": "jwt", "token": token})
         self._socket = socket
+        self._opened_at = asyncio.get_running_loop().time()
+        if token is None or self._by_header:
+            self._settled.set()
+        self._refreshing = asyncio.create_task(self._refresh_token(socket))
         for subscription in list(self._subscriptions.values()):
             await self.resume(subscription)
         while True:
             text = await socket.recv()
             await self._receive(socket, _decode(text), len(text))
 
+    async def _refresh_token(self, socket: ClientConnection) -> None:
+        """Tell the server of another token before the last one expires; the connection stays."""
+        while callable(self._token):
+            wait = until_refresh(self._last_token, time.time())
+            if wait is None:
+                return
+            await asyncio.sleep(wait)
+            try:
+                await self._renew_token(socket)
+            except Exception as fault:
+                # It is asked again in a moment; the old token holds for a while.
+                logger.warning("no new token: %r", fault)
+
+    async def _renew_token(self, socket: ClientConnection) -> None:
+        token = await self._ask_for_token()
+        if token is not None and token != self._last_token:
+            self._last_token = token
+            await self._send(socket, {"type": "authenticate", "method": "jwt", "token": token})
+
     def _disconnected(self) -> None:
         self._socket = None
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         self._unheard.clear()
         for subscription in self._subscriptions.values():
-            subscription.following.pause()
+            subscription.pause()
 
     async def _receive(self, socket: ClientConnection, message: dict[str, Any], size: int) -> None:
         if self._on_message is not None:
@@ -249,6 +354,9 @@ class Client:
         kind = message.get("type")
         if kind == "auth_error":
             self._auth_error = str(message.get("message"))
+            return
+        if kind == "auth_success":
+            self._settled.set()
             return
         id = str(message.get("subscription_id"))
         if message.get("code") == "RATE_LIMIT_EXCEEDED":
@@ -263,11 +371,16 @@ class Client:
             else:
                 self._refused(subscription, message)
             return
-        answer = subscription.offer(message, size)
+        try:
+            answer = subscription.offer(message, size)
+        except KalamNotifyError as fault:
+            await self.forget(subscription)
+            subscription.fail(fault)
+            return
         if answer is not None:
             await self._send(socket, answer)
 
-    def _refused(self, subscription: Subscription, message: Message) -> None:
+    def _refused(self, subscription: Follower, message: Message) -> None:
         code = str(message.get("code"))
         # A page asked for twice, or too late: the server goes on by itself.
         if code != "BATCH_FETCH_FAILED":

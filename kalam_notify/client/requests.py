@@ -3,6 +3,7 @@
 import http.client
 import time
 from collections.abc import Callable, Mapping
+from ssl import SSLContext
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -10,16 +11,12 @@ import orjson
 
 from kalam_notify.client.address import http_url, without_password
 from kalam_notify.client.credentials import clean
-from kalam_notify.errors import KalamNotifyError
+from kalam_notify.client.faults import Unreachable
 
 TIMEOUT_SECONDS: Final = 60.0
 MAX_TRIES: Final = 8
 _TRY_AGAIN = (429, 503)
 _LONGEST_WAIT_SECONDS: Final = 30.0
-
-
-class Unreachable(KalamNotifyError):
-    """The server could not be asked, after as many tries as are worth it."""
 
 
 class Answer(NamedTuple):
@@ -53,10 +50,15 @@ class Server:
         wait: Callable[[float], None] = time.sleep,
         *,
         api_key: str | None = None,
+        ssl: SSLContext | None = None,
     ) -> None:
         url = urlsplit(http_url(base, ""))
-        make = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-        self._connection = make(url.hostname or "", url.port, timeout=TIMEOUT_SECONDS)
+        host, port = url.hostname or "", url.port
+        self._connection = (
+            http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=ssl)
+            if url.scheme == "https"
+            else http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+        )
         self._base = without_password(base)
         self._root = url.path
         self._headers = (
@@ -79,7 +81,7 @@ class Server:
         """
         for number in range(1, MAX_TRIES + 1):
             try:
-                answer = self._once(method, path, body, {**self._headers, **(headers or {})})
+                answer = self.once(method, path, body, headers or {})
             except (OSError, http.client.HTTPException) as fault:
                 self._connection.close()
                 if number == MAX_TRIES or isinstance(fault, ConnectionRefusedError):
@@ -88,16 +90,29 @@ class Server:
                 continue
             if answer.status not in _TRY_AGAIN or number == MAX_TRIES:
                 break
-            self._wait(_retry_after(answer))
+            self._wait(retry_after(answer))
         return answer
 
     def close(self) -> None:
         self._connection.close()
 
-    def _once(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    def once(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> Answer:
-        self._connection.request(method, self._root + path, body, dict(headers))
+        """Ask once. `timeout` is in seconds without a byte from the server.
+
+        Raises OSError or http.client.HTTPException where there is no answer.
+        """
+        self._connection.timeout = timeout
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(timeout)
+        self._connection.request(method, self._root + path, body, {**self._headers, **headers})
         response = self._connection.getresponse()
         text = response.read()
         names = {name.lower(): value for name, value in response.getheaders()}
@@ -107,6 +122,7 @@ class Server:
             return Answer(response.status, names, None)
 
 
-def _retry_after(answer: Answer) -> float:
+def retry_after(answer: Answer) -> float:
+    """How many seconds to wait before the next try, as far as is worth it."""
     seconds = answer.headers.get("retry-after", "1")
     return min(float(seconds), _LONGEST_WAIT_SECONDS) if seconds.isdecimal() else 1.0

@@ -97,6 +97,10 @@ class Subscription:
         self.following.pause()
         return {"type": "unsubscribe", "subscription_id": self.id}
 
+    def pause(self) -> None:
+        """The connection is lost: take nothing more until it is asked for again."""
+        self.following.pause()
+
     def fail(self, fault: KalamNotifyError) -> None:
         """End the subscription; its reader gets `fault` after the events that came before it."""
         self._fault = fault

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kalam_notify.client.events import Acknowledged, Changed, Event, Loaded, Row
+from kalam_notify.client.rows import key_value
 
 
 class View:
@@ -31,14 +32,14 @@ class View:
         return iter(list(self._rows.values()))
 
     def __contains__(self, key: object) -> bool:
-        return key in self._rows
+        return _found(key) in self._rows
 
     def __getitem__(self, key: Any) -> Row:
         """The row under a key: its value, or a tuple of values for a key of several columns."""
-        return self._rows[key]
+        return self._rows[_found(key)]
 
     def get(self, key: Any) -> Row | None:
-        return self._rows.get(key)
+        return self._rows.get(_found(key))
 
     def rows(self) -> list[Row]:
         """All rows, in the order in which they came into the view."""
@@ -76,11 +77,16 @@ class View:
     def _key(self, row: Row) -> Any:
         columns = self.primary_key
         if len(columns) == 1:
-            return row[columns[0]]
+            return key_value(row[columns[0]])
         if columns:
-            return tuple(row[column] for column in columns)
+            return tuple(key_value(row[column]) for column in columns)
         self._listed += 1
         return self._listed
+
+
+def _found(key: Any) -> Any:
+    """A key as a reader gives it, as it stands among the rows."""
+    return tuple(map(key_value, key)) if isinstance(key, tuple) else key_value(key)
 
 
 class NoView(View):
