@@ -206,13 +206,14 @@ class Live(Generic[T]):
 
     def hear(self) -> None:
         """Something may have changed: tell it in the next turn of the loop."""
-        self._heard.set()
-        if self._is_told and self._listeners:
+        if self._is_told:
             self._is_told = False
             asyncio.get_running_loop().call_soon(self._tell)
 
     def _tell(self) -> None:
+        """The listeners hear first, then who waits."""
         self._is_told = True
+        self._heard.set()
         loop = asyncio.get_running_loop()
         for listener in list(self._listeners):
             try:

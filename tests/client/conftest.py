@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from helpers.server import Server, running_server
+from scripted import Scripted, scripted_server
 
 
 @pytest.fixture
@@ -34,3 +35,10 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that is only asked for what it refuses."""
     with running_server(tmp_path_factory.mktemp("server")) as server:
         yield server
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    """An HTTP server that answers what the test tells it to answer."""
+    with scripted_server() as script:
+        yield script

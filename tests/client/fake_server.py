@@ -10,6 +10,9 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+# A guard against hanging: a script that waits in vain would keep the server from ending.
+SCRIPT_SECONDS = 60.0
+
 Script = Callable[["Peer"], Awaitable[None]]
 
 
@@ -120,7 +123,8 @@ class FakeServer:
         try:
             script = self._scripts[self.connections]
             self.connections += 1
-            await script(Peer(socket))
+            async with asyncio.timeout(SCRIPT_SECONDS):
+                await script(Peer(socket))
         except BaseException as fault:
             self.faults.append(fault)
             raise

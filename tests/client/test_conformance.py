@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from kalam_notify.client import Backoff, Client, ConnectionLost, Subscription
+from kalam_notify.client import Backoff, Client, ConnectionLost, Live, Subscription, connect
 from kalam_notify.errors import AuthenticationFailed, KalamNotifyError, SubscriptionRefused
 
 SCENARIOS = json.loads(
@@ -77,7 +77,7 @@ class Player:
             case {"end": code}:
                 await self._end(code, step.get("reason", ""))
             case {"rows": expected}:
-                await self._until(lambda: _sorted(self.subscription.view) == _sorted(expected))
+                await self._until(lambda: _sorted(self.rows()) == _sorted(expected))
             case {"fails": expected}:
                 await self._until(lambda: self.fault is not None)
                 assert _told(self.fault) == expected
@@ -86,6 +86,9 @@ class Player:
                     await asyncio.wait_for(self.referee.sockets.get(), STAYS_AWAY_SECONDS)
             case _:
                 raise AssertionError(step)
+
+    def rows(self) -> Any:
+        return self.subscription.view
 
     @property
     def _socket(self) -> ServerConnection:
@@ -109,6 +112,27 @@ class Player:
     async def _until(self, holds: Any) -> None:
         async with self.moved:
             await self.moved.wait_for(holds)
+
+
+class LivePlayer(Player):
+    """One scenario against a live view of `connect`."""
+
+    def __init__(self, referee: Referee, live: Live[Any]) -> None:
+        self.live = live
+        super().__init__(referee, None)  # type: ignore[arg-type]
+
+    def rows(self) -> Any:
+        return self.live.rows if self.live.status == "live" else ()
+
+    async def _until(self, holds: Any) -> None:
+        def is_so(_: object) -> object:
+            self.fault = self.live.error
+            return holds()
+
+        try:
+            await self.live.until(is_so)
+        except KalamNotifyError:
+            assert is_so(())
 
 
 def _sorted(rows: Any) -> list[str]:
@@ -151,11 +175,15 @@ def _covers(heard: Any, expected: Any) -> bool:
 
 
 def _client(url: str, tokens: list[str] | None) -> Client:
-    quick = Backoff(base=0.01, cap=0.05, pause=0.01)
+    quick = _backoff()
     if tokens is None:
         return Client(url, backoff=quick)
     left = iter(tokens)
     return Client(url, token=lambda: next(left), authenticate="message", backoff=quick)
+
+
+def _backoff() -> Backoff:
+    return Backoff(base=0.01, cap=0.05, pause=0.01)
 
 
 def _options(scenario: Mapping[str, Any]) -> Message:
@@ -179,3 +207,27 @@ async def test_the_python_client_keeps_the_rules(scenario: Mapping[str, Any]) ->
             for step in scenario["steps"]:
                 await player.step(step)
             reading.cancel()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario["name"])
+async def test_its_live_views_keep_the_rules(scenario: Mapping[str, Any]) -> None:
+    async with asyncio.timeout(SECONDS), referee() as it:
+        tokens = scenario.get("tokens")
+        left = iter(tokens or ())
+        db = connect(
+            it.url,
+            token=None if tokens is None else lambda: next(left),
+            authenticate="message",
+            backoff=_backoff(),
+        )
+        db._client._rate_pause = 0.02
+        live = db.live(
+            scenario["sql"],
+            scenario.get("params", ()),
+            batch_size=scenario.get("batch_size"),
+            live_only=scenario.get("live_only", False),
+        )
+        player = LivePlayer(it, live)
+        for step in scenario["steps"]:
+            await player.step(step)
+        await db.close()

@@ -95,6 +95,11 @@ def python_client(opened: list[Any], directory: Path) -> Start:
     return start
 
 
+def python_views(opened: list[Any], directory: Path) -> Start:
+    start = python_client(opened, directory)
+    return lambda settings: start({**settings, "views": True})
+
+
 def node_client(opened: list[Any], directory: Path) -> Start:
     node = shutil.which("node")
     if node is None or not (JS / "node_modules" / "ws").exists():
@@ -200,7 +205,7 @@ def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: int(row["_seq"]))
 
 
-@pytest.mark.parametrize("client", [python_client, node_client, browser_client])
+@pytest.mark.parametrize("client", [python_client, python_views, node_client, browser_client])
 def test_what_a_client_shows_is_the_servers_snapshot(
     client: Callable[[list[Any], Path], Start], tmp_path: Path, opened: list[Any]
 ) -> None:
@@ -225,7 +230,9 @@ def test_what_a_client_shows_is_the_servers_snapshot(
     settings = {"url": f"http://127.0.0.1:{proxy.port}", "queries": QUERIES}
     if client is browser_client:
         settings["client"] = f"{server.url}/client.js"
-    report = start({**settings, "token": None} if client is python_client else settings)
+    report = start(
+        {**settings, "token": None} if client in (python_client, python_views) else settings
+    )
     number = 0
     while number == 0 or storm.events < CUTS:
         number += 1
