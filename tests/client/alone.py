@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 FOLLOW = """
 import asyncio, importlib.metadata, json, sys, urllib.request
 
-from kalam_notify.client import Changed, Client
+from kalam_notify.client import Changed, Client, connect, connect_sync
 
 for server in ("uvicorn", "uvloop", "starlette", "jwt", "prometheus_client"):
     try:
@@ -50,9 +50,18 @@ async def main():
             assert len(rows.view) == number, rows.view
             # The connection is cut: it comes back and resumes.
             client._socket.transport.abort()
+    async with asyncio.timeout(60), connect(URL, token=TOKEN) as db:
+        rows = await db.live("SELECT * FROM app.alone")
+        await db.publish({"table": "app.alone", "change_type": "insert", "row_data": {"id": 4}})
+        await rows.until(lambda held: len(held) == 4)
+
+def in_a_thread():
+    with connect_sync(URL, token=TOKEN) as db:
+        assert [row["id"] for row in db.live("SELECT * FROM app.alone")] == [1, 2, 3, 4]
     print("the client works with websockets", importlib.metadata.version("websockets"))
 
 asyncio.run(main())
+in_a_thread()
 """
 
 
