@@ -46,6 +46,7 @@ from kalam_notify.store.filtering import LoopFilter
 from kalam_notify.store.reader import ReaderPool
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
 from kalam_notify.store.sampling import newest_columns
+from kalam_notify.store.soundness import is_damage, told
 from kalam_notify.store.storing import NOTHING, Posting
 
 WINDOW_BYTES = 32 * 1024 * 1024
