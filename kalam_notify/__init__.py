@@ -17,6 +17,7 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     delivery/       who is at the head: NotificationService, payloads, frames
     catchup/        who is behind: snapshots, resumes, slow readers, demoted plans
     sockets/        the asyncio side of a connection: upgrade, send buffer, heartbeat
+    administration/ connections, subscriptions and tables, listed over all workers
     http/           POST /v1/changes with its decoders and rules; what operators ask
     singleflight.py equal calls made once
     metrics/        what is counted, and the loop's pulse
@@ -35,8 +36,8 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
 
 Imports go one way, and a test holds it: errors, version, budget <- model <- config <- protocol,
 sql, singleflight, store, auth, logs, loops, memory <- filters <- log <- subscriptions <- delivery
-<- catchup <- http, metrics <- sockets, scrape, garbage <- worker <- supervision <- app <- cli. The
-client knows errors, model and protocol at most.
+<- catchup <- administration <- http, metrics <- sockets, scrape, garbage <- worker <- supervision
+<- app <- cli. The client knows errors, model and protocol at most.
 protocol, sql and subscriptions do no I/O: they are tested by calling functions.
 """
 

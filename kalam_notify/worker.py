@@ -5,6 +5,7 @@ log -> fan-out (NotificationService, Feeder) -> requests -> sockets and HTTP
 
 import asyncio
 import logging
+import secrets
 import socket
 import time
 from collections import Counter
@@ -17,6 +18,10 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from kalam_notify.administration.gathering import Gathering
+from kalam_notify.administration.listing import Lists
+from kalam_notify.administration.office import Office
+from kalam_notify.administration.questions import Answer, Question
 from kalam_notify.auth import Authenticator, TokenVerifier
 from kalam_notify.auth.revocation_file import FILE_NAME as REVOCATIONS
 from kalam_notify.auth.revocation_file import RevocationFile
@@ -29,6 +34,8 @@ from kalam_notify.delivery.service import SHARED_NOTIFY_CHUNK_SIZE, Notification
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.errors import OperatorFault
 from kalam_notify.garbage import collect_in_small_steps
+from kalam_notify.http.administration import AdministrationEndpoints
+from kalam_notify.http.administrators import Administrators
 from kalam_notify.http.answers import ERROR_HANDLERS
 from kalam_notify.http.body import Gate
 from kalam_notify.http.hooks import create_hook_routes
@@ -85,6 +92,9 @@ class Crew(Protocol):
 
     async def scrape(self) -> Scrape:
         """What all of them count, those that are no more included; raises TimeoutError."""
+
+    async def ask(self, worker: int, question: Question) -> Answer | None:
+        """What a worker (from 1) answers; None: there is none. Raises TimeoutError."""
 
 
 class Worker:
@@ -227,6 +237,7 @@ class Worker:
             later=asyncio.get_running_loop().call_later,
         )
         self._measure(clock)
+        self._office = self._open_office()
 
     def _measure(self, clock: Callable[[], float]) -> None:
         metrics = self.metrics
@@ -289,18 +300,26 @@ class Worker:
             *static_routes(),
             *hooks,
         ]
-        admin_is_open = self._is_dev or sockets.internal is not None
-        revoking = Revoking(
-            self.revoke, self._authenticator.authorize, is_open=admin_is_open
-        ).routes()
+        administrators = Administrators(
+            self._authenticator.authorize, is_open=self._is_dev or sockets.internal is not None
+        )
+        administration = [
+            *Revoking(self.revoke, administrators).routes(),
+            *AdministrationEndpoints(self._gathering(), administrators).routes(),
+        ]
         if sockets.internal is None:
-            admin = [*ops.admin_routes(internal=False), *revoking]
+            admin = [*ops.admin_routes(internal=False), *administration]
             application = _application([*public, *admin], ingest)
         else:
             application = _application(public)
         listeners = [Listener(sockets.public, application, self.shared, websocket=True, tls=tls)]
         if sockets.internal is not None:
-            internal = [*hooks, *ops.open_routes(), *ops.admin_routes(internal=True), *revoking]
+            internal = [
+                *hooks,
+                *ops.open_routes(),
+                *ops.admin_routes(internal=True),
+                *administration,
+            ]
             listeners.append(
                 Listener(
                     sockets.internal,
@@ -321,6 +340,62 @@ class Worker:
             revocations=self.revocations,
             failures=self.auth_failures,
         )
+
+    # Administration
+
+    def _open_office(self) -> Office:
+        life = secrets.token_hex(3)
+        lists = Lists(
+            self.manager,
+            self.catalog,
+            self,
+            self.budget,
+            worker=self._view().worker,
+            life=life,
+            newest_columns=self.log.newest_columns,
+            ingested=self.metrics.changes_ingested.__getitem__,
+        )
+        return Office(
+            life,
+            lists,
+            self.manager,
+            self.catalog,
+            self.log,
+            self.budget,
+            position=lambda: self.position,
+            limits=self.requests.limits,
+        )
+
+    def _gathering(self) -> Gathering:
+        return Gathering(self._ask, lambda: self._view().workers)
+
+    async def _ask(self, worker: int, question: Question) -> Answer | None:
+        if self._crew is None:
+            return await self.answer(question)
+        return await self._crew.ask(worker, question)
+
+    async def answer(self, question: Question) -> Answer:
+        """What this worker answers; raises LogUnavailable."""
+        return await self._office.answer(question)
+
+    def _view(self) -> CrewView:
+        return CrewView(1, 1, int(self._ready)) if self._crew is None else self._crew.view()
+
+    # Where it stands on the log (administration.listing.Standing)
+
+    @property
+    def position(self) -> int:
+        return self.service.position
+
+    def seconds_behind(self, position: int) -> float:
+        return self.pulse.seconds_behind(position)
+
+    def bytes_behind(self, position: int) -> int:
+        held = self.log.last_seq + 1 - self.log.first_seq
+        if position >= self.log.last_seq or held <= 0:
+            return 0
+        share = min((self.log.last_seq - position) / held, 1.0)
+        return round(share * self.log.statistics()["log_bytes"])
 
     def _keep_keys_fresh(self) -> None:
         tokens = self._authenticator.tokens
@@ -369,7 +444,7 @@ class Worker:
 
     def _health(self) -> Mapping[str, Any]:
         why_not = self._why_not_ready()
-        crew = CrewView(1, 1, int(self._ready)) if self._crew is None else self._crew.view()
+        crew = self._view()
         return {
             "status": "ok" if why_not is None else why_not,
             "version": __version__,

@@ -18,6 +18,7 @@ ORDER = [
     {"subscriptions"},
     {"delivery"},
     {"catchup"},
+    {"administration"},
     {"http", "metrics"},
     {"sockets", "scrape", "garbage"},
     {"worker"},

@@ -54,6 +54,7 @@ _REFUSALS: Final[Mapping[int, Operation]] = {
     503: {**_json("Error", "Not now: try again"), "headers": _RETRY},
 }
 _CREDENTIALS: Final[list[Mapping[str, list[str]]]] = [{"bearer": []}, {"api_key": []}]
+_LIMITS: Final = {"minimum": 1, "maximum": 1000}
 _CHANGES: Final = {
     "application/json": {"schema": {"$ref": "#/components/schemas/Changes"}},
     "application/x-ndjson": {
@@ -66,9 +67,38 @@ def _header(name: str, text: str, schema: Mapping[str, Any]) -> Operation:
     return {"name": name, "in": "header", "description": text, "schema": schema}
 
 
-def _query(name: str, text: str, *, required: bool = False) -> Operation:
+def _query(
+    name: str,
+    text: str,
+    schema: Mapping[str, Any] | None = None,
+    *,
+    required: bool = False,
+) -> Operation:
     where = {"name": name, "in": "query", "description": text, "required": required}
-    return {**where, "schema": {"type": "string"}}
+    return {**where, "schema": schema or {"type": "string"}}
+
+
+_PAGING: Final = [
+    _query("limit", "Rows of a page, 100 by default", {"type": "integer", **_LIMITS}),
+    _query("cursor", "next_cursor of the page before"),
+]
+_USER: Final = _query("user", "Of this user only")
+_LAGGING: Final = _query(
+    "lagging",
+    "With, or without, a subscription that is not live",
+    {"enum": ["true", "false"]},
+)
+_ADMINISTRATORS: Final = "Role dba and above; open on the internal address and under --dev."
+
+
+def _list(schema: str, summary: str, *parameters: Operation) -> Operation:
+    return {
+        "summary": summary,
+        "description": f"{_ADMINISTRATORS} Over all workers.",
+        "security": [*_CREDENTIALS, {}],
+        "parameters": [*parameters, *_PAGING],
+        "responses": {"200": _json(schema, "A page"), **_refused(400, 401, 403, 503)},
+    }
 
 
 PATHS: Final[Mapping[str, Mapping[str, Operation]]] = {
@@ -157,6 +187,59 @@ PATHS: Final[Mapping[str, Mapping[str, Operation]]] = {
                 **_refused(400, 401, 403),
             },
         }
+    },
+    "/v1/tables": {
+        "get": _list("Tables", "The tables, with what is known of their columns"),
+    },
+    "/v1/connections": {
+        "get": _list("Connections", "The connections, oldest first", _USER, _LAGGING),
+    },
+    "/v1/subscriptions": {
+        "get": _list(
+            "Subscriptions",
+            "The subscriptions: how they are found, and how far they are",
+            _USER,
+            _query("table", "To this table only"),
+            _query("connection", "Of the connection of this id only"),
+            _LAGGING,
+        ),
+    },
+    "/v1/connections/{id}": {
+        "delete": {
+            "summary": "Close a connection, with 1008 and a reason",
+            "description": _ADMINISTRATORS,
+            "security": [*_CREDENTIALS, {}],
+            "parameters": [
+                {
+                    "name": "id",
+                    "in": "path",
+                    "required": True,
+                    "description": "As /v1/connections tells it",
+                    "schema": {"type": "string", "pattern": "^[0-9]+-[0-9a-f]+-[0-9]+$"},
+                },
+                _query("reason", "What its client is told, at most 120 bytes"),
+            ],
+            "responses": {
+                "200": _json("Kicked", "It is being closed"),
+                **_refused(400, 401, 403, 404, 503),
+            },
+        },
+    },
+    "/v1/why": {
+        "get": {
+            "summary": "What became of a change at a user's subscriptions, and why",
+            "description": f"{_ADMINISTRATORS} Judged now, from the log: of subscriptions that "
+            "have ended nothing is known.",
+            "security": [*_CREDENTIALS, {}],
+            "parameters": [
+                _query("seq", "Of the change", {"type": "integer", "minimum": 1}, required=True),
+                _query("user", "Whose subscriptions", required=True),
+            ],
+            "responses": {
+                "200": _json("Reasons", "What became of it"),
+                **_refused(400, 401, 403, 404, 503),
+            },
+        },
     },
     "/v1/admin/revoke": {
         "post": {

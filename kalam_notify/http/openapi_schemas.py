@@ -6,6 +6,8 @@ from typing import Any, Final
 from kalam_notify.http.rules import KIND_OF
 
 _TEXT: Final = {"type": "string"}
+_TEXT_OR_NULL: Final = {"type": ["string", "null"]}
+_SECONDS: Final = {"type": "number", "minimum": 0, "description": "Seconds"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
 _SEQ: Final = {"type": ["integer", "null"], "minimum": 1, "maximum": 2**53 - 1}
 _ROW: Final = {
@@ -20,6 +22,12 @@ _NULLABLE_ROW: Final = {**_ROW, "type": ["object", "null"]}
 def _object(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> Any:
     properties = {**required, **(optional or {})}
     return {"type": "object", "required": list(required), "properties": properties}
+
+
+def _page(name: str, row: Mapping[str, Any]) -> Any:
+    rows = {"type": "array", "items": _object(row)}
+    cursor = {**_TEXT_OR_NULL, "description": "For the next page; null: this is the last"}
+    return _object({name: rows, "next_cursor": cursor})
 
 
 SCHEMAS: Final[Mapping[str, Any]] = {
@@ -106,6 +114,94 @@ SCHEMAS: Final[Mapping[str, Any]] = {
             "plans": _COUNT,
             "subscribers_of_this_plan": _COUNT,
             "live_subscribers_of_this_plan": _COUNT,
+        }
+    ),
+    "Tables": _page(
+        "tables",
+        {
+            "table": _TEXT,
+            "type": {"enum": ["shared", "user"]},
+            "access": _TEXT_OR_NULL,
+            "primary_key": {"type": "array", "items": _TEXT},
+            "columns": {"type": ["array", "null"]},
+            "seen_columns": {"type": "array", "items": _TEXT},
+            "indexes": {"type": "array"},
+            "policy": _TEXT_OR_NULL,
+            "max_age": {"type": ["number", "null"], "description": "Seconds"},
+            "declared": {"type": "boolean"},
+            "subscriptions": _COUNT,
+            "changes": {**_COUNT, "description": "Stored since the workers started"},
+        },
+    ),
+    "Connections": _page(
+        "connections",
+        {
+            "id": _TEXT,
+            "user": {**_TEXT_OR_NULL, "description": "null: anonymous"},
+            "role": _TEXT,
+            "address": _TEXT,
+            "age": _SECONDS,
+            "bytes_waiting": {**_COUNT, "description": "For its socket to take"},
+            "subscriptions": _COUNT,
+            "lagging": {**_COUNT, "description": "How many of these are not live"},
+        },
+    ),
+    "Subscriptions": _page(
+        "subscriptions",
+        {
+            "id": {**_TEXT, "description": "The client's own"},
+            "connection": {**_TEXT, "description": "The connection's id"},
+            "user": _TEXT_OR_NULL,
+            "address": _TEXT_OR_NULL,
+            "table": _TEXT,
+            "sql": _TEXT,
+            "plan": _object(
+                {
+                    "filter": {**_TEXT, "description": "In normal form, the policy included"},
+                    "columns": {"type": ["array", "null"]},
+                    "subscribers": _COUNT,
+                    "live_subscribers": _COUNT,
+                    "demoted": {"type": "boolean"},
+                }
+            ),
+            "index": _TEXT,
+            "residual": _TEXT_OR_NULL,
+            "state": {"enum": ["loading", "catching_up", "live", "closed"]},
+            "position": {"type": ["integer", "null"]},
+            "seconds_behind": _SECONDS,
+            "bytes_behind": {**_COUNT, "description": "An estimate: of the log beyond position"},
+            "bytes_waiting": _COUNT,
+            "age": _SECONDS,
+        },
+    ),
+    "Kicked": _object({"id": _TEXT, "code": {"const": 1008}, "reason": _TEXT}),
+    "Reasons": _object(
+        {
+            "seq": _COUNT,
+            "user": _TEXT,
+            "verdict": {**_TEXT, "description": "The answer in a sentence"},
+            "change": {"type": "object"},
+            "log": {"type": "array", "description": "The first and the last seq that it holds"},
+            "connections": {**_COUNT, "description": "Of the user, now"},
+            "other_subscriptions": {**_COUNT, "description": "Of the user, to other tables"},
+            "more": _COUNT,
+            "subscriptions": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "id": _TEXT,
+                        "connection": _TEXT,
+                        "sql": _TEXT,
+                        "state": _TEXT,
+                        "position": {"type": ["integer", "null"]},
+                        "start": {"type": ["integer", "null"]},
+                        "seen_as": _TEXT_OR_NULL,
+                        "outcome": _TEXT,
+                        "why": _TEXT,
+                    },
+                    {"terms": {"type": "array"}},
+                ),
+            },
         }
     ),
     "Revocation": {

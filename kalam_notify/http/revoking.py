@@ -3,16 +3,14 @@
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from kalam_notify.http.administrators import Administrators
 from kalam_notify.http.answers import error_answer, json_answer
-from kalam_notify.http.operations import Authorize
-from kalam_notify.model import Role
 
 Kind = Literal["user", "token_id"]
 Revoke = Callable[[Kind, str, float | None], Awaitable[tuple[float, float]]]
@@ -32,18 +30,17 @@ _decode = msgspec.json.Decoder(_Request).decode
 
 
 class Revoking:
-    """The endpoint. `is_open`: no credentials are wanted (on an address of its own, --dev)."""
+    """The endpoint."""
 
-    def __init__(self, revoke: Revoke, authorize: Authorize, *, is_open: bool) -> None:
+    def __init__(self, revoke: Revoke, administrators: Administrators) -> None:
         self._revoke = revoke
-        self._authorize = authorize
-        self._is_open = is_open
+        self._administrators = administrators
 
     def routes(self) -> list[Route]:
         return [Route("/v1/admin/revoke", self.revoke, methods=["POST"])]
 
     async def revoke(self, request: Request) -> Response:
-        refusal = await self._refusal(request)
+        refusal = await self._administrators.refusal(request, "revoking")
         if refusal is not None:
             return refusal
         body = await _body(request)
@@ -73,18 +70,6 @@ class Revoking:
                 headers={"Retry-After": "1"},
             )
         return json_answer({kind: name, "revoked_at": since, "until": until})
-
-    async def _refusal(self, request: Request) -> Response | None:
-        headers = request.headers
-        if self._is_open:
-            # A page of somebody else's must not have its reader's browser post here.
-            origin = headers.get("origin")
-            if origin is None or urlsplit(origin).netloc == headers.get("host"):
-                return None
-        identity = await self._authorize(headers.get("authorization"), headers.get("x-api-key"))
-        if identity.role < Role.DBA:
-            return error_answer(403, "revoking takes the role dba or system")
-        return None
 
 
 def _bad(message: str) -> Response:

@@ -60,6 +60,12 @@ class Pulse:
         await self._sleep(BEAT_SECONDS)
         self._lag.observe(max(self._clock() - due, 0.0))
 
+    def seconds_behind(self, position: int) -> float:
+        """The age of the oldest change after a position, told now; 0 at the end of the log."""
+        now = self._clock()
+        self.ages.note(self._head.last_seq, now)
+        return self.ages.of(position, now)
+
     async def look(self) -> None:
         """Take note of the log's end, and find who is farthest behind it."""
         self.ages.note(self._head.last_seq, self._clock())

@@ -66,7 +66,6 @@ class WebSocketConnection(asyncio.Protocol):
 
     __slots__ = (
         "__weakref__",
-        "_address",
         "_closing",
         "_corked",
         "_deadline",
@@ -79,8 +78,10 @@ class WebSocketConnection(asyncio.Protocol):
         "_shared",
         "_transport",
         "_work",
+        "address",
         "connection_id",
         "deflates",
+        "opened_at",
         "outbox",
         "subscriptions",
         "wheel_tick",
@@ -94,7 +95,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._shared = shared
         self._protocol = protocol
         # Counted in shared.by_address until the socket is closed.
-        self._address = address
+        self.address = address
+        # By the manager's clock, since when it is connected.
+        self.opened_at = 0.0
         self._session = Session(anonymous_allowed=shared.config.auth.anonymous)
         self._inbound = Inbound(protocol, shared.websocket.max_message_bytes)
         # A request that is work of the budget; what came after it waits.
@@ -208,7 +211,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._leave()
         shared = self._shared
         shared.wheel.discard(self)
-        shared.leave_address(self._address)
+        shared.leave_address(self.address)
         if self._is_half:
             shared.half_received.note(self, 0)
         wire = self._protocol

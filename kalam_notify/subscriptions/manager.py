@@ -9,8 +9,9 @@ subscribe, unsubscribe and disconnect cost O(1) per subscription. The manager de
 whoever called it acts (sends, closes, wakes).
 """
 
+import time
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from kalam_notify.errors import SubscriptionRefused
@@ -42,6 +43,9 @@ class Connection(Sink, Protocol):
     """What the manager asks of a connection."""
 
     connection_id: ConnectionId
+    # Where the client is, as far as proxies tell; and since when it is here, by `clock`.
+    address: str
+    opened_at: float
 
     @property
     def identity(self) -> Identity: ...
@@ -61,7 +65,9 @@ class Subscribed(NamedTuple):
 class ConnectionsManager:
     """All connections and subscriptions of one worker process."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        # In seconds; ages of connections and subscriptions are told by it.
+        self.clock = clock
         self.shared_table_subscriptions: dict[TableId, dict[LiveQueryId, SubscriptionHandle]] = {}
         self.user_table_subscriptions: dict[
             tuple[UserId, TableId], dict[LiveQueryId, SubscriptionHandle]
@@ -89,6 +95,7 @@ class ConnectionsManager:
         self._last_connection_id += 1
         connection_id = ConnectionId(self._last_connection_id)
         connection.connection_id = connection_id
+        connection.opened_at = self.clock()
         self.connections[connection_id] = connection
         self.peak_connections = max(self.peak_connections, len(self.connections))
         return connection_id
@@ -137,7 +144,9 @@ class ConnectionsManager:
         live_query_id = LiveQueryId(user_id, connection.connection_id, subscription_id)
         owner = SHARED if query.table.is_shared else user_id
         plan = self._acquire(query, owner, payer_of(live_query_id))
-        handle = SubscriptionHandle(live_query_id, connection, plan, sql, options, params)
+        handle = SubscriptionHandle(
+            live_query_id, connection, plan, sql, options, params, self.clock()
+        )
         self._add(handle)
         return Subscribed(handle, old)
 
@@ -184,6 +193,10 @@ class ConnectionsManager:
         if handle is None or handle.live_query_id != live_query_id:
             return None
         return handle
+
+    def count_of(self, table: TableId) -> int:
+        """Subscriptions to a table, of either kind."""
+        return len(self.shared_table_subscriptions.get(table, ())) + self._by_user_table[table]
 
     def has_subscribers(self, table: TableId, owner: Owner | None = None) -> bool:
         """Whether anybody, SHARED or USER, wants this table's changes.

@@ -142,6 +142,7 @@ class SubscriptionHandle:
 
     __slots__ = (
         "asked",
+        "begun_at",
         "cursor",
         "has_sibling",
         "head",
@@ -154,6 +155,7 @@ class SubscriptionHandle:
         "slot",
         "snapshot",
         "sql",
+        "start",
         "state",
         "undertaking",
     )
@@ -166,6 +168,7 @@ class SubscriptionHandle:
         sql: str,
         options: Options | None,
         params: Sequence[Any] = (),
+        begun_at: float = 0.0,
     ) -> None:
         self.live_query_id = live_query_id
         self.sink = sink
@@ -177,6 +180,10 @@ class SubscriptionHandle:
         self.notices: Sequence[str] = ()
         # How it was asked to begin; None: live changes only.
         self.options = options
+        # When it was made, by the manager's clock.
+        self.begun_at = begun_at
+        # The position from which the log tells it what has changed; None: it is being loaded.
+        self.start: int | None = None
         self.state = SubscriptionState.LOADING
         # The position up to which everything was handed over; kept while not LIVE.
         self.cursor = 0
@@ -223,7 +230,7 @@ class SubscriptionHandle:
         """The rows have been sent as of `cursor`: from here on the log tells the rest."""
         self._move(Event.LOADED)
         self.snapshot = None
-        self.cursor = cursor
+        self.cursor = self.start = cursor
 
     def level(self) -> None:
         """The cursor stands at the fan-out's position: join the live ones."""

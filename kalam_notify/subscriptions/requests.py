@@ -195,8 +195,12 @@ class SubscriptionRequests:
             "demoted": plan is not None and plan.node.is_demoted,
         }
 
+    def limits(self) -> Limits:
+        """What a query may be."""
+        return Limits(self._limits.max_sql_bytes, self._limits.max_sql_terms)
+
     def _parse(self, sql: str) -> Select:
-        return parse(sql, Limits(self._limits.max_sql_bytes, self._limits.max_sql_terms))
+        return parse(sql, self.limits())
 
     def _bind(self, select: Select, identity: Identity, params: Sequence[Any]) -> Query:
         table = self._admitted(select.table, identity)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from itertools import count
 
+from kalam_notify.administration.questions import Answer, Question
 from kalam_notify.config import Config
 from kalam_notify.errors import DamagedFile, OperatorFault
 from kalam_notify.logs import configure_logging, guard_tracebacks
@@ -20,6 +21,9 @@ from kalam_notify.scrape import Scrape, scrape
 from kalam_notify.supervision.channel import Channel, worker_end
 from kalam_notify.supervision.lifeline import end_without
 from kalam_notify.supervision.messages import (
+    Answered,
+    Ask,
+    Asked,
     Crew,
     FromWorker,
     Gather,
@@ -34,6 +38,7 @@ from kalam_notify.supervision.messages import (
     Refused,
     Reload,
     Reloaded,
+    Told,
     ToWorker,
 )
 from kalam_notify.worker import CrewView, Sockets, Worker
@@ -41,6 +46,7 @@ from kalam_notify.worker import CrewView, Sockets, Worker
 _log = logging.getLogger("kalam_notify.worker")
 
 _GATHER_SECONDS = 3.0
+_ANSWER_SECONDS = 20.0
 
 _ORPHAN_SECONDS = 10.0
 """Beyond drain_seconds, how long a worker may take to end when its supervisor has died."""
@@ -92,6 +98,7 @@ async def _work(channel: Channel[ToWorker, FromWorker], launch: Launch) -> None:
         listening = tasks.create_task(link.listen(), name="supervisor")
         await link.worker.serve(link.own_sockets, lambda: channel.send(Ready()))
         listening.cancel()
+        link.stop_answering()
 
 
 class Link:
@@ -107,6 +114,9 @@ class Link:
         self._vacant: list[int] = []
         self._numbers = count()
         self._gathering: dict[int, asyncio.Future[Scrape]] = {}
+        self._asking: dict[int, asyncio.Future[Answer | None]] = {}
+        # What others have asked, and is being answered.
+        self._answering: set[asyncio.Task[None]] = set()
         self.worker = Worker(config, lambda: self._config, self, dev=launch.dev)
 
     @property
@@ -131,6 +141,19 @@ class Link:
         finally:
             del self._gathering[number]
 
+    async def ask(self, worker: int, question: Question) -> Answer | None:
+        if worker == self._number + 1:
+            return await self.worker.answer(question)
+        number = next(self._numbers)
+        answer: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        self._asking[number] = answer
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                self._channel.send(Ask(number, worker - 1, question))
+                return await answer
+        finally:
+            del self._asking[number]
+
     # What the supervisor says
 
     async def listen(self) -> None:
@@ -151,7 +174,28 @@ class Link:
                 case Gathered(request, families):
                     if request in self._gathering:
                         self._gathering[request].set_result(families)
+                case Asked():
+                    task = asyncio.create_task(self._answer(message), name="answer")
+                    self._answering.add(task)
+                    task.add_done_callback(self._answering.discard)
+                case Answered(request, answer):
+                    if request in self._asking:
+                        self._asking[request].set_result(answer)
         self._orphaned()
+
+    async def _answer(self, asked: Asked) -> None:
+        answer = None
+        try:
+            answer = await self.worker.answer(asked.question)
+        except Exception:
+            # Another's question must not end this worker.
+            _log.exception("a question of another worker could not be answered")
+        self._channel.send(Told(asked.request, answer))
+
+    def stop_answering(self) -> None:
+        """The worker's budget is at an end: what waits for it would wait for ever."""
+        for task in self._answering:
+            task.cancel()
 
     def _orphaned(self) -> None:
         _log.error("the supervisor has died: stopping")

@@ -9,6 +9,7 @@ from typing import Self
 
 import msgspec
 
+from kalam_notify.administration.questions import Answer, Question
 from kalam_notify.config import Config
 from kalam_notify.scrape import Scrape
 
@@ -72,6 +73,20 @@ class Gathered(msgspec.Struct, frozen=True, tag=True):
     scrape: Scrape
 
 
+class Asked(msgspec.Struct, frozen=True, tag=True):
+    """To a worker: a question of one of you; answered by Told."""
+
+    request: int
+    question: Question
+
+
+class Answered(msgspec.Struct, frozen=True, tag=True):
+    """To a worker: the answer to its Ask; None: there is no such worker, or it failed."""
+
+    request: int
+    answer: Answer | None
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """From a worker: it accepts connections."""
 
@@ -103,9 +118,24 @@ class Measured(msgspec.Struct, frozen=True, tag=True):
     scrape: Scrape
 
 
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """From a worker: a question to the worker in a slot (from 0). Answered by Answered."""
+
+    request: int
+    number: int
+    question: Question
+
+
+class Told(msgspec.Struct, frozen=True, tag=True):
+    """From a worker: the answer to an Asked; None: it failed."""
+
+    request: int
+    answer: Answer | None
+
+
 class Pong(msgspec.Struct, frozen=True, tag=True):
     """From a worker: it is."""
 
 
-ToWorker = Launch | Reload | Crew | Measure | Ping | Gathered
-FromWorker = Ready | Refused | Reloaded | Gather | Measured | Pong
+ToWorker = Launch | Reload | Crew | Measure | Ping | Gathered | Asked | Answered
+FromWorker = Ready | Refused | Reloaded | Gather | Measured | Pong | Ask | Told

@@ -6,17 +6,20 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from kalam_notify.administration.questions import Answer, Question
 from kalam_notify.config import Config
 from kalam_notify.errors import OperatorFault
 from kalam_notify.scrape import Scrape
 from kalam_notify.supervision.channel import Channel, supervisor_end
 from kalam_notify.supervision.messages import (
+    Asked,
     FromWorker,
     Launch,
     Listening,
     Measure,
     Measured,
     Ping,
+    Told,
     ToWorker,
 )
 from kalam_notify.supervision.pacing import Pacing
@@ -45,6 +48,7 @@ class Slot:
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel[FromWorker, ToWorker] | None = None
         self._asked: dict[int, asyncio.Future[None]] = {}
+        self._questions: dict[int, asyncio.Future[Answer | None]] = {}
 
     @property
     def pid(self) -> int | None:
@@ -71,6 +75,9 @@ class Slot:
         for asked in self._asked.values():
             asked.cancel()
         self._asked.clear()
+        for question in self._questions.values():
+            question.cancel()
+        self._questions.clear()
         return code
 
     def send(self, message: ToWorker) -> None:
@@ -93,6 +100,17 @@ class Slot:
         asked = self._asked[request] = asyncio.get_running_loop().create_future()
         self.send(Measure(request))
         return asked
+
+    def ask(self, request: int, question: Question) -> "asyncio.Future[Answer | None]":
+        """Put a question; cancelled when the worker has died."""
+        asked = self._questions[request] = asyncio.get_running_loop().create_future()
+        self.send(Asked(request, question))
+        return asked
+
+    def told(self, answer: Told) -> None:
+        asked = self._questions.pop(answer.request, None)
+        if asked is not None and not asked.done():
+            asked.set_result(answer.answer)
 
     def measured(self, answer: Measured) -> None:
         self.known = answer.scrape

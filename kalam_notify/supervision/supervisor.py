@@ -23,6 +23,8 @@ from kalam_notify.logs import set_level
 from kalam_notify.scrape import Family, Sample, Scrape, added, lasting
 from kalam_notify.supervision.channel import Channel
 from kalam_notify.supervision.messages import (
+    Answered,
+    Ask,
     Crew,
     FromWorker,
     Gather,
@@ -35,6 +37,7 @@ from kalam_notify.supervision.messages import (
     Refused,
     Reload,
     Reloaded,
+    Told,
     ToWorker,
 )
 from kalam_notify.supervision.slots import Slot, WorkerRefused
@@ -52,6 +55,9 @@ MOST_UNANSWERED = 15
 
 MEASURE_SECONDS = 1.0
 """How long a scrape waits for each worker; of one that is slower the last answer stands."""
+
+QUESTION_SECONDS = 30.0
+"""After which nobody waits any more for what one worker asks another."""
 
 
 class Supervisor:
@@ -215,6 +221,10 @@ class Supervisor:
                     self._spawn(self._gather(slot, request))
                 case Measured():
                     slot.measured(message)
+                case Ask():
+                    self._spawn(self._pass_on(slot, message))
+                case Told():
+                    slot.told(message)
                 case Pong():
                     slot.unanswered = 0
 
@@ -262,6 +272,20 @@ class Supervisor:
             await asyncio.wait(asked, timeout=MEASURE_SECONDS)
         told = [slot.known for slot in self._slots]
         asker.send(Gathered(request, added([*told, self._departed, self._own()])))
+
+    # Questions of workers to each other
+
+    async def _pass_on(self, asker: Slot, asked: Ask) -> None:
+        """Have a worker answer another; how long that may take is the asker's business."""
+        slot = self._slots[asked.number] if asked.number < len(self._slots) else None
+        answer = None
+        if slot is not None and slot.is_ready:
+            waiting = slot.ask(next(self._requests), asked.question)
+            await asyncio.wait([waiting], timeout=QUESTION_SECONDS)
+            if waiting.done() and not waiting.cancelled():
+                answer = waiting.result()
+            waiting.cancel()
+        asker.send(Answered(asked.request, answer))
 
     def _own(self) -> Scrape:
         """What the supervisor knows by itself; a reload that it refuses never reaches a worker."""

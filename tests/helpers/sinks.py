@@ -15,6 +15,8 @@ class FakeConnection:
     def __init__(self, identity: Identity = ANONYMOUS, limit: int = 1 << 20) -> None:
         self.connection_id = ConnectionId(0)
         self.identity = identity
+        self.address = "192.0.2.1"
+        self.opened_at = 0.0
         self.deflates = False
         # No direct_fd: everything is offered.
         self.direct_fd = NO_FD

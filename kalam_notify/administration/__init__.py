@@ -1,0 +1,13 @@
+"""What operators ask about connections, subscriptions and tables, over all workers.
+
+    questions.py   what one worker may be asked, and what it answers; ids and cursors
+    listing.py     its connections, subscriptions and tables, in steps of the budget
+    why.py         what became of one change at one user's subscriptions
+    office.py      answers the questions at one worker
+    gathering.py   asks all of them, and makes one page of what they tell
+
+Whoever is asked over HTTP puts a question to each worker in turn (through the supervisor where
+there are several) until a page is full. Nothing is kept for it: a cursor tells worker, connection
+and subscription, and what has gone meanwhile is passed over. What became of a change is judged when
+it is asked, out of the log; the delivery path writes nothing down.
+"""
