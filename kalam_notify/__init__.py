@@ -30,7 +30,7 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     worker.py       one process: every room built, started in order, stopped in reverse
     supervision/    several workers on one address, and who keeps them
     app.py          from a configuration to a served address
-    cli/            serve, check-config, token, publish, tail, explain
+    cli/            serve, check-config, token, publish, tail, explain, tables, top, kick, ...
     client/         the Python client: reconnects, resumes, keeps a view
     version.py      which release this is
 

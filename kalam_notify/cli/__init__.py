@@ -8,7 +8,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kalam_notify.cli import check_config, client_verbs, console, doctor, serve, sign_token
+from kalam_notify.cli import (
+    admin_verbs,
+    check_config,
+    client_verbs,
+    console,
+    doctor,
+    serve,
+    sign_token,
+)
 from kalam_notify.errors import DamagedFile, KalamNotifyError, OperatorFault
 from kalam_notify.logs import guard_tracebacks, hide
 from kalam_notify.version import __version__
@@ -65,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     sign_token.add_parser(verbs)
     doctor.add_parser(verbs)
     client_verbs.add_parsers(verbs)
+    admin_verbs.add_parsers(verbs)
     return parser
 
 

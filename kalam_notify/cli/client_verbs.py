@@ -24,6 +24,7 @@ _TAIL_EXAMPLES = """\
 """
 _EXPLAIN_EXAMPLES = """\
   kalam-notify explain "SELECT * FROM app.orders WHERE status = 'open'"
+  kalam-notify explain --why 1795651234567892 alice      why alice did not get that change
 """
 
 
@@ -35,8 +36,8 @@ def add_parsers(verbs: "Verbs") -> None:
 
 def _add_publish(verbs: "Verbs") -> None:
     parser = add_verb(verbs, "publish", "post changes to a server", _PUBLISH_EXAMPLES)
-    _add_connection(parser)
-    _add_api_key(parser)
+    add_connection(parser)
+    add_api_key(parser)
     parser.add_argument(
         "file",
         metavar="FILE",
@@ -49,7 +50,7 @@ def _add_publish(verbs: "Verbs") -> None:
 
 def _add_tail(verbs: "Verbs") -> None:
     parser = add_verb(verbs, "tail", "subscribe from a terminal", _TAIL_EXAMPLES)
-    _add_connection(parser)
+    add_connection(parser)
     parser.add_argument(
         "sql", metavar="SQL", type=_sql, help="SELECT columns FROM namespace.table [WHERE]"
     )
@@ -65,11 +66,21 @@ def _add_tail(verbs: "Verbs") -> None:
 
 def _add_explain(verbs: "Verbs") -> None:
     parser = add_verb(verbs, "explain", "tell how a server would run a query", _EXPLAIN_EXAMPLES)
-    _add_connection(parser)
-    _add_api_key(parser)
-    parser.add_argument("sql", metavar="SQL", type=_sql, help="the SELECT of a subscription")
+    add_connection(parser)
+    add_api_key(parser)
+    parser.add_argument(
+        "sql", metavar="SQL", type=_sql, nargs="?", help="the SELECT of a subscription"
+    )
+    parser.add_argument(
+        "--why",
+        metavar=("SEQ", "USER"),
+        nargs=2,
+        action=_SeqAndUser,
+        help="in place of SQL: what became of a change at a user's subscriptions, and why",
+    )
+    parser.add_argument("--json", action="store_true", help="with --why: the answer as JSON")
     _add_params(parser)
-    parser.set_defaults(run=_explain)
+    parser.set_defaults(run=_explain, complain=parser.error)
 
 
 def _add_params(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +100,7 @@ def _param(text: str) -> object:
         return text
 
 
-def _add_connection(parser: argparse.ArgumentParser) -> None:
+def add_connection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url",
         metavar="BASE",
@@ -105,7 +116,7 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_api_key(parser: argparse.ArgumentParser) -> None:
+def add_api_key(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api-key",
         metavar="K",
@@ -128,6 +139,23 @@ def _seq(text: str) -> int:
     return int(text)
 
 
+class _SeqAndUser(argparse.Action):
+    """Two values, the first of them a seq."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        assert isinstance(values, list)
+        try:
+            setattr(namespace, self.dest, (_seq(values[0]), values[1]))
+        except argparse.ArgumentTypeError as fault:
+            raise argparse.ArgumentError(self, str(fault)) from None
+
+
 # The client is imported when it is asked for: the server's start has no need of it.
 
 
@@ -144,6 +172,12 @@ def _tail(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
+    if (args.sql is None) == (args.why is None):
+        args.complain("give a query, or --why SEQ USER")
+    if args.why is not None:
+        from kalam_notify.client.administration import why
+
+        return why(args)
     from kalam_notify.client.commands import explain
 
     return explain(args)

@@ -20,11 +20,12 @@ _LONGEST_WAIT_SECONDS: Final = 30.0
 
 
 class Answer(NamedTuple):
-    """An HTTP answer; `body` is its JSON, or None when it is none."""
+    """An HTTP answer; `body` is its JSON, or None when it is none; `text` what came."""
 
     status: int
     headers: Mapping[str, str]
     body: Any
+    text: str = ""
 
     @property
     def fault(self) -> str:
@@ -119,7 +120,7 @@ class Server:
         try:
             return Answer(response.status, names, orjson.loads(text))
         except orjson.JSONDecodeError:
-            return Answer(response.status, names, None)
+            return Answer(response.status, names, None, text.decode(errors="replace"))
 
 
 def retry_after(answer: Answer) -> float:

@@ -24,7 +24,7 @@ def test_the_version_is_told(run) -> None:
 def test_help_names_every_verb(run, module) -> None:
     done = run("--help", module=module)
     assert done.returncode == 0
-    for verb in ("serve", "check-config", "token", "publish", "tail", "explain"):
+    for verb in ("serve", "check-config", "token", "publish", "tail", "explain", "top"):
         assert f"\n    {verb}" in done.stdout
 
 
