@@ -22,7 +22,7 @@ from kalam_notify.administration.gathering import Gathering
 from kalam_notify.administration.listing import Lists
 from kalam_notify.administration.office import Office
 from kalam_notify.administration.questions import Answer, Question
-from kalam_notify.auth import Authenticator, TokenVerifier
+from kalam_notify.auth import Authenticator, TokenVerifier, sign
 from kalam_notify.auth.revocation_file import FILE_NAME as REVOCATIONS
 from kalam_notify.auth.revocation_file import RevocationFile
 from kalam_notify.auth.tokens import Kind, Revocation, Revocations
@@ -38,6 +38,7 @@ from kalam_notify.http.administration import AdministrationEndpoints
 from kalam_notify.http.administrators import Administrators
 from kalam_notify.http.answers import ERROR_HANDLERS
 from kalam_notify.http.body import Gate
+from kalam_notify.http.console import Console, PublicAddress
 from kalam_notify.http.hooks import create_hook_routes
 from kalam_notify.http.ingest import create_ingest_routes, posts_first
 from kalam_notify.http.openapi import openapi_route
@@ -47,7 +48,7 @@ from kalam_notify.http.static_files import static_routes
 from kalam_notify.log import Retention, open_log
 from kalam_notify.logs import hide, set_level
 from kalam_notify.metrics import Metrics, Pulse, StateCollector
-from kalam_notify.model import SHARED, Identity
+from kalam_notify.model import SHARED, Identity, Role
 from kalam_notify.model.tables import Catalog
 from kalam_notify.protocol import close
 from kalam_notify.scrape import Scrape, exposition
@@ -303,7 +304,13 @@ class Worker:
         administrators = Administrators(
             self._authenticator.authorize, is_open=self._is_dev or sockets.internal is not None
         )
+        console = Console(
+            administrators,
+            self._mint if self._is_dev else None,
+            None if sockets.internal is None else self._public_address(sockets.public),
+        )
         administration = [
+            *console.routes(),
             *Revoking(self.revoke, administrators).routes(),
             *AdministrationEndpoints(self._gathering(), administrators).routes(),
         ]
@@ -365,6 +372,13 @@ class Worker:
             position=lambda: self.position,
             limits=self.requests.limits,
         )
+
+    def _mint(self, user: str, role: Role, seconds: float, claims: Mapping[str, Any]) -> str:
+        return sign(self.config.auth.jwt, user, role=role, ttl=seconds, claims=claims)
+
+    def _public_address(self, public: socket.socket) -> PublicAddress:
+        scheme = "http" if self._tls is None else "https"
+        return PublicAddress(scheme, public.getsockname()[1])
 
     def _gathering(self) -> Gathering:
         return Gathering(self._ask, lambda: self._view().workers)

@@ -32,6 +32,10 @@ def _text(text: str) -> Operation:
     return {"description": text, "content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
+def _page(text: str) -> Operation:
+    return {"description": text, "content": {"text/html": {"schema": {"type": "string"}}}}
+
+
 def _module(text: str) -> Operation:
     return {"description": text, "content": {"text/javascript": {"schema": {"type": "string"}}}}
 
@@ -240,6 +244,75 @@ PATHS: Final[Mapping[str, Mapping[str, Operation]]] = {
                 **_refused(400, 401, 403, 404, 503),
             },
         },
+    },
+    "/": {
+        "get": {
+            "summary": "The console, a page for browsers",
+            "description": f"{_ADMINISTRATORS} To others the same page comes with 401 or 403, and "
+            "asks for a token.",
+            "security": [*_CREDENTIALS, {}],
+            "responses": {
+                "200": _page("The page"),
+                "304": {"description": "The one that If-None-Match names still holds"},
+                "401": _page("The page, which asks for a token"),
+                "403": _page("The page, which asks for another token"),
+            },
+        }
+    },
+    "/console/{name}": {
+        "get": {
+            "summary": "A file of the console",
+            "parameters": [
+                {
+                    "name": "name",
+                    "in": "path",
+                    "required": True,
+                    "description": "main.js, console.css and the like",
+                    "schema": {"type": "string"},
+                }
+            ],
+            "responses": {
+                "200": {
+                    "description": "The file",
+                    "content": {
+                        kind: {"schema": {"type": "string"}}
+                        for kind in ("text/javascript", "text/css", "image/svg+xml")
+                    },
+                },
+                "304": {"description": "The one that If-None-Match names still holds"},
+                **_refused(404),
+            },
+        }
+    },
+    "/v1/admin/console": {
+        "get": {
+            "summary": "What the console must know of the server",
+            "description": _ADMINISTRATORS,
+            "security": [*_CREDENTIALS, {}],
+            "responses": {
+                "200": {
+                    "description": "Its release, and where the WebSocket is",
+                    "content": {"application/json": {"schema": {"type": "object"}}},
+                },
+                **_refused(401, 403),
+            },
+        }
+    },
+    "/v1/admin/token": {
+        "post": {
+            "summary": "A token to try things with",
+            "description": "Under --dev only.",
+            "security": [*_CREDENTIALS, {}],
+            "requestBody": {
+                "content": {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/WantedToken"}}
+                },
+            },
+            "responses": {
+                "200": _json("Token", "Signed with the key of this run"),
+                **_refused(400, 401, 403, 413),
+            },
+        }
     },
     "/v1/admin/revoke": {
         "post": {

@@ -204,6 +204,15 @@ SCHEMAS: Final[Mapping[str, Any]] = {
             },
         }
     ),
+    "WantedToken": {
+        "type": "object",
+        "properties": {
+            "user": {**_TEXT, "minLength": 1, "maxLength": 128},
+            "role": {"enum": ["user", "service", "dba", "system"]},
+            "claims": {"type": "object"},
+        },
+    },
+    "Token": _object({"token": _TEXT, "user": _TEXT, "role": _TEXT, "seconds": {"type": "number"}}),
     "Revocation": {
         "type": "object",
         "properties": {
