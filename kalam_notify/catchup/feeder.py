@@ -184,8 +184,8 @@ class Feeder:
 
     def loaded(self, handle: SubscriptionHandle) -> None:
         """All rows have been sent, or there were none: the log tells the rest."""
-        if handle.state is not _CATCHING_UP:
-            return
+        if handle.state is not _CATCHING_UP or handle.undertaking is not None:
+            return  # it has ended, or was woken while its last page was written
         if handle.cursor == self.position() and not handle.plan.node.is_demoted:
             handle.level()
             return

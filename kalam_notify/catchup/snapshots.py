@@ -108,8 +108,10 @@ def acknowledge(handle: SubscriptionHandle, position: int) -> None:
     resumed = None if handle.options is None else True
     body = messages.batch_body((), control)
     batch = FrameSet([body], 0).for_head(batch_head(handle.id, handle.sink.deflates))
-    handle.sink.send_frames(acknowledgement(handle, control, resumed) + batch)
+    frames = acknowledgement(handle, control, resumed) + batch
+    # First: the write may tell that the socket has drained, and who is still LOADING would begin.
     handle.loaded(position)
+    handle.sink.send_frames(frames)
 
 
 def acknowledgement(
@@ -266,10 +268,10 @@ class Snapshots:
             snapshot.timer = loop.call_later(self._batch_grace(), self._wanted, handle, snapshot)
             handle.sink.send_frames(frames)
         else:
+            # First: the write may tell that the socket has drained, and who is still LOADING asks.
+            handle.loaded(page.as_of)
             handle.sink.send_frames(frames)
-            if handle.state is _LOADING:
-                handle.loaded(page.as_of)
-                self._around.loaded(handle)
+            self._around.loaded(handle)
 
     def _wanted(self, handle: SubscriptionHandle, snapshot: Snapshot) -> None:
         """The client has asked for the next page, or has had the time to."""
