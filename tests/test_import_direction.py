@@ -14,7 +14,7 @@ ORDER = [
     {"config"},
     {"protocol", "sql", "singleflight", "store", "auth", "logs", "loops", "memory"},
     {"log"},
-    {"filters"},
+    {"filters", "sources"},
     {"subscriptions"},
     {"delivery"},
     {"catchup"},

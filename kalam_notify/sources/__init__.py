@@ -1,0 +1,1 @@
+"""Databases whose tables are told here as if somebody posted their changes."""

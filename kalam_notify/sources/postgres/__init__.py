@@ -1,0 +1,1 @@
+"""PostgreSQL as a source: its catalogue, its snapshots and its write-ahead log."""
