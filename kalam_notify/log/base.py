@@ -27,6 +27,7 @@ from typing import Protocol
 
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
 from kalam_notify.model.hints import NO_HINTS, Hints
+from kalam_notify.model.sourced import SourceMark, SourceState
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 
@@ -92,7 +93,12 @@ class EventLog(Protocol):
         its rows are stored.
         """
 
-    async def append(self, batch: Sequence[PostedChange], batch_key: str | None = None) -> Appended:
+    async def append(
+        self,
+        batch: Sequence[PostedChange],
+        batch_key: str | None = None,
+        mark: SourceMark | None = None,
+    ) -> Appended:
         """Store a batch, all or nothing; return once it is durable.
 
         A change whose `id` was seen within retention (or earlier in the batch) is a duplicate:
@@ -102,9 +108,17 @@ class EventLog(Protocol):
         remembered, in the transaction that stores the batch, for as long as the last change that
         its batch stored; a batch that stores nothing leaves no key behind.
 
+        The `mark` of a source is stored with its batch, which may be empty; see `sources`.
+
         Raises LogUnavailable when nothing of it was stored, and ValueError for a table that the
         log was never told of. Cancelling the wait does not take the batch back.
         """
+
+    async def sources(self) -> dict[str, SourceState]:
+        """Of every source that has left a mark: how far it has been told, and its tables."""
+
+    async def source_version(self) -> int:
+        """A number that rises whenever a mark defines or drops a table."""
 
     def recent(self, after: int, limit: int | None = None) -> Sequence[Change] | None:
         """All changes after a position, out of memory and at once; None: not held, use `read`.

@@ -18,6 +18,7 @@ from kalam_notify.log.following import Waiters, Window
 from kalam_notify.model import SHARED, Change, Owner, PostedChange, Row, TableDef, TableId
 from kalam_notify.model.changes import Stored
 from kalam_notify.model.hints import NO_HINTS, Hints
+from kalam_notify.model.sourced import SourceMark, SourceState
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.catalog import Shape, refuse_unfit, shape_changed
 from kalam_notify.store.files import LogTime
@@ -94,6 +95,8 @@ class MemoryLog:
         self._batch_keys: dict[int, list[str]] = {}
         self._horizons: dict[TableId, int] = {}
         self._bytes = 0
+        self._sources: dict[str, SourceState] = {}
+        self._source_version = 0
         self._appends = 0
         self._waiters = Waiters()
         self._open = False
@@ -194,7 +197,12 @@ class MemoryLog:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    async def append(self, batch: Sequence[PostedChange], batch_key: str | None = None) -> Appended:
+    async def append(
+        self,
+        batch: Sequence[PostedChange],
+        batch_key: str | None = None,
+        mark: SourceMark | None = None,
+    ) -> Appended:
         """See EventLog.append."""
         refuse_unfit(batch, self._declared)
         self._require_open()
@@ -205,6 +213,8 @@ class MemoryLog:
         for change, id in zip(settled.changes, settled.ids, strict=True):
             self._enter(change, id, now)
         self._all.extend(settled.changes)
+        if mark is not None:
+            self._take_mark(mark)
         if batch_key is not None and is_new:
             self._batch_keys.setdefault(self.last_seq, []).append(batch_key)
         if settled.changes:
@@ -213,6 +223,26 @@ class MemoryLog:
         if self.on_append is not None:
             self.on_append(time.monotonic() - since, settled.appended)
         return settled.appended
+
+    def _take_mark(self, mark: SourceMark) -> None:
+        before = self._sources.get(mark.source, SourceState(None, {}))
+        tables = {**before.tables, **dict(mark.defined)}
+        for name in mark.dropped:
+            tables.pop(name, None)
+        position = before.position if mark.position is None else mark.position
+        self._sources[mark.source] = SourceState(position, tables)
+        self._source_version += bool(mark.defined or mark.dropped)
+        for table in mark.forgotten:
+            for scope in [scope for scope in self._runs if scope[0] == table]:
+                self._remove_upto(scope, self.last_seq)
+            self._horizons[table] = self.last_seq
+            self._all.drop_upto(self.last_seq)
+
+    async def sources(self) -> dict[str, SourceState]:
+        return dict(self._sources)
+
+    async def source_version(self) -> int:
+        return self._source_version
 
     def _enter(self, change: Change, id: str | None, now: float) -> None:
         scope = (change.table, change.owner)

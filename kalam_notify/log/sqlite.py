@@ -37,6 +37,7 @@ from kalam_notify.log.writer import (
 )
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
 from kalam_notify.model.hints import NO_HINTS, Hints
+from kalam_notify.model.sourced import SourceMark, SourceState
 from kalam_notify.store import pages, reader, schema
 from kalam_notify.store.access import may_look_up
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
@@ -47,6 +48,7 @@ from kalam_notify.store.reader import ReaderPool
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
 from kalam_notify.store.sampling import newest_columns
 from kalam_notify.store.soundness import is_damage, told
+from kalam_notify.store.sourced import source_states, source_version
 from kalam_notify.store.storing import NOTHING, Posting
 
 WINDOW_BYTES = 32 * 1024 * 1024
@@ -223,18 +225,31 @@ class SqliteLog:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    async def append(self, batch: Sequence[PostedChange], batch_key: str | None = None) -> Appended:
+    async def append(
+        self,
+        batch: Sequence[PostedChange],
+        batch_key: str | None = None,
+        mark: SourceMark | None = None,
+    ) -> Appended:
         """See EventLog.append. Cancelling the wait does not take the batch back."""
         refuse_unfit(batch, self._declared)
         self._require_open()
         if self._soundness.reason is not None:
             raise LogUnavailable(self._soundness.reason)
-        if not batch and batch_key is None:
+        if not batch and batch_key is None and mark is None:
             return NOTHING
         size = sum(_weight(change) for change in batch)
         number, stored = self._pending.for_batch(size)
-        self._writer.put(Waiting(Posting(batch, batch_key), size, number))
+        self._writer.put(Waiting(Posting(batch, batch_key, mark), size, number))
         return await stored
+
+    async def sources(self) -> dict[str, SourceState]:
+        async with self._reading():
+            return await self._pool.run(source_states)
+
+    async def source_version(self) -> int:
+        async with self._reading():
+            return await self._pool.run(source_version)
 
     def retain(self, retention: Retention) -> None:
         self._retention = retention

@@ -43,6 +43,7 @@ from kalam_notify.store.files import HighWaterMark, LogFiles, LogTime, MovedFile
 from kalam_notify.store.indexing import IndexWork, follow_all, follow_step
 from kalam_notify.store.retention import AgeClass
 from kalam_notify.store.soundness import is_damage
+from kalam_notify.store.sourced import write_mark
 from kalam_notify.store.storing import Group, Posting, store
 from kalam_notify.store.trimming import Edges, Step, edges, newest_at, trim_by_age, trim_by_bytes
 
@@ -362,7 +363,11 @@ class Writer:
     def _store(self, waiting: Sequence[Waiting]) -> Group:
         postings = [one.posting for one in waiting]
         with self._transaction() as connection:
-            return store(connection, self._numbers, self._indexes, postings, self._clock())
+            group = store(connection, self._numbers, self._indexes, postings, self._clock())
+            for posting in postings:
+                if posting.mark is not None:
+                    write_mark(connection, posting.mark)
+            return group
 
     def _refused(self, waiting: Sequence[Waiting], cause: Exception) -> Outcome:
         self._complaints.say(

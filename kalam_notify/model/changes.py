@@ -1,6 +1,5 @@
 """Changes and their rows: what is posted, what is stored, and what a change means.
 
-from collections.abc import Sequence
 One image of a row: its JSON text, and its values where somebody has asked for them.
 
 Primary keys as text: what names a row of a keyed table.
@@ -67,6 +66,10 @@ class Row:
             return self
         begin = self.json[:-1]
         return Row(b"%b%b%b}" % (begin, b"," if mine else b"", added))
+
+    def says_the_same(self, other: "Row") -> bool:
+        """Whether it has the other's columns with the same texts, in any order."""
+        return self.json == other.json or _decode_texts(self.json) == _decode_texts(other.json)
 
     def forget(self) -> None:
         """Let go of the decoded values, which take several times the text's memory.
@@ -212,18 +215,22 @@ class Stored(NamedTuple):
     row: Row
 
 
-def settle(seq: int, posted: PostedChange, stored: Stored | None) -> Change:
+def settle(
+    seq: int, posted: PostedChange, stored: Stored | None, base: Stored | None = None
+) -> Change:
     """What a posted change means at its place in the log.
 
     A pure function of the change and of the row stored under its key (None: no such row), so that
     every reader of the same log reaches the same answer: an insert or update is an upsert, named
     by whether a row was there; a delete of no row keeps its seq and changes nothing. Columns said
-    to be unchanged are taken from the stored row, without a primary key from the posted old one.
+    to be unchanged are taken from the row `base` (the stored one, or the one that has moved here
+    from another key), without a primary key from the posted old one.
     A truncate itself is such a delete of no row; `settle_gone` makes the changes that follow it.
     """
     table, owner, row = posted.table, posted.owner, posted.row
     if posted.unchanged != () and row is not None:
-        before = posted.old if posted.key is None else stored and stored.row
+        base = base or stored
+        before = posted.old if posted.key is None else base and base.row
         row = row if before is None else row.with_columns_of(before, posted.unchanged)
     if posted.kind == "truncate":
         return Change(seq, table, owner, "delete", None, None)

@@ -9,7 +9,9 @@
     state       one row: the last seq ever given, the bytes in the log, how far retention has gone,
                 below which seq nothing can be told since changes were lost (high_water.py), where
                 this life of the log began, how often the list of indexes has changed, up to which
-                seq changes have come into the indexes, and how often an edge has moved
+                seq changes have come into the indexes, how often an edge has moved, and how often a
+                source's table has been defined
+    source_positions, source_tables   how far each source has been told, its tables (sourced.py)
 
 All of one append happens in one transaction, so whatever the moment of a crash, the file holds
 whole batches only, and rows that agree with the log. `state.last_seq` is kept apart from the log,
@@ -36,7 +38,7 @@ _logger = logging.getLogger(__name__)
 Durability = Literal["commit", "os"]
 
 APPLICATION_ID = 0x4B4C4E59  # "KLNY"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 BUSY_SECONDS = 30.0
 # The length of the write-ahead log at which its pages are copied into the database.
 _WAL_PAGES = 4096
@@ -85,7 +87,8 @@ CREATE TABLE state (
     base INTEGER NOT NULL DEFAULT 0,
     indexes INTEGER NOT NULL DEFAULT 0,
     indexed INTEGER NOT NULL DEFAULT 0,
-    trims INTEGER NOT NULL DEFAULT 0
+    trims INTEGER NOT NULL DEFAULT 0,
+    sources INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 INSERT INTO state (one, last_seq, bytes, horizon) VALUES (1, 0, 0, 0);
 """
@@ -107,6 +110,15 @@ CREATE TABLE entries (
     PRIMARY KEY (idx, owner, value, key)
 ) STRICT, WITHOUT ROWID;
 """
+_SOURCES = """
+CREATE TABLE source_positions (source TEXT PRIMARY KEY, position TEXT NOT NULL) STRICT;
+CREATE TABLE source_tables (
+    source TEXT NOT NULL,
+    name TEXT NOT NULL,
+    definition TEXT NOT NULL,
+    PRIMARY KEY (source, name)
+) STRICT;
+"""
 # Format -> what makes the next one of it.
 _UPGRADES = {
     1: "ALTER TABLE state ADD COLUMN floor INTEGER NOT NULL DEFAULT 0",
@@ -116,6 +128,10 @@ ALTER TABLE state ADD COLUMN indexes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE state ADD COLUMN indexed INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE state ADD COLUMN trims INTEGER NOT NULL DEFAULT 0;
 {_INDEXES}
+""",
+    3: f"""
+ALTER TABLE state ADD COLUMN sources INTEGER NOT NULL DEFAULT 0;
+{_SOURCES}
 """,
 }
 
@@ -307,7 +323,7 @@ def _create(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     # Another worker may have been first.
     if not _is_ready(path, connection):
-        _run(connection, _SCHEMA + _INDEXES)
+        _run(connection, _SCHEMA + _INDEXES + _SOURCES)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
     connection.execute("COMMIT")

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple, Protocol
 
 from kalam_notify.model import Change, Owner, PostedChange, Row, TableId, settle
 from kalam_notify.model.changes import ENTRY_BYTES, Stored, settle_gone
+from kalam_notify.model.sourced import MovedRow, SourceMark
 from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import Indexes, Numbers
 
@@ -173,8 +174,11 @@ def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change | None:
         return settle(seq, posted, None)
     key = (posted.table, posted.owner, posted.key)
     stored = rows.get(key)
-    change = settle(seq, posted, stored)
-    if posted.only_if_new and change.row == (stored and stored.row):
+    base = stored
+    if posted.__class__ is MovedRow:
+        base = rows.get((posted.table, posted.owner, posted.base))
+    change = settle(seq, posted, stored, base)
+    if posted.only_if_new and _are_alike(change.row, stored and stored.row):
         return None
     if posted.unchanged != () and change.row is not None:
         rows.made(len(change.row.json))
@@ -183,6 +187,20 @@ def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change | None:
     elif stored is not None:
         rows.drop(key)
     return change
+
+
+def _keys_of(change: PostedChange) -> Iterator[RowKey]:
+    """Where the rows stand that settling this change looks at."""
+    if change.key is not None:
+        yield change.table, change.owner, change.key
+        if change.__class__ is MovedRow:
+            yield change.table, change.owner, change.base
+
+
+def _are_alike(row: Row | None, stored: Row | None) -> bool:
+    if row is None or stored is None:
+        return row is stored
+    return row.says_the_same(stored)
 
 
 def _answer(changes: Sequence[Change], accepted: int, posted: int) -> Appended:
@@ -206,6 +224,8 @@ class Posting(NamedTuple):
 
     batch: Sequence[PostedChange]
     key: str | None
+    # Of a source's batch: what it says of itself.
+    mark: SourceMark | None = None
 
 
 class Group(NamedTuple):
@@ -291,7 +311,7 @@ class _Storing:
         return Group(self._before, self.last_seq, None, [], answers)
 
     def _in_portions(self, posting: Posting) -> Appended:
-        batch, key = posting
+        batch, key = posting.batch, posting.key
         if key is not None and key in self.seen.batch_keys:
             return Appended(0, len(batch), None, None)
         before, start, accepted = self.last_seq, 0, 0
@@ -496,13 +516,7 @@ class RowsAtHand:
         self._most = most
         self._held = 0
         self._touched: set[RowKey] = set()
-        wanted = list(
-            {
-                (change.table, change.owner, change.key)
-                for change in changes
-                if change.key is not None
-            }
-        )
+        wanted = list({key for change in changes for key in _keys_of(change)})
         with _length_limited(connection, most):
             self._rows = dict(self._fetch(wanted))
 

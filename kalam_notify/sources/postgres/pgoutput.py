@@ -232,7 +232,8 @@ def _relation(data: bytes, at: int) -> Relation:
     columns = []
     for _ in range(count):
         column, end = _name(data, at + 1)
-        columns.append(RelationColumn(column, *_COLUMN(data, end), bool(data[at] & 1)))
+        type_oid, modifier = _COLUMN(data, end)
+        columns.append(RelationColumn(column, type_oid, modifier, bool(data[at] & 1)))
         at = end + 8
     # An empty namespace stands for pg_catalog.
     return Relation(oid, namespace or "pg_catalog", name, identity, tuple(columns))

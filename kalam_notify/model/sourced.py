@@ -1,0 +1,42 @@
+"""What sources tell beside their changes: rows that have moved, and where they are themselves.
+
+A source (a database that is followed) knows less of a row than a producer, or says it again. What
+it leaves open is closed from the stored row, at the change's own place in the log.
+"""
+
+import msgspec
+
+from kalam_notify.model.changes import PostedChange
+from kalam_notify.model.tables import TableId
+
+
+class MovedRow(PostedChange, frozen=True, gc=False):
+    """A row under a new key: what it leaves unchanged are values of the row under the old one."""
+
+    # The key under which that row is stored.
+    base: str = ""
+
+
+class SourceMark(msgspec.Struct, frozen=True):
+    """What a source says of itself in the transaction that stores a batch of its changes.
+
+    `position` and the definitions are the source's own texts, which the log keeps and gives back.
+    """
+
+    source: str
+    # How far the source has been told; None: as before.
+    position: str | None = None
+    # Tables that are new or have changed, each with its definition.
+    defined: tuple[tuple[TableId, str], ...] = ()
+    # Tables that the source has no more.
+    dropped: tuple[TableId, ...] = ()
+    # Tables whose changes leave the log, so that they may be declared in another shape. They must
+    # have no rows by then; readers below are told that the log does not reach back to them.
+    forgotten: tuple[TableId, ...] = ()
+
+
+class SourceState(msgspec.Struct, frozen=True):
+    """What the log keeps of a source."""
+
+    position: str | None
+    tables: dict[TableId, str]
