@@ -12,6 +12,7 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     filters/        conditions at work: bound to a subscriber, compiled, found in an index
     store/          the state derived from the changes: entries, rows, keys, retention, pages
     log/            the order of changes: its interface, SQLite and memory behind it
+    sources/        databases whose tables are followed: copied, then told change by change
     auth/           tokens and API keys to identities
     subscriptions/  handles and their states, plans, ConnectionsManager with its indexes, requests
     delivery/       who is at the head: NotificationService, payloads, frames

@@ -25,10 +25,14 @@ from kalam_notify.model import Role
 if TYPE_CHECKING:
     from kalam_notify.cli.verbs import Verbs
 
+SOURCE_NAME = "main"
+"""What the source of `--source` is called."""
+
 DEV_TOKEN_SECONDS = 24 * 3600.0
 
 _EXAMPLES = """\
   kalam-notify serve --dev
+  kalam-notify serve --dev --source postgresql://localhost/shop
   kalam-notify serve --config config.yaml
   kalam-notify serve --config config.yaml --listen 0.0.0.0:2900 --workers auto
 
@@ -49,6 +53,9 @@ def add_parser(verbs: "Verbs") -> None:
         action="store_true",
         help="no file, no secret, nothing kept: prints a token, creates tables on first use",
     )
+    parser.add_argument(
+        "--source", metavar="URL", help="follow the tables of postgresql://user@host/database"
+    )
     parser.set_defaults(run=run)
 
 
@@ -67,13 +74,14 @@ def overrides_of(args: argparse.Namespace) -> list[Override]:
         "--listen": ("server.listen", args.listen),
         "--data-dir": ("server.data_dir", args.data_dir),
         "--workers": ("server.workers", args.workers),
+        "--source": (f"sources.{SOURCE_NAME}.postgres", args.source),
     }
     return [Override(flag, key, value) for flag, (key, value) in flags.items() if value is not None]
 
 
 def _serve_dev(config: Config, args: argparse.Namespace) -> int:
     with _development_directory(config, args.data_dir is not None) as data_dir:
-        opened = dev_config(config, data_dir=data_dir)
+        opened = dev_config(config, data_dir=data_dir, keeps_nothing=args.data_dir is None)
         _warn(opened)
         token = sign(opened.auth.jwt, "dev", role=Role.SERVICE, ttl=DEV_TOKEN_SECONDS)
         print(f"token: {token}", flush=True)

@@ -21,6 +21,7 @@ from kalam_notify.config.hooks import (
 )
 from kalam_notify.config.readers import BadValue, Reader, as_list
 from kalam_notify.config.settings import ApiKey, AuthSettings, Config, TablesSettings
+from kalam_notify.config.source_settings import SourceSettings, read_source_name
 from kalam_notify.config.tables import (
     TableDeclaration,
     contradictions,
@@ -88,6 +89,9 @@ class Decoder:
         if (cls, name) == (IngestSettings, "hooks"):
             values[name] = self._hooks(node, path)
             return
+        if (cls, name) == (Config, "sources"):
+            values[name] = self._sources(node, path)
+            return
         hint = _hints(cls)[name]
         if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
             section = self.section(hint, node, path)
@@ -129,6 +133,25 @@ class Decoder:
             else:
                 self.faults.append(mapping_wanted(Given(source, item), place))
         return tuple(key for key in keys if key is not None)
+
+    def _sources(self, node: Given | Tree, path: str) -> dict[str, SourceSettings]:
+        if isinstance(node, Given):
+            if node.value not in (None, {}):
+                self.faults.append(mapping_wanted(node, path))
+            return {}
+        sources: dict[str, SourceSettings] = {}
+        for name, below in node.items():
+            place = join(path, name)
+            self.sources[place] = source_of(below)
+            try:
+                read_source_name(name)
+            except BadValue as refusal:
+                self.faults.append(Fault(source_of(below), place, show(name), str(refusal)))
+                continue
+            source = self.section(SourceSettings, below, place)
+            if source is not None:
+                sources[name] = source
+        return sources
 
     def _tables(self, node: Given | Tree, path: str) -> dict[TableId, TableDef]:
         if isinstance(node, Given):

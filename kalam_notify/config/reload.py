@@ -57,6 +57,7 @@ def reloaded(running: Config, new: Config) -> Config:
     return replace(
         new,
         server=server,
+        sources=running.sources,
         log=replace(running.log, retention=new.log.retention),
         logging=replace(running.logging, level=new.logging.level),
     )

@@ -16,6 +16,7 @@ from kalam_notify.config import readers as r
 from kalam_notify.config.addresses import listen_address, network, origin, web_address
 from kalam_notify.config.credentials import role_names, secret_text
 from kalam_notify.config.hooks import IngestSettings
+from kalam_notify.config.source_settings import SourceSettings
 from kalam_notify.model import TableDef, TableId
 
 KIB = 1 << 10
@@ -215,6 +216,7 @@ class Config(msgspec.Struct, frozen=True):
     tables: TablesSettings = msgspec.field(default_factory=TablesSettings)
     ingest: IngestSettings = msgspec.field(default_factory=IngestSettings)
     limits: LimitSettings = LimitSettings()
+    sources: Mapping[str, SourceSettings] = msgspec.field(default_factory=dict)
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
 

@@ -102,7 +102,7 @@ def test_the_example_file_says_which_keys_wait_for_a_restart() -> None:
         match = re.match(r"( *)(\w+):(.*)", line)
         if match:
             section = [*section[: len(match[1]) // 2], match[2]]
-            if waiting and len(section) > 1:
+            if (waiting and len(section) > 1) or "[restart]" in match[3]:
                 marked.add(".".join(section))
         waiting = False
     restart = {path for path in key_paths(Config) if not is_reloadable(path)}
