@@ -36,7 +36,8 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     version.py      which release this is
 
 Imports go one way, and a test holds it: errors, version, budget <- model <- config <- protocol,
-sql, singleflight, store, auth, logs, loops, memory <- filters <- log <- subscriptions <- delivery
+sql, singleflight, store, auth, logs, loops, memory <- filters <- log <- sources <- subscriptions <-
+delivery
 <- catchup <- administration <- http, metrics <- sockets, scrape, garbage <- worker <- supervision
 <- app <- cli. The client knows errors, model and protocol at most.
 protocol, sql and subscriptions do no I/O: they are tested by calling functions.

@@ -48,7 +48,7 @@ from kalam_notify.http.static_files import static_routes
 from kalam_notify.log import Retention, open_log
 from kalam_notify.logs import hide, set_level
 from kalam_notify.metrics import Metrics, Pulse, StateCollector
-from kalam_notify.model import SHARED, Identity, Role
+from kalam_notify.model import SHARED, Identity, Role, TableDef, TableId
 from kalam_notify.model.tables import Catalog
 from kalam_notify.protocol import close
 from kalam_notify.scrape import Scrape, exposition
@@ -58,6 +58,8 @@ from kalam_notify.sockets.tls import Tls, tls_of
 from kalam_notify.sockets.upgrade import PATH as UPGRADE_PATH
 from kalam_notify.sockets.upgrade import upgrade_required
 from kalam_notify.sockets.wheel import Wheel
+from kalam_notify.sources.keeper import Sources
+from kalam_notify.sources.opening import open_sources
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.requests import SubscriptionRequests
 from kalam_notify.version import __version__
@@ -66,6 +68,9 @@ _log = logging.getLogger("kalam_notify.worker")
 
 _LOOK_AT_ONCE = 100
 """Connections that are looked at for a revoked token in one turn of the loop."""
+
+_FIRST_COPIES = 3.0
+"""Seconds that a start waits for sources that are new: small tables are there when it listens."""
 
 _GRACE = 3.0
 """Seconds that requests in hand and closing handshakes get after the drain."""
@@ -116,7 +121,7 @@ class Worker:
         self._listening: Sequence[Listener] = ()
         self._stopping = asyncio.Event()
         self._tls: Tls | None = None
-        self._ready = False
+        self._ready = self._is_built = False
         self._started_at = time.time()
         retention = config.log.retention
         self.log = open_log(
@@ -131,6 +136,14 @@ class Worker:
             auto_create=config.tables.auto_create,
             max_tables=config.limits.max_tables,
             on_create=lambda table: self.log.declare([table]),
+        )
+        self.sources = Sources(
+            open_sources(config.sources, config.server.data_dir),
+            self.log,
+            config.server.data_dir,
+            self.catalog.declared,
+            self._take_sourced,
+            lambda table, changes: self.metrics.ingested(table, changes),
         )
         self.manager = ConnectionsManager()
         self.stats = FanoutStats()
@@ -163,6 +176,7 @@ class Worker:
         self._revocation_file.load()
         await self.log.start()
         try:
+            await self.sources.load()
             self.log.declare(self.catalog.tables())
             async with asyncio.TaskGroup() as tasks:
                 await self._serve(tasks, sockets, announce)
@@ -182,8 +196,10 @@ class Worker:
             tasks.create_task(collect_in_small_steps(), name="garbage"),
             tasks.create_task(self._revocation_file.watch(self._found_revoked), name="revocations"),
             tasks.create_task(self.pulse.run(), name="pulse"),
+            *self.sources.start(tasks),
         ]
         self._keep_keys_fresh()
+        await self.sources.ready(_FIRST_COPIES)
         listeners = self._listeners(sockets)
         for listener in listeners:
             await listener.start()
@@ -239,6 +255,7 @@ class Worker:
         )
         self._measure(clock)
         self._office = self._open_office()
+        self._is_built = True
 
     def _measure(self, clock: Callable[[], float]) -> None:
         metrics = self.metrics
@@ -260,6 +277,7 @@ class Worker:
                 self.auth_failures,
                 lambda: sum(c.waiting for c in self.manager.connections.values()),
                 lambda: self.pulse.slowest_seconds,
+                self.sources.statuses,
             )
         )
 
@@ -513,11 +531,27 @@ class Worker:
             return False
         return True
 
+    def _take_sourced(self, tables: Sequence[TableDef]) -> None:
+        """These are the tables of all sources from now on; raises StorageFault."""
+        before = {table.id: table for table in self.catalog.tables()}
+        self.log.declare(tables)
+        self.catalog.set_sourced(tables)
+        self._renew_subscriptions(before)
+
+    def _renew_subscriptions(self, before: Mapping[TableId, TableDef]) -> None:
+        """Those of tables that are not what they were begin afresh."""
+        after = {table.id: table for table in self.catalog.tables()}
+        changed = {name for name in before if before[name] != after.get(name)}
+        if changed and self._is_built:
+            self.budget.enter(self.requests.tables_changed(changed), "reload")
+
     def _apply(self, config: Config) -> None:
         before = {table.id: table for table in self.catalog.tables()}
         # Also where no setting has changed: the files and addresses that they name may have.
         tokens = self._new_tokens(config, self._authenticator.tokens)
-        self.log.declare(config.tables.declared.values())
+        self.log.declare(
+            one for one in config.tables.declared.values() if not self.catalog.is_sourced(one.id)
+        )
         self.config = config
         self._authenticator.configure(config.auth, tokens)
         self.shared.verifier = tokens
@@ -532,9 +566,8 @@ class Worker:
         self.requests.configure(config.websocket, config.limits.subscriptions_per_user)
         self.shared.configure(config)
         set_level(config.logging.level)
-        after = {table.id: table for table in self.catalog.tables()}
-        changed = {name for name in before if before[name] != after.get(name)}
-        self.budget.enter(self.requests.tables_changed(changed), "reload")
+        self.sources.settings_changed()
+        self._renew_subscriptions(before)
 
     async def _drain(self) -> None:
         """Close the clients' connections, spread over drain_seconds, so that they do not all

@@ -172,6 +172,13 @@ class _Examination:
                 code="UNKNOWN_TABLE",
             )
         catalog = self._rules.catalog
+        if catalog.is_sourced(table_id):
+            raise self._refusal(
+                f"the changes of {table_id} come from its source, and from nobody else",
+                "table",
+                status=403,
+                code="FORBIDDEN",
+            )
         if not catalog.takes_changes(table_id):
             raise self._refusal(
                 f"there is no table {table_id}, and no room for another one: limits.max_tables"

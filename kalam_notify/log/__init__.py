@@ -13,6 +13,7 @@ from kalam_notify.log.sqlite import WINDOW_BYTES, SqliteLog
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 from kalam_notify.store.schema import Durability
+from kalam_notify.store.sourced import read_source_names
 
 __all__ = [
     "Appended",
@@ -28,6 +29,7 @@ __all__ = [
     "SqliteLog",
     "open_log",
     "reaches",
+    "stored_sources",
     "wake_followers",
 ]
 
@@ -66,6 +68,12 @@ def open_log(
 def _begin() -> int:
     """Where a log that is new begins: beyond any seq of one that was here before."""
     return min(time.time_ns() // 1000, 2**52)
+
+
+def stored_sources(url: str, data_dir: Path) -> set[str]:
+    """The names of sources that this log has followed, without opening it."""
+    scheme, _, place = url.partition(":")
+    return read_source_names(_file(place, data_dir)) if scheme == "sqlite" else set()
 
 
 def wake_followers(url: str, data_dir: Path) -> None:

@@ -241,7 +241,11 @@ class SqliteLog:
         size = sum(_weight(change) for change in batch)
         number, stored = self._pending.for_batch(size)
         self._writer.put(Waiting(Posting(batch, batch_key, mark), size, number))
-        return await stored
+        appended = await stored
+        if mark is not None and mark.forgotten:
+            # The table's horizon has moved: readers below it are to learn so from now on.
+            await self._follower.look()
+        return appended
 
     async def sources(self) -> dict[str, SourceState]:
         async with self._reading():

@@ -9,7 +9,7 @@ Nothing is counted per delivery: the fan-out adds its sums per chunk to plain in
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -22,6 +22,7 @@ from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.log import Appended, EventLog
 from kalam_notify.metrics.process import ProcessCollector
 from kalam_notify.model import TableId
+from kalam_notify.sources.keeper import Status as SourceStatus
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.version import __version__
 
@@ -126,6 +127,7 @@ class StateCollector(Collector):
         auth_failures: Counter[str],
         send_buffer_bytes: Callable[[], int],
         slowest_seconds: Callable[[], float],
+        sources: Callable[[], Sequence[SourceStatus]] = lambda: (),
     ) -> None:
         self._metrics = metrics
         self._log = log
@@ -135,6 +137,7 @@ class StateCollector(Collector):
         self._auth_failures = auth_failures
         self._send_buffer_bytes = send_buffer_bytes
         self._slowest_seconds = slowest_seconds
+        self._sources = sources
 
     def collect(self) -> Iterator[Metric]:
         manager, stats = self._manager, self._stats
@@ -186,6 +189,7 @@ class StateCollector(Collector):
         yield _labelled(
             "auth_failures", "Tokens and keys that were not taken", "reason", self._auth_failures
         )
+        yield from _of_sources(self._sources())
         build = GaugeMetricFamily(PREFIX + "build_info", "The release", labels=["version"])
         build.add_metric([__version__], 1)
         yield build
@@ -197,6 +201,25 @@ class StateCollector(Collector):
         oldest = statistics["oldest_at"]
         age = max(time.time() - oldest, 0.0) if oldest else 0.0
         yield _gauge("log_oldest_seconds", "Age of the oldest change in the log", age)
+
+
+def _of_sources(statuses: Sequence[SourceStatus]) -> Iterator[Metric]:
+    if not statuses:
+        return
+    families = [
+        GaugeMetricFamily(f"{PREFIX}source_{name}", text, labels=["source"])
+        for name, text in (
+            ("up", "Whether the source is followed at the moment"),
+            ("lag_bytes", "Bytes of the source's log that have not been stored here"),
+            ("lag_seconds", "How long the oldest change that has not been stored here waits"),
+        )
+    ]
+    for one in statuses:
+        for family, value in zip(
+            families, (float(one.is_up), one.lag.bytes, one.lag.seconds), strict=True
+        ):
+            family.add_metric([one.name], value)
+    yield from families
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

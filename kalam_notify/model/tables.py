@@ -150,6 +150,7 @@ class Catalog:
         self._on_create = on_create
         self._created: dict[TableId, TableDef] = {}
         self._declared: dict[TableId, TableDef] = {}
+        self._sourced: dict[TableId, TableDef] = {}
         self._auto_create = auto_create
         self.max_tables = max_tables
         self.replace(declared, auto_create=auto_create)
@@ -172,17 +173,26 @@ class Catalog:
         if auto_create is not None:
             self._auto_create = auto_create
 
+    def set_sourced(self, tables: Iterable[TableDef]) -> None:
+        """Take the tables of sources in place of those before; they win over others so named."""
+        self._sourced = {table.id: table for table in tables}
+
     def tables(self) -> list[TableDef]:
-        """Every table known by now, the declared ones first."""
-        created = self._created.values() if self._auto_create else ()
-        return [
-            *self._declared.values(),
-            *(table for table in created if table.id not in self._declared),
-        ]
+        """Every table known by now: those of sources, the declared ones, the created ones."""
+        created = self._created if self._auto_create else {}
+        return list({**created, **self._declared, **self._sourced}.values())
+
+    def declared(self, table: TableId) -> TableDef | None:
+        """What the configuration says of it."""
+        return self._declared.get(table)
 
     def is_declared(self, table: TableId) -> bool:
-        """Whether the configuration names it."""
-        return table in self._declared
+        """Whether the configuration, or a source, names it."""
+        return table in self._declared or table in self._sourced
+
+    def is_sourced(self, table: TableId) -> bool:
+        """Whether a source tells its changes, and nobody else may."""
+        return table in self._sourced
 
     def get(self, table: TableId) -> TableDef | None:
         """The table a reader asks for; None when there is none. Remembers nothing.
@@ -190,13 +200,15 @@ class Catalog:
         Under `auto_create` every well-formed name answers, so that a subscriber may come before
         the first producer, and no subscriber can fill the server's memory with names.
         """
-        found = self._declared.get(table)
+        found = self._sourced.get(table) or self._declared.get(table)
         if found is None and self._auto_create:
             found = self._created.get(table) or auto_created(table)
         return found
 
     def get_or_create(self, table: TableId) -> TableDef | None:
         """The table a producer writes to, created where the settings allow; else None."""
+        if table in self._sourced:
+            return None
         found = self._declared.get(table)
         if found is None and self._auto_create:
             found = self._created.get(table) or (None if self.is_full else self._create(table))
@@ -209,6 +221,8 @@ class Catalog:
 
     def takes_changes(self, table: TableId) -> bool:
         """Whether a producer could write to it: it is there, or may be created."""
+        if table in self._sourced:
+            return False
         if table in self._declared:
             return True
         return self._auto_create and (table in self._created or not self.is_full)

@@ -5,6 +5,9 @@ disagree, whatever the moment of a crash. `state.sources` counts the times that 
 definition has changed: other processes look at it.
 """
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from sqlite3 import Connection
 
 from kalam_notify.model import TableId
@@ -62,6 +65,15 @@ def source_version(connection: Connection) -> int:
     """Rises whenever a table of a source is defined anew or dropped."""
     (version,) = connection.execute("SELECT sources FROM state").fetchone()
     return int(version)
+
+
+def read_source_names(path: Path) -> set[str]:
+    """The sources of a file that is not in use here; none where it cannot be read."""
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            return {name for (name,) in connection.execute("SELECT source FROM source_positions")}
+    except sqlite3.Error:
+        return set()
 
 
 def source_states(connection: Connection) -> dict[str, SourceState]:

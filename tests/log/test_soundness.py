@@ -94,7 +94,7 @@ async def test_a_sound_large_file_is_checked_by_its_tables(
 
     monkeypatch.setattr(soundness, "check", noted)
     log = await opened(path.parent)
-    await until(lambda: len(checked) == 8)
+    await until(lambda: len(checked) == 10)
     assert {"sqlite_schema", "log", "rows", "entries", "state"} < set(checked)
     assert log.why_not_ready() is None
     await log.append([put(1)])

@@ -51,7 +51,7 @@ class TypeInfo(NamedTuple):
     # Of a domain.
     base: int
     base_modifier: int
-    # Of an array.
+    # Of a true array, the type of its elements; 0: none.
     element: int
     delimiter: str
 
@@ -175,7 +175,7 @@ class Codecs:
             return Codec(_TEXT, _text)
         if info.kind == "d":
             return self.of(info.base, info.base_modifier)
-        if info.element and info.name.startswith("_"):
+        if info.element:
             return Codec(_JSON, self._array(info))
         kind, convert = _BASE.get(info.name, ("Text", _text))
         return Codec(_sized(kind, modifier), convert)

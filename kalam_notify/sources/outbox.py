@@ -1,0 +1,92 @@
+"""From pieces of a stream to batches of the log: what has come while one is written goes next.
+
+Appending waits for the disk, the stream does not; so there is a queue between the two, bounded in
+bytes, and all that is in it becomes one batch (up to a bound), with the position of its last piece.
+"""
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+
+from kalam_notify.errors import LogUnavailable
+from kalam_notify.log import EventLog
+from kalam_notify.model import PostedChange, TableId
+from kalam_notify.model.sourced import SourceMark
+from kalam_notify.sources.base import Piece
+
+_log = logging.getLogger("kalam_notify.sources")
+
+BATCH_CHANGES = 4096
+MOST_CHANGES = 16_384
+RETRY_SECONDS = 1.0
+
+OnStored = Callable[[str], None]
+OnIngested = Callable[[TableId, int], None]
+
+
+class Outbox:
+    """Stores the pieces of one source, in order. `run` is a task of its own."""
+
+    def __init__(
+        self, name: str, log: EventLog, on_stored: OnStored, on_ingested: OnIngested
+    ) -> None:
+        self._name = name
+        self._event_log = log
+        self._on_stored = on_stored
+        self._on_ingested = on_ingested
+        self._pieces: deque[Piece] = deque()
+        self._changes = 0
+        self._is_storing = False
+        self._moved = asyncio.Condition()
+
+    async def put(self, piece: Piece) -> None:
+        """Queue a piece; waits while too much is queued."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._changes < MOST_CHANGES)
+            self._pieces.append(piece)
+            self._changes += len(piece.changes)
+            self._moved.notify_all()
+
+    async def flush(self) -> None:
+        """Return once everything that was put has been stored."""
+        async with self._moved:
+            await self._moved.wait_for(self._is_idle)
+
+    def _is_idle(self) -> bool:
+        return not self._pieces and not self._is_storing
+
+    async def run(self) -> None:
+        while True:
+            async with self._moved:
+                await self._moved.wait_for(lambda: self._pieces)
+                batch, position = self._next()
+                self._is_storing = True
+            await self.store(batch, SourceMark(self._name, position))
+            async with self._moved:
+                self._is_storing = False
+                self._moved.notify_all()
+
+    def _next(self) -> tuple[Sequence[PostedChange], str]:
+        piece = self._pieces.popleft()
+        batch = list(piece.changes)
+        while self._pieces and len(batch) + len(self._pieces[0].changes) <= BATCH_CHANGES:
+            piece = self._pieces.popleft()
+            batch += piece.changes
+        self._changes -= len(batch)
+        return batch, piece.position
+
+    async def store(self, batch: Sequence[PostedChange], mark: SourceMark) -> None:
+        """Append, until the log takes it. For what has to be in order, `flush` first."""
+        while True:
+            try:
+                await self._event_log.append(batch, mark=mark)
+                break
+            except LogUnavailable as fault:
+                # The log itself has said so.
+                _log.debug("source %s waits for the log: %s", self._name, fault)
+                await asyncio.sleep(RETRY_SECONDS)
+        for table, count in Counter(change.table for change in batch).items():
+            self._on_ingested(table, count)
+        if mark.position is not None:
+            self._on_stored(mark.position)
