@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 
 from loadtest.harness.postgres import Cluster, NoPostgres
 
-PATIENCE = 60.0
+PATIENCE = float(os.environ.get("PATIENCE", "60"))
 """A guard against hanging, no expectation of speed."""
 
 

@@ -18,6 +18,7 @@ from kalam_notify.sources.postgres.catalogue import (
     Facts,
     PgTable,
     Unfit,
+    catalogue_version,
     describe,
     quoted,
     read_facts,
@@ -92,6 +93,8 @@ class Survey(NamedTuple):
     added: list[Facts]
     tables: list[PgTable]
     unfit: list[Unfit]
+    # Of the catalogue, as of before the look: what comes later is seen at the next one.
+    version: str = ""
 
 
 class Names(NamedTuple):
@@ -107,6 +110,7 @@ async def survey(connection: Connection, settings: SourceSettings, names: Names)
     if version < OLDEST:
         what = f"PostgreSQL {version // 10000} is too old"
         return Survey([Missing(what, "run PostgreSQL 14 or newer")], [], [], [], [])
+    catalogue = await catalogue_version(connection, names.publication)
     server = await _server(connection, names.slot)
     missing = [*_of_the_server(server)]
     codecs = await read_types(connection)
@@ -128,7 +132,7 @@ async def survey(connection: Connection, settings: SourceSettings, names: Names)
                 tables.append(found)
             else:
                 unfit.append(found)
-    return Survey(missing, steps + more, added if more else [], tables, unfit)
+    return Survey(missing, steps + more, added if more else [], tables, unfit, catalogue)
 
 
 async def _server(connection: Connection, slot: str) -> Server:

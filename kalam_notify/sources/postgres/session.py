@@ -103,7 +103,7 @@ class PgSession:
         self._cut: Cut | None = None
         # What was complained of already.
         self._told = told
-        self._version: str | None = None
+        self._version = ""
         self._is_altered = False
         self._monitor: asyncio.Task[None] | None = None
         self._wal_end = self._stored = begin.position.lsn
@@ -122,17 +122,15 @@ class PgSession:
     async def refresh(self) -> None:
         async with told_as_unavailable():
             control = self._connections.control
-            # Asked before the look, so that whatever comes after it is seen the next time.
-            self._version = await catalogue_version(control, self._names.publication)
             found = await survey(control, self._settings, self._names)
             refused = await set_up(control, found)
             if found.steps:
-                self._version = await catalogue_version(control, self._names.publication)
                 found = await survey(control, self._settings, self._names)
             self._complain([*found.missing, *refused])
             self._take_survey(found)
 
     def _take_survey(self, found: Survey) -> None:
+        self._version = found.version
         self._tables = {table.id: table for table in found.tables}
         for one in found.unfit:
             self._say(f"{one.label} is not followed: {one.why}")
@@ -241,9 +239,9 @@ class PgSession:
         if end - kept > self._settings.max_slot_bytes:
             await self._give_up_slot(end - kept)
         version = await catalogue_version(control, self._names.publication)
-        if self._version is not None and version != self._version:
+        if version != self._version:
+            self._version = version
             self._is_altered = True
-        self._version = version
 
     def _measure(self, end: int) -> None:
         if self._stored >= self._wal_end:
