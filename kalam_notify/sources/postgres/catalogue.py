@@ -161,6 +161,7 @@ async def read_facts(connection: Connection, settings: SourceSettings) -> list[F
     """Every table that the settings choose."""
     async with connection.cursor(row_factory=class_row(Facts)) as cursor:
         found = await (await cursor.execute(_TABLES)).fetchall()
+    found.sort(key=lambda one: (one.schema, one.name))
     return [one for one in found if chooses(settings.tables, one.schema, one.name)]
 
 
