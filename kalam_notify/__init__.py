@@ -8,6 +8,7 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     errors.py       the faults, by whose they are: the client's, the operator's, the log's edges
     budget/         time slices of the event loop, fair between owners
     protocol/       the WebSocket dialect: messages, session, close codes, frames, compression
+    formats/        changes in other programs' shapes: Debezium, CloudEvents and so on
     sql/            the language: SELECT ... WHERE ... to a tree, its types and its normal form
     filters/        conditions at work: bound to a subscriber, compiled, found in an index
     store/          the state derived from the changes: entries, rows, keys, retention, pages
@@ -36,11 +37,10 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     version.py      which release this is
 
 Imports go one way, and a test holds it: errors, version, budget <- model <- config <- protocol,
-sql, singleflight, store, auth, logs, loops, memory <- filters <- log <- sources <- subscriptions <-
-delivery
-<- catchup <- administration <- http, metrics <- sockets, scrape, garbage <- worker <- supervision
-<- app <- cli. The client knows errors, model and protocol at most.
-protocol, sql and subscriptions do no I/O: they are tested by calling functions.
+sql, formats, singleflight, store, auth, logs, loops, memory <- filters <- log <- sources <-
+subscriptions <- delivery <- catchup <- administration <- http, metrics <- sockets, scrape, garbage
+<- worker <- supervision <- app <- cli. The client knows errors, model and protocol at most.
+protocol, sql, formats and subscriptions do no I/O: they are tested by calling functions.
 """
 
 from kalam_notify.version import __version__

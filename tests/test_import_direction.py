@@ -12,7 +12,7 @@ ORDER = [
     {"version", "errors", "budget"},
     {"model"},
     {"config"},
-    {"protocol", "sql", "singleflight", "store", "auth", "logs", "loops", "memory"},
+    {"protocol", "sql", "formats", "singleflight", "store", "auth", "logs", "loops", "memory"},
     {"log"},
     {"filters", "sources"},
     {"subscriptions"},
@@ -74,7 +74,7 @@ def test_imports_go_from_right_to_left_only() -> None:
 def test_the_rooms_without_io_import_none() -> None:
     """They are tested by calling functions: no sockets, no loop."""
     forbidden = {"asyncio", "socket", "uvloop", "uvicorn", "starlette", "sqlite3"}
-    for room in ("protocol", "sql", "filters", "subscriptions", "model"):
+    for room in ("protocol", "sql", "formats", "filters", "subscriptions", "model"):
         for path in (PACKAGE / room).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 names = []

@@ -15,7 +15,7 @@ Ids: no connector numbers its events, and PostgreSQL's position is that of a pag
 are copied in. So an id is made of the position, the operation and the row.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Final
 
 import msgspec
@@ -110,29 +110,38 @@ def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
             return ()
         if given(envelope.schema) is not None:
             schema = schema_of(bytes(envelope.schema))
-        envelope, place = _decode(payload), "payload."
+        message, envelope, place = payload, _decode(payload), "payload."
+    if envelope.op is None and tells_no_row(members_of(message).keys()):
+        return ()
     return changes_of(envelope, schema, place)
+
+
+def tells_no_row(has: Set[str]) -> bool:
+    """Whether these are the members of a heartbeat, a transaction's marker or a changed schema."""
+    return has == {"ts_ms"} or any(needed <= has for needed in _WITHOUT_ROWS)
+
+
+_WITHOUT_ROWS: Final = (
+    {"status", "id", "event_count"},
+    {"ddl", "databaseName"},
+    {"tableChanges", "source"},
+)
 
 
 def changes_of(envelope: Envelope, schema: Schema | None, place: str) -> Iterable[Told]:
     """The change of an event that has been unwrapped; `place` is where it stands in the message."""
     source = envelope.source or Source()
     label = f"a Debezium envelope of source {source.connector or 'unknown'}"
-    if envelope.op is None or envelope.op == "m":
-        _pass_over(envelope, label, place)
+    if envelope.op == "m":
         return ()
+    if envelope.op is None:
+        raise MessageFault(label, "the op is missing", f"{place}op")
     verb = _VERBS.get(envelope.op)
     if verb is None:
         raise MessageFault(label, f"there is no op {envelope.op!r}", f"{place}op")
     if source.table is None:
         raise MessageFault(label, "the source names no table", f"{place}source.table")
     return (_told(envelope, source, schema, verb, Told(label, source.names, "", verb), place),)
-
-
-def _pass_over(envelope: Envelope, label: str, place: str) -> None:
-    # A heartbeat, a marker of a transaction, a changed schema: none of them has rows.
-    if envelope.op is None and not (envelope.before is ABSENT and envelope.after is ABSENT):
-        raise MessageFault(label, "the op is missing", f"{place}op")
 
 
 def _told(

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from kalam_notify.formats.connect_schema import Schema, converted, schema_of
-from kalam_notify.formats.debezium import available
+from kalam_notify.formats.debezium import available, tells_no_row
 from kalam_notify.formats.debezium import read as read_debezium
 from kalam_notify.formats.told import (
     ABSENT,
@@ -67,7 +67,7 @@ def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
             schema = schema_of(bytes(record.schema))
         row, place = payload, "payload."
     members = members_of(row)
-    if members.keys() == {"ts_ms"} or {"op", "source"} <= members.keys():
+    if tells_no_row(members.keys()) or {"op", "source"} <= members.keys():
         # What Debezium sends besides rows is not taken out of its envelope.
         return read_debezium(message)
     return (_told(members, schema, place),)

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from kalam_notify.formats import cloudevents
-from kalam_notify.formats.debezium import DEBEZIUM
+from kalam_notify.formats.debezium import DEBEZIUM, tells_no_row
 from kalam_notify.formats.hasura import HASURA
 from kalam_notify.formats.kafka_connect import KAFKA_CONNECT
 from kalam_notify.formats.maxwell import MAXWELL
@@ -55,18 +55,14 @@ def _by_payload(members: Mapping[str, msgspec.Raw]) -> Reader | None:
 
 
 def _is_debezium(has: Set[str]) -> bool:
-    return any(needed <= has for needed in _DEBEZIUM) or has == {"ts_ms"}
+    return any(needed <= has for needed in _DEBEZIUM) or tells_no_row(has)
 
 
-# An envelope, a transaction's marker, a changed schema.
 _DEBEZIUM: Final = (
     {"op", "source"},
     {"op", "after"},
     {"op", "before"},
     {"before", "after", "source"},
-    {"status", "id", "event_count"},
-    {"ddl", "databaseName"},
-    {"tableChanges", "source"},
 )
 
 CLOUDEVENTS: Final = Reader("cloudevents", "a CloudEvent", partial(cloudevents.read, reader_of))

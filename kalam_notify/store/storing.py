@@ -158,10 +158,14 @@ def settle_batch(
             gone = settle_gone(seq + 1, posted, rows.clear(posted.table, posted.owner))
         if change is None or (posted.only_if_new and posted.kind == "truncate" and not gone):
             continue
-        seq += 1 + len(gone)
+        seq += 1
         accepted += 1
-        changes += (change, *gone)
-        ids += (posted.id, *(None for _ in gone))
+        changes.append(change)
+        ids.append(posted.id)
+        if gone:
+            seq += len(gone)
+            changes += gone
+            ids += [None] * len(gone)
     if batch_key is not None:
         # Also where every change was known by its own id: it leaves with what is newest now.
         seen.batch_keys[batch_key] = seq
