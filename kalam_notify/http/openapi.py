@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from kalam_notify.config.hooks import FORMATS
 from kalam_notify.http.answers import json_answer
 from kalam_notify.http.openapi_schemas import SCHEMAS
 from kalam_notify.version import __version__
@@ -64,6 +65,10 @@ _CHANGES: Final = {
     "application/x-ndjson": {
         "schema": {"type": "string", "description": "One change a line, each a JSON object"}
     },
+    "application/cloudevents+json": {"schema": {"type": "object"}},
+    "application/cloudevents-batch+json": {
+        "schema": {"type": "array", "items": {"type": "object"}}
+    },
 }
 
 
@@ -104,6 +109,30 @@ def _list(schema: str, summary: str, *parameters: Operation) -> Operation:
         "responses": {"200": _json(schema, "A page"), **_refused(400, 401, 403, 503)},
     }
 
+
+_FORMAT: Final = {
+    **_query("format", "How the messages are to be read; else as they are recognised"),
+    "schema": {"enum": list(FORMATS)},
+}
+_HOOK: Final = {
+    "name": "name",
+    "in": "path",
+    "description": "One of ingest.hooks",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+}
+_OF_A_BATCH: Final = [
+    _header(
+        "Idempotency-Key",
+        "The batch is stored once, however often it is posted with this key",
+        {"type": "string", "minLength": 1, "maxLength": 256},
+    ),
+    _header(
+        "Content-Encoding",
+        "How the body is packed",
+        {"enum": ["identity", "gzip", "x-gzip"]},
+    ),
+]
 
 PATHS: Final[Mapping[str, Mapping[str, Operation]]] = {
     "/livez": {
@@ -155,16 +184,8 @@ PATHS: Final[Mapping[str, Mapping[str, Operation]]] = {
             "description": "Role service and above. All of a batch is stored, in order, or none.",
             "security": _CREDENTIALS,
             "parameters": [
-                _header(
-                    "Idempotency-Key",
-                    "The batch is stored once, however often it is posted with this key",
-                    {"type": "string", "minLength": 1, "maxLength": 256},
-                ),
-                _header(
-                    "Content-Encoding",
-                    "How the body is packed",
-                    {"enum": ["identity", "gzip", "x-gzip"]},
-                ),
+                _FORMAT,
+                *_OF_A_BATCH,
             ],
             "requestBody": {"required": True, "content": _CHANGES},
             "responses": {
@@ -174,6 +195,31 @@ PATHS: Final[Mapping[str, Mapping[str, Operation]]] = {
         },
         "options": {
             "summary": "Which methods there are",
+            "responses": {"204": {"description": "In the header Allow"}},
+        },
+    },
+    "/v1/hooks/{name}": {
+        "post": {
+            "summary": "Post changes that are signed, or come with a secret",
+            "description": "As a post to /v1/changes, in any format. Signatures are those of "
+            "Standard Webhooks.",
+            "security": [{}],
+            "parameters": [
+                _HOOK,
+                _header("webhook-id", "What the message is known again by", {"type": "string"}),
+                _header("webhook-timestamp", "Unix time in seconds", {"type": "string"}),
+                _header("webhook-signature", "v1,BASE64, one or several", {"type": "string"}),
+                *_OF_A_BATCH,
+            ],
+            "requestBody": {"required": True, "content": _CHANGES},
+            "responses": {
+                "200": _json("Accepted", "Stored durably"),
+                **_refused(400, 401, 403, 404, 408, 413, 415, 429, 503),
+            },
+        },
+        "options": {
+            "summary": "Which methods there are",
+            "parameters": [_HOOK],
             "responses": {"204": {"description": "In the header Allow"}},
         },
     },

@@ -100,9 +100,10 @@ def test_every_key_of_the_configuration_is_in_the_example_file() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_key_that_a_page_names_exists(page: Path) -> None:
     known = set(key_paths(Config))
-    sections = {path.split(".")[0] for path in known} - {"log"}
+    sections = {path.split(".")[0] for path in known} - {"log", "ingest"}
     named = re.findall(rf"`((?:{'|'.join(sections)})\.[a-z_.]+)`", page.read_text())
     named += re.findall(r"`(log\.(?:url|durability|retention)[a-z_.]*)`", page.read_text())
+    named += re.findall(r"`(ingest\.(?:tables|hooks)[a-z_.]*)`", page.read_text())
     assert [
         name for name in named if not any(f"{key}.".startswith(f"{name}.") for key in known)
     ] == []

@@ -25,7 +25,14 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FOUND = HERE / "found"
 # Short where the parser is slow: a configuration is read by PyYAML, character by character.
-MAX_LEN = {"messages": 2048, "sql": 1024, "changes": 4096, "configuration": 512, "http": 4096}
+MAX_LEN = {
+    "messages": 2048,
+    "sql": 1024,
+    "changes": 4096,
+    "foreign": 4096,
+    "configuration": 512,
+    "http": 4096,
+}
 # A single input that takes longer is a defect: it would stall everybody.
 INPUT_SECONDS = 10
 _DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG

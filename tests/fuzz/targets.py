@@ -27,9 +27,11 @@ from kalam_notify.auth import sign
 from kalam_notify.budget import at_once as finish
 from kalam_notify.config import Config, LimitSettings, Override, load_config, warnings
 from kalam_notify.errors import ChangeRefused, ConfigurationFault, SubscriptionRefused
+from kalam_notify.formats.recognise import FORMATS
 from kalam_notify.http.body import Form, inflate
 from kalam_notify.http.decoders import Rules, at_once, decode_batch
-from kalam_notify.model import Identity, Role, UserId
+from kalam_notify.http.foreign import Foreign as ForeignShapes
+from kalam_notify.model import Identity, Role, TableId, UserId
 from kalam_notify.model.tables import Catalog
 from kalam_notify.protocol import messages
 from kalam_notify.protocol.messages import NextBatch, Subscribe, Unsubscribe
@@ -181,10 +183,42 @@ class Changes:
         for change in changes:
             table = self._catalog.get(change.table)
             assert table is not None
-            assert (change.key is not None) is table.is_keyed
+            assert (change.key is not None) is (table.is_keyed and change.kind != "truncate")
             for row in (change.row, change.old):
                 if row is not None:
                     assert len(row.json) <= self._limits.max_row_bytes
+                    assert orjson.loads(row.json) == row.values
+
+
+class Foreign:
+    """A body in another program's shape. Its first byte says which: 0 whichever it looks like, then
+    each of them; the high bit NDJSON.
+    """
+
+    def __init__(self) -> None:
+        config = _config()
+        self._limits: LimitSettings = config.limits
+        self._catalog = Catalog(config.tables.declared.values())
+        self._formats = [None, *FORMATS.values()]
+
+    def __call__(self, data: bytes) -> None:
+        if not data:
+            return
+        form = Form.LINES if data[0] & 128 else Form.JSON
+        asked = self._formats[(data[0] & 127) % len(self._formats)]
+        how = ForeignShapes({"e": TableId("app.events"), "t.typed": TableId("app.typed")}, asked)
+        rules = Rules(self._catalog, self._limits)
+        try:
+            changes = at_once(decode_batch(data[1:], form, rules, how))
+        except ChangeRefused as refusal:
+            _must_be_documented(refusal)
+            return
+        for change in changes:
+            table = self._catalog.get(change.table)
+            assert table is not None
+            assert (change.key is not None) is (table.is_keyed and change.kind != "truncate")
+            for row in (change.row, change.old):
+                if row is not None:
                     assert orjson.loads(row.json) == row.values
 
 
@@ -269,6 +303,8 @@ def target(name: str) -> Target:
             return Requests().sql
         case "changes":
             return Changes()
+        case "foreign":
+            return Foreign()
         case "configuration":
             return configuration
         case "http":
@@ -276,4 +312,4 @@ def target(name: str) -> Target:
     raise ValueError(f"no target {name}")
 
 
-TARGETS = ("messages", "sql", "changes", "configuration", "http")
+TARGETS = ("messages", "sql", "changes", "foreign", "configuration", "http")
