@@ -70,18 +70,17 @@ class Source(msgspec.Struct, gc=False):
 
     @property
     def position(self) -> Sequence[msgspec.Raw]:
-        """What tells this event's place from any other's; empty where nothing does."""
-        every = (
+        """What tells this event's place from any other's; nothing but ABSENT where nothing does."""
+        return (
             *(self.lsn, self.tx_id, self.gtid, self.file, self.pos, self.row),
             *(self.commit_lsn, self.change_lsn, self.event_serial_no),
             *(self.scn, self.commit_scn, self.rs_id, self.ssn, self.vgtid, self.ts_ms),
         )
-        return every if any(one is not ABSENT for one in every) else ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Database, schema and table, as far as the connector has them."""
-        return tuple(name for name in (self.db, self.schema, self.table) if name)
+        return tuple([name for name in (self.db, self.schema, self.table) if name])
 
 
 class Envelope(msgspec.Struct, gc=False):
@@ -150,13 +149,15 @@ def _told(
     told.table_at = f"{place}source.table"
     before, after = given(envelope.before), given(envelope.after)
     told.old_at, told.row_at = f"{place}before", f"{place}after"
-    if source.position:
+    position = source.position
+    order = next((one for one in position if one is not ABSENT), None)
+    if order is not None:
         told.id = digest(
             "debezium",
-            *(source.name, source.connector, *source.names, envelope.op),
-            *source.position,
-            *(envelope.before, envelope.after),
-            envelope.transaction,
+            *(source.name, source.connector, told.names, envelope.op),
+            *position,
+            *(envelope.before, envelope.after, envelope.transaction),
+            order=order,
         )
     if verb == "truncate":
         return told

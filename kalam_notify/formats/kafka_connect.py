@@ -83,7 +83,7 @@ def _told(members: Members, schema: Schema | None, place: str) -> Told:
     ]
     row = joined(members.items())
     if position:
-        told.id = digest("kafka-connect", *names, told.verb, *position, row)
+        told.id = digest("kafka-connect", names, told.verb, *position, row, order=position[0])
     if told.verb == "truncate":
         return told
     told.unchanged, kept = available(msgspec.Raw(row))

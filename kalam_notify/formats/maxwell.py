@@ -75,7 +75,9 @@ def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
         told.old = None if changed is None else laid_over(data, changed)
     if given(row.xid) is not None:
         place = (row.server_id, row.xid, row.xoffset, row.position, row.gtid, row.ts)
-        told.id = digest("maxwell", row.database, row.table, row.type, *place, row.data, row.old)
+        told.id = digest(
+            "maxwell", row.database, row.table, row.type, *place, row.data, row.old, order=row.xid
+        )
     return (told,)
 
 

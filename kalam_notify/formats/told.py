@@ -66,15 +66,15 @@ def is_null(raw: msgspec.Raw | bytes) -> bool:
     return len(raw) == 4 and bytes(raw) == b"null"
 
 
-def digest(format: str, *parts: object) -> str:
-    """An id for what these parts name: equal for equal parts, and for no others in practice."""
-    hashed = blake2b(digest_size=16)
-    for part in parts:
-        said = bytes(part) if isinstance(part, msgspec.Raw | bytes) else str(part).encode()
-        # With its length, so that no two runs of parts are one text.
-        hashed.update(b"%d:" % len(said))
-        hashed.update(said)
-    return f"{format}:{hashed.hexdigest()}"
+def digest(format: str, *parts: object, order: msgspec.Raw = ABSENT) -> str:
+    """An id for what these parts name: equal for equal parts, and for no others in practice.
+
+    Ids of a sender whose `order` rises are neighbours, which the log's index of them is glad of.
+    """
+    raw = [msgspec.Raw(one) if type(one) is bytes else one for one in parts]
+    hashed = blake2b(msgspec.json.encode(raw), digest_size=16).hexdigest()
+    first = memoryview(order)[:20].tobytes().decode(errors="replace")
+    return f"{format}:{first}:{hashed}"
 
 
 def joined(members: Iterable[tuple[str, msgspec.Raw | bytes]]) -> bytes:

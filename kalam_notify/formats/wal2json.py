@@ -103,7 +103,7 @@ def _version_1(told: _Message, changes: Sequence[msgspec.Raw]) -> Iterable[Told]
             one.old = _row(zip(keys.keynames, types, keys.keyvalues, strict=False))
             one.old_at = f"{at}.oldkeys.keyvalues"
         if position:
-            one.id = digest("wal2json", *position, place, raw)
+            one.id = digest("wal2json", *position, place, raw, order=position[0])
         yield one
 
 
@@ -117,7 +117,7 @@ def _version_2(told: _Message, message: msgspec.Raw | bytes) -> Iterable[Told]:
         one.old, one.old_at = _row((c.name, c.type, c.value) for c in told.identity), "identity"
     position = _position(told.lsn, told.xid, told.timestamp)
     if position:
-        one.id = digest("wal2json", *position, message)
+        one.id = digest("wal2json", *position, message, order=position[0])
     yield one
 
 
