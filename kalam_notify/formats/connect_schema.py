@@ -9,6 +9,7 @@ A schema is several times as long as its payload, and the same for all messages 
 it comes to is kept by its text.
 """
 
+import re
 from base64 import b64decode
 from binascii import Error
 from collections.abc import Callable, Mapping
@@ -27,6 +28,9 @@ Convert = Callable[[Any], Any]
 Columns = Mapping[str, Convert]
 """The columns of a row that mean something else than they say."""
 
+# 16 MiB of them at most.
+_LONGEST_KEPT = 128 * 1024
+_SCALE = re.compile(r"-?\d{1,5}", re.ASCII)
 _NOTHING: Columns = {}
 _DAY_ONE = date(1970, 1, 1)
 _INSTANT_ONE = datetime(1970, 1, 1)
@@ -55,12 +59,18 @@ class Schema(msgspec.Struct, frozen=True):
 _decode = msgspec.json.Decoder(_Type).decode
 
 
-@lru_cache(maxsize=256)
 def schema_of(text: bytes) -> Schema:
     """The schema of a payload; raises what msgspec raises where it is none."""
+    return _kept(text) if len(text) <= _LONGEST_KEPT else _read(text)
+
+
+def _read(text: bytes) -> Schema:
     found = _decode(text)
     rows = {one.field: _columns(one) for one in found.fields if one.type == "struct"}
     return Schema(found.name, _columns(found), rows)
+
+
+_kept = lru_cache(maxsize=128)(_read)
 
 
 def converted(row: msgspec.Raw | bytes, columns: Columns) -> msgspec.Raw | bytes:
@@ -95,8 +105,10 @@ def _convert(type: _Type) -> Convert | None:
             None if item is None else lambda values: [v if v is None else item(v) for v in values]
         )
     if type.name == "org.apache.kafka.connect.data.Decimal":
-        scale = int((type.parameters or {}).get("scale", "0"))
-        return lambda value: decimal_text(b64decode(value, validate=True), scale)
+        scale = (type.parameters or {}).get("scale", "0")
+        if _SCALE.fullmatch(scale) is None:
+            return None
+        return lambda value: decimal_text(b64decode(value, validate=True), int(scale))
     return _BY_NAME.get(type.name or "")
 
 

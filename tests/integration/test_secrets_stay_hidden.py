@@ -23,6 +23,8 @@ API_KEY = "hush-api-key-4713"
 NO_TOKEN = "hush-no-token-4714"
 NO_KEY = "hush-no-key-4715"
 FORGED = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJodXNoIn0.aHVzaC1mb3JnZWQtNDcxNg"
+HOOK_SECRET = "whsec_aHVzaC1zaWduaW5nLWhvb2stc2VjcmV0LTQ3MTc="
+PLAIN_HOOK_SECRET = "hush-plain-hook-secret-4718"
 QUERY = "SELECT * FROM app.orders"
 
 BAD_CONFIGURATIONS = [
@@ -43,6 +45,14 @@ BAD_CONFIGURATIONS = [
     "auth: {{jwt: {{jwks_url: 'https://a:{0}@b.c/d', algorithms: [RS256]}}}}",
     "auth: {{api_keys: [{{name: a, role: service, sha256: {0}}}]}}",
     "auth: {{api_keys: [{0}]}}",
+    "ingest: {{hooks: {{a: {{secrets: ' {0}'}}}}}}",
+    "ingest: {{hooks: {{a: {{secrets: [whsec_{0}]}}}}}}",
+    "ingest: {{hooks: {{a: {{secrets: [{0}, {0}]}}}}}}",
+    "ingest: {{hooks: {{a: {{secrets: {{b: {0}}}}}}}}}",
+    "ingest: {{hooks: {{a: {{secret: {0}}}}}}}",
+    "ingest: {{hooks: {{a: {0}}}}}",
+    "ingest: {{hooks: [{0}]}}",
+    "ingest: {{hooks: {{a: {{secrets: {0}, format: xml}}}}}}",
     "{0}",
     "secret: {0}",
 ]
@@ -96,6 +106,12 @@ async def test_no_secret_is_in_anything_that_a_run_writes(
                 "jwt": {"secret": [SECRET, OLD_SECRET]},
                 "api_keys": [{"name": "feeder", "role": "service", "sha256": digest}],
             },
+            "ingest": {
+                "hooks": {
+                    "signed": {"secrets": [HOOK_SECRET]},
+                    "plain": {"secrets": PLAIN_HOOK_SECRET},
+                }
+            },
             "logging": {"level": "debug", "format": format},
             "metrics": {"open": True},
         },
@@ -118,6 +134,7 @@ async def test_no_secret_is_in_anything_that_a_run_writes(
     finally:
         server.close()
     assert "Traceback" not in server.errors
+    outputs.search(HOOK_SECRET, HOOK_SECRET.removeprefix("whsec_"), PLAIN_HOOK_SECRET)
     outputs.search(SECRET, OLD_SECRET, API_KEY, NO_TOKEN, NO_KEY, FORGED, *tokens.values())
 
 
@@ -174,11 +191,17 @@ def over_http(outputs: Outputs, server: Server, token: str) -> None:
         {"Authorization": NO_TOKEN},
         {"X_API_Key": API_KEY},
         {"X_API_Key": NO_KEY},
+        {"X_Webhook_Secret": PLAIN_HOOK_SECRET},
+        {"X_Webhook_Secret": HOOK_SECRET, "webhook_signature": f"v1,{PLAIN_HOOK_SECRET}"},
+        {"Authorization": PLAIN_HOOK_SECRET, "webhook_id": HOOK_SECRET, "webhook_timestamp": "1"},
         {},
     ):
         for method, path, body in (
             ("POST", "/v1/changes", b"[]"),
             ("POST", "/v1/changes", b'{"table":'),
+            ("POST", "/v1/hooks/signed", b"[]"),
+            ("POST", "/v1/hooks/plain", b'{"table":'),
+            ("GET", f"/v1/hooks/plain?secret={PLAIN_HOOK_SECRET}", None),
             ("GET", f"/v1/explain?sql=SELECT&token={token}", None),
             ("POST", "/v1/admin/revoke", b'{"user": "nobody"}'),
             ("GET", "/nowhere", None),
