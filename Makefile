@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(VENV))/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install ci js format lint types test unit fuzz client-alone lock audit sbom
+.PHONY: help install ci js format lint types test unit fuzz client-alone oldest lock audit sbom
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -49,6 +49,11 @@ fuzz:  ## what parses bytes from outside, 30 s a target (FUZZ_SECONDS, FUZZ_JOBS
 
 client-alone:  ## the client with nothing but its own dependencies, the oldest websockets it takes
 	$(BIN)/python tests/client/alone.py
+
+oldest:  ## the server's sockets on the oldest websockets that it takes
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	$(BIN)/pip install -q --no-deps --target "$$dir" 'websockets==15.0.*' && \
+	PYTHONPATH="$$dir" $(BIN)/python -m pytest -q tests/sockets tests/protocol tests/integration/test_door.py
 
 lock:  ## requirements/*.lock anew from pyproject.toml; wants uv
 	requirements/lock

@@ -110,7 +110,7 @@ def _reloader(
     config: Config, dev: bool, config_file: Path | None, overrides: Sequence[Override]
 ) -> Callable[[], Config]:
     def reload() -> Config:
-        fresh = load_config(config_file, os.environ, overrides, serving=not dev)
+        fresh = load_config(config_file, os.environ, overrides, serving=not dev, renewing=True)
         if dev:
             fresh = dev_config(
                 fresh, data_dir=config.server.data_dir, secret=config.auth.jwt.secret

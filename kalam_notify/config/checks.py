@@ -22,17 +22,21 @@ class Finding(NamedTuple):
     cure: str
 
 
-def check(config: Config, sources: Mapping[str, str], faults: list[Fault]) -> None:
+def check(
+    config: Config, sources: Mapping[str, str], faults: list[Fault], *, renewing: bool = False
+) -> None:
     """Add the faults of a configuration whose keys are each valid by themselves."""
     faulty = {fault.key for fault in faults}
-    for finding in _findings(config):
+    for finding in _findings(config, renewing):
         if faulty.isdisjoint(finding.keys):
             source = next((sources[key] for key in finding.keys if key in sources), "defaults")
             faults.append(Fault(source, finding.keys[0], finding.value, finding.cure))
 
 
-def _findings(config: Config) -> Iterator[Finding]:
+def _findings(config: Config, renewing: bool) -> Iterator[Finding]:
     yield from _tls(config)
+    if not renewing:
+        yield from _certificate(config)
     yield from _addresses(config)
     yield from _pace(config)
     yield from _log(config)
@@ -50,7 +54,24 @@ def _tls(config: Config) -> Iterator[Finding]:
         yield Finding(keys[::-1], "null", "cert and key go together: give both or neither")
     for name, path in zip(keys, (cert, key), strict=True):
         if path is not None and not _is_readable(path):
-            yield Finding((name,), show(str(path)), "give the path of a PEM file that can be read")
+            yield Finding((name,), repr(str(path)), "give the path of a PEM file that can be read")
+
+
+def _certificate(config: Config) -> Iterator[Finding]:
+    cert, key = config.server.tls.cert, config.server.tls.key
+    if cert is None or key is None or not (_is_readable(cert) and _is_readable(key)):
+        return
+    # Here and not on top: loading OpenSSL costs every verb, and few have a certificate to look at.
+    import ssl
+
+    try:
+        # A password is given so that OpenSSL does not ask for one on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except (ssl.SSLError, OSError, ValueError) as fault:
+        cure = "give a certificate and the key that it was made for, PEM files without a password"
+        value = f"{str(cert)!r} and {str(key)!r}"
+        keys = ("server.tls.cert", "server.tls.key")
+        yield Finding(keys, value, f"{cure} ({fault})")
 
 
 def _is_readable(path: Path) -> bool:
@@ -169,4 +190,5 @@ def _policies(config: Config) -> Iterator[Finding]:
         except SqlRefused as refusal:
             place = f"tables.declared.{table.id}"
             cure = " ".join(refusal.message.split())
-            yield Finding((f"{place}.policy", place), show(policy), cure)
+            keys = (f"{place}.policy", place, f"{place}.columns")
+            yield Finding(keys, show(policy), cure)

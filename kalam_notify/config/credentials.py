@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from kalam_notify.config.readers import BadValue, Reader, edges_are_blank, is_unfilled
+from kalam_notify.config.readers import BadValue, Reader, edges_are_blank, is_unfilled, raise_all
 from kalam_notify.config.tree import Given
 from kalam_notify.model import Role
 
@@ -56,13 +56,16 @@ def _read_role_names(value: object) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
         raise BadValue("give a mapping of an issuer's names to roles, such as authenticated: user")
     names = {}
+    refusals = []
     for name, given in value.items():
         role = given.value if isinstance(given, Given) else given
-        if not isinstance(name, str) or not isinstance(role, str) or role not in ROLES:
-            refusal = BadValue(f"give {name!r} one of the roles {', '.join(ROLES)}")
-            refusal.item = role
-            raise refusal
-        names[name] = role
+        if isinstance(name, str) and isinstance(role, str) and role in ROLES:
+            names[name] = role
+            continue
+        refusal = BadValue(f"give {name!r} one of the roles {', '.join(ROLES)}")
+        refusal.item = role
+        refusals.append(refusal)
+    raise_all(refusals)
     return names
 
 

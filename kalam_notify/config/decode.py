@@ -116,6 +116,8 @@ class Decoder:
                 value = given.value if one.item is None else one.item
                 shown = HIDDEN if reader.is_secret else show(value)
                 self.faults.append(Fault(given.source, path, shown, f"{one}{hint_for(value)}"))
+            if refusal.rest is not None:
+                values[name] = refusal.rest
 
     def _api_keys(self, node: Given | Tree, path: str) -> tuple[ApiKey, ...]:
         source = source_of(node)

@@ -18,12 +18,14 @@ def load_config(
     overrides: Sequence[Override] = (),
     *,
     serving: bool = False,
+    renewing: bool = False,
 ) -> Config:
     """Read, lay over one another and check all sources.
 
     `environ` is what `os.environ` holds (None: nothing); only `KALAM_NOTIFY_…` is looked at.
-    `serving`: what `serve` insists on is missing where it is not there. Raises ConfigurationFault
-    with every fault there is.
+    `serving`: what `serve` insists on is missing where it is not there. `renewing`: whether the
+    certificate holds is for whoever renews it, and keeps nothing else from being reloaded. Raises
+    ConfigurationFault with every fault there is.
     """
     faults: list[Fault] = []
     tree: Tree = {} if file is None else read_file(file, faults)
@@ -31,7 +33,7 @@ def load_config(
     lay_overrides(tree, overrides, faults)
     decoder = Decoder(faults)
     config = decoder.config(tree)
-    check(config, decoder.sources, faults)
+    check(config, decoder.sources, faults, renewing=renewing)
     if serving:
         _insist(config, str(file or "serve"), decoder.sources, faults)
     if faults:

@@ -29,6 +29,8 @@ class BadValue(ValueError):
     item: object = None
     # Further items that are not taken either.
     others: "tuple[BadValue, ...]" = ()
+    # What to go on with to find the faults of other keys; None: the key's default.
+    rest: object = None
 
 
 class Reader(msgspec.Struct, Generic[T], frozen=True):
@@ -114,10 +116,16 @@ def read_all(reader: Reader[T], items: Sequence[object]) -> tuple[T, ...]:
         except BadValue as refusal:
             refusal.item = item
             refusals.append(refusal)
+    raise_all(refusals)
+    return tuple(values)
+
+
+def raise_all(refusals: Sequence[BadValue], rest: object = None) -> None:
+    """Raise the first of them, with the others; nothing where there is none."""
     if refusals:
         refusals[0].others = tuple(refusals[1:])
+        refusals[0].rest = rest
         raise refusals[0]
-    return tuple(values)
 
 
 def one_or_more(reader: Reader[str]) -> Reader[str | tuple[str, ...]]:

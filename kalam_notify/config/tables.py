@@ -12,6 +12,7 @@ from kalam_notify.model import Access, TableDef, TableId, parse_table_id
 from kalam_notify.model.types import ColumnType, UnknownType, parse_type
 
 TABLE_NAME_CURE = "give namespace.name, letters, digits and _ only, not beginning with a digit"
+_ANY_TYPE = parse_type("Json")
 COLUMN_CURE = "a column's name is 1 to 255 bytes without control characters, not beginning with _"
 
 
@@ -53,16 +54,26 @@ def _read_indexes(value: object) -> tuple[tuple[str, ...], ...]:
 def _read_columns(value: object) -> Mapping[str, ColumnType]:
     if not isinstance(value, Mapping) or not value:
         raise BadValue("give a mapping of column names to types, or leave it out for any column")
-    columns = {}
+    columns: dict[str, ColumnType] = {}
+    refusals: list[BadValue] = []
     for name, given in value.items():
-        data_type = given.value if isinstance(given, Given) else given
-        if not isinstance(data_type, str):
-            raise BadValue(f"give the type of column {name!r} as text, such as BigInt or Text")
         try:
-            columns[_read_column(name)] = parse_type(data_type)
-        except UnknownType as unknown:
-            raise BadValue(f"column {name!r}: {unknown}") from None
+            # Of any type, should its own be none: what names it elsewhere is no fault.
+            columns[_read_column(name)] = _ANY_TYPE
+            columns[name] = _read_type(name, given.value if isinstance(given, Given) else given)
+        except BadValue as refusal:
+            refusals.append(refusal)
+    r.raise_all(refusals, columns)
     return columns
+
+
+def _read_type(name: str, data_type: object) -> ColumnType:
+    if not isinstance(data_type, str):
+        raise BadValue(f"give the type of column {name!r} as text, such as BigInt or Text")
+    try:
+        return parse_type(data_type)
+    except UnknownType as unknown:
+        raise BadValue(f"column {name!r}: {unknown}") from None
 
 
 class TableRetention(msgspec.Struct, frozen=True):

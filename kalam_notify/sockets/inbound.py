@@ -28,6 +28,8 @@ from websockets.server import ServerProtocol
 from kalam_notify.protocol import close
 from kalam_notify.protocol.close import Close
 
+# As the present websockets calls it. In 15 it was the other one; what nobody reads is no limit.
+_WIRES_LIMIT = "max_message_size" if hasattr(ServerProtocol(), "max_message_size") else "max_size"
 _END_OF_BLOCK = b"\x00\x00\xff\xff"
 
 
@@ -57,7 +59,10 @@ Heard = Text | Binary | Piece | Close
 class Inbound:
     """The receiving side of a wire, whose messages may take `limit` bytes."""
 
-    __slots__ = ("_at", "_fragments", "_is_binary", "_is_compressed", "_left", "_unread", "_wire")
+    __slots__ = (
+        *("_at", "_fragments", "_is_binary", "_is_compressed", "_left", "_limit", "_unread"),
+        "_wire",
+    )
 
     def __init__(self, wire: ServerProtocol, limit: int) -> None:
         self._wire = wire
@@ -76,12 +81,12 @@ class Inbound:
     @property
     def limit(self) -> int:
         """The largest message, inflated. What comes next is judged by it."""
-        assert self._wire.max_message_size is not None
-        return self._wire.max_message_size
+        return self._limit
 
     @limit.setter
     def limit(self, size: int) -> None:
-        self._wire.max_message_size = size
+        self._limit = size
+        setattr(self._wire, _WIRES_LIMIT, size)
 
     @property
     def held(self) -> int:

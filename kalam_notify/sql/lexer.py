@@ -122,7 +122,7 @@ class Tokens:
         first = token[:1]
         if _LETTERS.match(first):
             return _WORDS.get(token.upper(), "name")
-        if token.isdigit() or _NUMBER.fullmatch(token):
+        if (token.isascii() and token.isdigit()) or _NUMBER.fullmatch(token):
             return "number"
         if len(token) > 1 and first in _DELIMITED:
             return _DELIMITED[first]

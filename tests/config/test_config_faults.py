@@ -1,9 +1,13 @@
 """Every fault at once: where it was, what it was, what to do, and never a secret."""
 
+import datetime
 import json
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from kalam_notify.config import PLACEHOLDER_SECRET, Override, load_config
 from kalam_notify.config.units import parse_duration, parse_size
@@ -385,6 +389,7 @@ def test_roles_are_a_mapping_of_foreign_names_to_known_ones(load, faults) -> Non
     ):
         (line,) = faults(f"auth: {{jwt: {{roles: {wrong}}}}}")
         assert "auth.jwt.roles" in line
+    assert len(faults("auth: {jwt: {roles: {a: root, b: user, c: king}}}")) == 2
     (line,) = faults("auth: {jwt: {roles: {a: root}}}")
     assert line.endswith(
         "auth.jwt.roles: 'root': give 'a' one of the roles user, service, dba, system"
@@ -444,6 +449,11 @@ tables:
     a.one: {type: shared, colour: red, primary_key: [id], columns: {x: Text}, policy: "nonsense ("}
     a.two: {type: user, access: everybody, policy: "true"}
     three: {type: shared}
+    a.four:
+      type: shared
+      primary_key: [id, nowhere]
+      indexes: [[b, lost]]
+      columns: {id: Foo, b: Bar, _c: Text}
 """
     )
     told = [line.split(": ")[1] for line in lines]
@@ -464,6 +474,9 @@ tables:
             "tables.declared.a.two.access",
             "tables.declared.a.two.policy",
             "tables.declared.three",
+            *["tables.declared.a.four.columns"] * 3,
+            "tables.declared.a.four.primary_key",
+            "tables.declared.a.four.indexes",
         ]
     )
 
@@ -489,3 +502,51 @@ def test_an_address_of_keys_with_a_password_is_refused_and_not_shown(faults) -> 
     assert "hunter2" not in "".join(lines)
     assert "without user and password" in lines[0]
     assert "https://" in faults('auth: {jwt: {jwks_url: "https://a.b/c\\n"}}')[0]
+
+
+def test_a_policy_is_not_blamed_for_a_column_whose_type_is_none(faults) -> None:
+    (line,) = faults(
+        "tables: {declared: {a.b: {type: shared, columns: {n: Foo}, policy: 'n > 3'}}}"
+    )
+    assert "a.b.columns" in line
+
+
+def certificate(directory: Path, name: str) -> tuple[Path, Path]:
+    """A certificate and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    files = directory / f"{name}.crt", directory / f"{name}.key"
+    pem = serialization.Encoding.PEM
+    files[0].write_bytes(signed.public_bytes(pem))
+    files[1].write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return files
+
+
+def test_a_certificate_and_a_key_that_do_not_fit_are_told_with_the_other_faults(
+    tmp_path: Path, faults
+) -> None:
+    cert, key = certificate(tmp_path, "one")
+    _, other = certificate(tmp_path, "two")
+    junk = tmp_path / "junk.pem"
+    junk.write_text("no certificate")
+    for crt, wrong in ((cert, other), (junk, key), (cert, junk), (key, cert)):
+        tls = f"server: {{listen: nowhere, tls: {{cert: {crt}, key: {wrong}}}}}"
+        lines = faults(f"{tls}\nlogging: {{level: x}}")
+        assert len(lines) == 3
+        (line,) = (line for line in lines if "server.tls.cert" in line)
+        assert str(crt) in line
+        assert str(wrong) in line
+        assert "the key that it was made for" in line

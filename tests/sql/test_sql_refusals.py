@@ -21,6 +21,9 @@ STATEMENTS = [
     ("SELECT * FROM things", "namespace"),
     ("SELECT * FROM a.b.c", "three parts"),
     ("SELECT * FROM app.things WHERE", "a value after 'WHERE', met the end"),
+    # Digits to Python, in other scripts or raised, are none to SQL.
+    ("SELECT * FROM app.things WHERE a = 2²", "'2²' is not a number"),
+    ("SELECT * FROM app.things WHERE a = 1٣", "'1٣' is not a number"),
     ("SELECT * FROM app.things;;", "one statement"),
     ("SELECT * FROM app.things; SELECT * FROM app.things", "one statement"),
     ("SELECT a b FROM app.things", "alias"),
