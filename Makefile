@@ -52,7 +52,7 @@ client-alone:  ## the client with nothing but its own dependencies, the oldest w
 
 oldest:  ## the server's sockets on the oldest websockets that it takes
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
-	$(BIN)/pip install -q --no-deps --target "$$dir" 'websockets==15.0.*' && \
+	$(PIP) install --no-deps --target "$$dir" 'websockets==15.0.*' && \
 	PYTHONPATH="$$dir" $(BIN)/python -m pytest -q tests/sockets tests/protocol tests/integration/test_door.py
 
 lock:  ## requirements/*.lock anew from pyproject.toml; wants uv

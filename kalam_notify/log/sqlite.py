@@ -42,7 +42,15 @@ from kalam_notify.store import pages, reader, schema
 from kalam_notify.store.access import may_look_up
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.catalog import refuse_changed_shapes, refuse_unfit
-from kalam_notify.store.files import HighWaterMark, LogFiles, LogTime, MovedFiles, cure
+from kalam_notify.store.files import (
+    HighWaterMark,
+    LogFiles,
+    LogTime,
+    MovedFiles,
+    cure,
+    found_high_water,
+    says_more,
+)
 from kalam_notify.store.filtering import LoopFilter
 from kalam_notify.store.reader import ReaderPool
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
@@ -84,9 +92,10 @@ class SqliteLog:
         self._trim_seconds = trim_seconds
         self._declared: dict[TableId, TableDef] = {}
         self._soundness = Soundness(path)
+        self._files = LogFiles(path)
         self._writer = Writer(
             lambda: schema.open_writer(path, durability),
-            LogFiles(path),
+            self._files,
             WriteLock(path.parent),
             HighWaterMark(path),
             self._declared,
@@ -99,8 +108,6 @@ class SqliteLog:
         self._doorbell = Doorbell(path.parent)
         self._follower = Follower(self._pool, self._names, self._doorbell, window_bytes)
         self._pending = PendingAppends()
-        # Another view of the same files, for the loop's own question.
-        self._files = LogFiles(path)
         # Why changes cannot be stored at the moment, and why the file is not what it should be.
         self._append_fault: str | None = None
         self._moved: str | None = None
@@ -122,7 +129,6 @@ class SqliteLog:
             self._open = True
             self._check_shapes(self._declared.values())
             await self._follower.start()
-            self._files.opened()
         except (sqlite3.Error, OSError, MovedFiles, LogUnavailable) as fault:
             await self.close()
             if is_damage(fault) or is_damage(fault.__cause__):
@@ -295,7 +301,7 @@ class SqliteLog:
         """Every second: whether the files are still there, and after a fault whether it is over."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            self._moved = await asyncio.to_thread(self._why_moved)
+            self._moved = await asyncio.to_thread(self._why_moved) or await self._why_marked()
             if self._append_fault is not None:
                 self._writer.put(Probe())
 
@@ -305,6 +311,17 @@ class SqliteLog:
         except MovedFiles as moved:
             return str(moved)
         return None
+
+    async def _why_marked(self) -> str | None:
+        """What is wrong with the mark: it tells no seq that the log has not given."""
+        try:
+            mark = await asyncio.to_thread(found_high_water, self._path)
+            # Asked after the mark, for others may append meanwhile.
+            if mark <= self.last_seq or mark <= await self._follower.look():
+                return None
+        except (OSError, ValueError, LogUnavailable):
+            return None
+        return says_more(self._path)
 
     def why_not_ready(self) -> str | None:
         """See EventLog.why_not_ready."""

@@ -41,6 +41,7 @@ from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import Indexes, Numbers
 from kalam_notify.store.files import HighWaterMark, LogFiles, LogTime, MovedFiles
 from kalam_notify.store.indexing import IndexWork, follow_all, follow_step
+from kalam_notify.store.reader import last_seq
 from kalam_notify.store.retention import AgeClass
 from kalam_notify.store.soundness import is_damage
 from kalam_notify.store.sourced import write_mark
@@ -427,9 +428,9 @@ class Writer:
         """One write transaction: committed at the end, undone by any exception."""
         if self._connection is not None:
             self._files.check()
-            self._high_water.check()
         connection = self._begun()
         try:
+            self._high_water.check(lambda: last_seq(connection))
             yield connection
             connection.execute("COMMIT")
             self._numbers.committed()

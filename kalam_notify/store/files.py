@@ -3,8 +3,9 @@
 The files of a log, and whether they are still the ones that were opened.
 
 An open file outlives its name: where somebody removes, replaces or moves the data directory, the
-log or its write-ahead log, writing goes on into what nobody will find again. So before every
-transaction the names are looked at (a microsecond each): they have to lead to the same files.
+log, its write-ahead log or the index of that, writing goes on into what nobody will find again, or
+beside those who have opened another. So before every transaction the names are looked at (a
+microsecond each): they have to lead to the same files.
 
 The files may come back by their names, and then everything is as it was. Where they do not, what
 was acknowledged is still held by the open files, and a restart is needed to begin with others.
@@ -46,10 +47,13 @@ class MovedFiles(Exception):
 
 
 class LogFiles:
-    """Remembers which files were opened. Used by one thread at a time."""
+    """Remembers which files were opened. Opened by one thread, checked by any."""
 
     def __init__(self, path: Path) -> None:
-        self._names = (path.parent, path, Path(f"{path.resolve()}-wal"))
+        whole = path.resolve()
+        # These two go with the last user of the file, and come with the next.
+        self._passing = (Path(f"{whole}-wal"), Path(f"{whole}-shm"))
+        self._names = (path.parent, path, *self._passing)
         self._known: dict[Path, FileId] = {}
 
     def opened(self) -> None:
@@ -122,18 +126,30 @@ def mark_path(log: Path) -> Path:
 
 def read_high_water(log: Path) -> int:
     """The mark; 0 where there is none, or none that can be read (the log says so)."""
-    path = mark_path(log)
     try:
-        text = path.read_text("ascii").strip()
+        return found_high_water(log)
+    except (OSError, ValueError) as fault:
+        _logger.warning("%s is not heeded: %s", mark_path(log), fault)
+        return 0
+
+
+def found_high_water(log: Path) -> int:
+    """The mark; 0 where there is none. Raises OSError or ValueError where it cannot be read."""
+    try:
+        text = mark_path(log).read_text("ascii").strip()
     except FileNotFoundError:
         return 0
-    except (OSError, ValueError) as fault:
-        _logger.warning("%s cannot be read, and is not heeded: %s", path, fault)
-        return 0
     if not text.isdecimal() or int(text) > _HIGHEST:
-        _logger.warning("%s holds no seq, and is not heeded: %.40r", path, text)
-        return 0
+        raise ValueError(f"it holds no seq: {text:.40}")
     return int(text)
+
+
+def says_more(log: Path) -> str:
+    """What is wrong where the mark is beyond the end of a log that is in use."""
+    return (
+        f"{mark_path(log)} is another file than the one in use, and says more: put the old one"
+        " back, or restart the server to go on behind it"
+    )
 
 
 class HighWaterMark:
@@ -156,9 +172,12 @@ class HighWaterMark:
                 self._descriptor = os.open(self._path, flags, 0o640)
             os.pwrite(self._descriptor, b"%016d\n" % seq, 0)
 
-    def check(self) -> None:
+    def check(self, ends_at: Callable[[], int]) -> None:
         """Write another file where the mark's has been removed; raise MovedFiles where one that
-        says more has been put in its place.
+        says more than the log's end has been put in its place.
+
+        One that says no more is that of another worker, who was first to miss it. `ends_at` tells
+        the log's last seq, and is asked after the mark: no mark is set before its commit.
         """
         if self._descriptor is None:
             return
@@ -169,14 +188,13 @@ class HighWaterMark:
             found = None
         if found is not None and (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
             return
-        if found is not None and read_high_water(self._log) > self._last:
-            raise MovedFiles(
-                f"{self._path} is another file than the one in use, and says more: put the old one"
-                " back, or restart the server to go on behind it"
-            )
-        _logger.warning("%s was removed or replaced: it is written anew", self._path)
+        mark = read_high_water(self._log)
+        if mark > self._last and mark > ends_at():
+            raise MovedFiles(says_more(self._log))
+        if found is None:
+            _logger.warning("%s was removed: it is written anew", self._path)
         self.close()
-        self.set(self._last)
+        self.set(max(self._last, mark))
 
     def close(self) -> None:
         if self._descriptor is not None:

@@ -139,6 +139,12 @@ def read_transaction(connection: sqlite3.Connection) -> Iterator[Tail]:
         connection.execute("COMMIT")
 
 
+def last_seq(connection: sqlite3.Connection) -> int:
+    """The newest seq there is, as the transaction that is open sees it."""
+    (seq,) = connection.execute("SELECT last_seq FROM state").fetchone()
+    return int(seq)
+
+
 def glance(connection: sqlite3.Connection, known: Edges) -> Glance:
     """Where the file stands, and its edges unless they are those `known`."""
     with read_transaction(connection) as tail:

@@ -52,7 +52,9 @@ def replaced(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [removed, replaced])
-@pytest.mark.parametrize("name", ["data", "data/kalam.db", "data/kalam.db-wal"])
+@pytest.mark.parametrize(
+    "name", ["data", "data/kalam.db", "data/kalam.db-wal", "data/kalam.db-shm"]
+)
 async def test_nothing_is_acknowledged_into_files_that_nobody_will_find(
     log: SqliteLog, tmp_path: Path, name: str, change: Callable[[Path], None]
 ) -> None:
@@ -92,6 +94,35 @@ async def test_a_mark_that_says_more_is_not_written_over(log: SqliteLog, tmp_pat
         await log.append([put(2)])
     assert log.why_not_ready() is not None
     assert mark.read_text() == "1000"
+
+
+async def test_a_mark_that_says_more_is_told_before_anybody_posts(
+    log: SqliteLog, tmp_path: Path
+) -> None:
+    mark = tmp_path / "data" / "kalam.mark"
+    sound = mark.read_bytes()
+    mark.unlink()
+    mark.write_text(f"{2**51:016}\n")
+    await told(log, "says more")
+    mark.write_bytes(sound)
+    await told(log, None)
+    await log.append([put(2)])
+
+
+async def test_a_mark_that_another_worker_wrote_anew_is_everybodys(
+    log: SqliteLog, tmp_path: Path
+) -> None:
+    other = new_log("sqlite", tmp_path / "data", Clock())
+    other.declare(TABLES)
+    await other.start()
+    await other.append([put(2)])
+    (tmp_path / "data" / "kalam.mark").unlink()
+    for turn in range(4):
+        await (log, other)[turn % 2].append([put(turn)])
+    await told(log, None)
+    await other.close()
+    await log.append([put(9)])
+    assert int((tmp_path / "data" / "kalam.mark").read_text()) == log.last_seq == 7
 
 
 async def test_a_disk_that_takes_nothing_is_told_until_it_does_again(
