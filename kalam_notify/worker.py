@@ -314,7 +314,7 @@ class Worker:
         self._tls = tls_of(self.config.server.tls)
         tls = self._tls.context if self._tls else None
         public = [
-            Route(UPGRADE_PATH, upgrade_required),
+            Route(UPGRADE_PATH, upgrade_required(self.shared.admits_origin)),
             *ops.open_routes(),
             *static_routes(),
             *hooks,

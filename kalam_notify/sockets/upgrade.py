@@ -7,7 +7,7 @@ came right behind it are kept, and everything that may refuse it is asked before
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import httptools
@@ -32,6 +32,7 @@ from kalam_notify.sockets.offer import NOT_SPOKEN, Offer
 from kalam_notify.sockets.wire_log import WIRE_LOG
 
 PATH = "/v1/ws"
+ORIGIN_REFUSED = "this origin is not allowed"
 MAX_HEAD_BYTES = 64 * 1024
 """A request's line and headers may be this long, give or take what came in one read."""
 
@@ -52,14 +53,27 @@ class _Refusal(Exception):
         self.retry_after = retry_after
 
 
-async def upgrade_required(request: HttpRequest) -> Response:
+# Browsers tell a page nothing of a refused handshake: it may ask here what was refused.
+_FOR_PAGES = {"Access-Control-Allow-Origin": "*"}
+
+
+def upgrade_required(
+    admits_origin: Callable[[str | None], bool],
+) -> Callable[[HttpRequest], Awaitable[Response]]:
     """The answer to a plain GET where a WebSocket was meant."""
-    return error_answer(
-        426,
-        "this is a WebSocket: connect with a WebSocket client",
-        code="UPGRADE_REQUIRED",
-        headers={"Upgrade": "websocket", "Connection": "Upgrade"},
-    )
+
+    async def answer(request: HttpRequest) -> Response:
+        origin = request.headers.get("origin")
+        if origin is not None and not admits_origin(origin):
+            return error_answer(403, ORIGIN_REFUSED, headers=_FOR_PAGES)
+        return error_answer(
+            426,
+            "this is a WebSocket: connect with a WebSocket client",
+            code="UPGRADE_REQUIRED",
+            headers={"Upgrade": "websocket", "Connection": "Upgrade", **_FOR_PAGES},
+        )
+
+    return answer
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -234,7 +248,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not self.serves_websocket or self.url.partition(b"?")[0] != PATH.encode():
             raise _Refusal(404, "NOT_FOUND", "no WebSocket here; it is at /v1/ws")
         if not shared.admits_origin(headers.get("origin")):
-            raise _Refusal(403, "FORBIDDEN", "this origin is not allowed")
+            raise _Refusal(403, "FORBIDDEN", ORIGIN_REFUSED)
         if shared.is_draining:
             raise _Refusal(503, "OVERLOADED", "the server is shutting down")
         if len(shared.open_sockets) >= shared.websocket.max_connections:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
 from kalam_notify.client import Backoff, Client, ConnectionLost, Live, Subscription, connect
 from kalam_notify.errors import AuthenticationFailed, KalamNotifyError, SubscriptionRefused
@@ -28,7 +29,22 @@ class Referee:
 
     def __init__(self) -> None:
         self.sockets: asyncio.Queue[ServerConnection] = asyncio.Queue()
+        # Handshakes that have come, and what the scenario answers them: None, or a refusal.
+        self.handshakes: asyncio.Queue[ServerConnection] = asyncio.Queue()
+        self.verdicts: asyncio.Queue[tuple[int, str] | None] = asyncio.Queue()
         self.url = ""
+
+    async def judge(self, socket: ServerConnection, request: Request) -> Response | None:
+        self.handshakes.put_nowait(socket)
+        verdict = await self.verdicts.get()
+        if verdict is None:
+            return None
+        status, reason = verdict
+        return socket.respond(status, json.dumps({"error": {"message": reason}}))
+
+    async def answer(self, verdict: tuple[int, str] | None) -> None:
+        await self.handshakes.get()
+        self.verdicts.put_nowait(verdict)
 
     async def take(self, socket: ServerConnection) -> None:
         self.sockets.put_nowait(socket)
@@ -38,7 +54,9 @@ class Referee:
 @asynccontextmanager
 async def referee() -> AsyncIterator[Referee]:
     it = Referee()
-    async with serve(it.take, "127.0.0.1", 0, close_timeout=1) as listener:
+    async with serve(
+        it.take, "127.0.0.1", 0, process_request=it.judge, close_timeout=1
+    ) as listener:
         port = next(iter(listener.sockets)).getsockname()[1]
         it.url = f"http://127.0.0.1:{port}"
         yield it
@@ -68,7 +86,10 @@ class Player:
     async def step(self, step: Mapping[str, Any]) -> None:
         match step:
             case {"accept": True}:
+                await self.referee.answer(None)
                 self.socket = await self.referee.sockets.get()
+            case {"refuse": status}:
+                await self.referee.answer((status, step["reason"]))
             case {"hear": expected}:
                 await self._hear(expected, step.get("without", ()))
             case {"say": message}:
@@ -83,7 +104,7 @@ class Player:
                 assert _told(self.fault) == expected
             case {"stays_away": True}:
                 with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(self.referee.sockets.get(), STAYS_AWAY_SECONDS)
+                    await asyncio.wait_for(self.referee.handshakes.get(), STAYS_AWAY_SECONDS)
             case _:
                 raise AssertionError(step)
 
@@ -143,8 +164,12 @@ def _told(fault: KalamNotifyError | None) -> Message:
     match fault:
         case SubscriptionRefused(code=code):
             return {"code": code}
+        case ConnectionLost(code=403):
+            return {"refused": 403}
         case ConnectionLost(code=code):
             return {"close": code}
+        case AuthenticationFailed(message=message) if "handshake: 401" in message:
+            return {"refused": 401}
         case AuthenticationFailed(message=message):
             return {"authentication": message}
     raise AssertionError(fault)

@@ -52,10 +52,13 @@ export class Client implements Hearer, Owner {
   #isStarted = false;
   #error: KalamError | undefined;
   #names = 0;
+  readonly #notice: (text: string, sql: string | undefined) => void;
+  readonly #noticed = new Set<string>();
   #repeating: ReturnType<typeof setTimeout> | undefined;
 
   constructor(url: string, { signal, ...options }: ConnectOptions) {
     this.#connection = new Connection(socketUrl(url), options, this);
+    this.#notice = options.onNotice ?? ((text, sql) => console.warn(`kalam-notify: ${text}`, sql ?? ""));
     signal?.addEventListener("abort", () => this.close());
     if (signal?.aborted) this.close();
   }
@@ -113,6 +116,7 @@ export class Client implements Hearer, Owner {
     if (message.type === "error") return this.#refused(message, query);
     const answer = query?.receive(message);
     if (answer) this.#connection.send(answer);
+    for (const notice of message.notices ?? []) this.#noteOnce(notice, query?.following.asked.sql);
   }
 
   lost(): void {
@@ -160,11 +164,22 @@ export class Client implements Hearer, Owner {
   #refused({ code = "", message = "", subscription_id = "" }: ServerMessage, query: AnyQuery | undefined): void {
     if (code === "BATCH_FETCH_FAILED") return; // a page asked for too late: the server goes on by itself
     if (code === "RATE_LIMIT_EXCEEDED") return this.#dropped(subscription_id, query);
-    if (!query) return;
+    if (!query) {
+      if (subscription_id === "protocol") this.#noteOnce(`${code}: ${message}`);
+      return;
+    }
     if (code === "RESUME_EXPIRED" && query.following.position !== undefined) {
       return this.#connection.send(query.following.restart());
     }
     this.#forget(query, new QueryError(code, message));
+  }
+
+  /** Once, though every new connection brings it again. */
+  #noteOnce(text: string, sql?: string): void {
+    const key = stringify([text, sql]);
+    if (this.#noticed.has(key)) return;
+    this.#noticed.add(key);
+    this.#notice(text, sql);
   }
 
   /** The server dropped one of our messages: repeat those that it may have been, one by one. */

@@ -12,6 +12,7 @@ import { Backoff, type BackoffOptions } from "./backoff.js";
 import { AuthenticationError, ConnectionError, KalamError } from "./errors.js";
 import { parseExactly, stringify } from "./json.js";
 import { platform } from "./platform.js";
+import { askWhy, onRefusal } from "./refusal.js";
 import { comebackAfter, type ClientMessage, type ServerMessage } from "./protocol.js";
 import { Tokens, type Token } from "./token.js";
 
@@ -37,6 +38,8 @@ export interface ConnectOptions {
   backoff?: BackoffOptions | undefined;
   /** After how many milliseconds of silence the server is asked for a sign of life; Infinity: never. */
   heartbeat?: number | undefined;
+  /** Hears what the server finds odd about a query, or about the client; without it: `console.warn`. */
+  onNotice?: ((text: string, sql: string | undefined) => void) | undefined;
   /** Hears why the connection was lost, and after how many milliseconds the next attempt comes. */
   onTrouble?: ((why: string, delay: number) => void) | undefined;
 }
@@ -55,9 +58,11 @@ const OPEN_TIMEOUT_MS = 15_000;
 const ANSWER_TIMEOUT_MS = 10_000;
 const PROBE: ClientMessage = { type: "next_batch", subscription_id: "alive" };
 
+/** `code` is that of the close, 0 without one; `status` that of an answer in place of the upgrade. */
 interface End {
   code: number;
   reason: string;
+  status?: number;
 }
 
 export class Connection {
@@ -107,11 +112,11 @@ export class Connection {
   async #run(): Promise<void> {
     try {
       while (!this.#isClosed) {
-        const end = await this.#connection();
+        const end = await this.#explained(await this.#connection());
         if (this.#hasClosed()) return;
         const isPaused = await this.#judge(end);
         const delay = this.#backoff.next(this.#heldFor(), isPaused);
-        this.options.onTrouble?.(`${end.code} ${end.reason}`.trim(), delay);
+        this.options.onTrouble?.(`${end.status ?? end.code} ${end.reason}`.trim(), delay);
         await this.#sleep(delay);
       }
     } catch (error) {
@@ -156,6 +161,7 @@ export class Connection {
       socket.onopen = () => this.#opened(token);
       socket.onmessage = ({ data }) => this.#received(String(data));
       socket.onclose = ({ code, reason }) => this.#hangUp({ code, reason });
+      onRefusal(socket, ({ status, reason }) => this.#hangUp({ code: 0, reason, status }));
       socket.onerror = () => {}; // a close follows, which tells as much
     });
   }
@@ -193,13 +199,20 @@ export class Connection {
     this.#end(end);
   }
 
+  /** A handshake that failed may have been refused, which not every socket tells. */
+  async #explained(end: End): Promise<End> {
+    if (end.status || end.code !== 1006 || this.#openedAt !== undefined) return end;
+    return { ...end, ...(await askWhy(this.url, ANSWER_TIMEOUT_MS)) };
+  }
+
   /** Whether to pause before coming back; throws where there is no coming back. */
-  async #judge({ code, reason }: End): Promise<boolean> {
-    switch (comebackAfter(code)) {
+  async #judge({ code, reason, status }: End): Promise<boolean> {
+    switch (comebackAfter(code, status)) {
       case "never":
-        throw new ConnectionError(code, reason);
+        throw status === 403 ? new AuthenticationError(reason, status) : new ConnectionError(status ?? code, reason);
       case "token":
         if (await this.#hasOtherToken()) return false;
+        if (status) throw new AuthenticationError(reason, status);
         throw this.#authError === undefined
           ? new ConnectionError(code, reason)
           : new AuthenticationError(this.#authError);

@@ -19,16 +19,22 @@ export class QueryError extends KalamError {
   override name = "QueryError";
 }
 
-/** No token that this client has holds. */
+/**
+ * The server lets this client not in: no token that it has holds, or its origin is not allowed. `status`
+ * is that of a handshake that was answered so, 401 or 403.
+ */
 export class AuthenticationError extends KalamError {
   override name = "AuthenticationError";
 
-  constructor(message: string) {
+  constructor(
+    message: string,
+    readonly status?: number,
+  ) {
     super("AUTHENTICATION_FAILED", message);
   }
 }
 
-/** The server does not want this client again; `closeCode` is the WebSocket's. */
+/** The server does not want this client again; `closeCode` is the WebSocket's, or the HTTP status in its place. */
 export class ConnectionError extends KalamError {
   override name = "ConnectionError";
 

@@ -45,7 +45,7 @@ export class Following {
 
   constructor(
     readonly id: string,
-    private readonly asked: Asked,
+    readonly asked: Asked,
   ) {
     this.position = asked.from;
   }

@@ -76,6 +76,11 @@ export class Live<T> implements LiveState<T>, Handle {
     return this.query.following.position;
   }
 
+  /** What the server finds odd about the query: most likely a slip. */
+  get notices(): readonly string[] {
+    return this.query.notices;
+  }
+
   /** Resolves when all rows have come; rejects when the query ends before that. */
   get ready(): Promise<void> {
     if (!this.#ready) {

@@ -6,6 +6,7 @@ type Maybe =
   | "document"
   | "location"
   | "WebSocket"
+  | "fetch"
   | "requestAnimationFrame"
   | "addEventListener"
   | "removeEventListener";

@@ -43,6 +43,7 @@ export interface ServerMessage {
   code?: string;
   schema?: readonly Column[];
   resumed?: boolean;
+  notices?: readonly string[];
   batch_control?: BatchControl;
   rows?: readonly WireRow[];
   change_type?: "insert" | "update" | "delete";
@@ -71,6 +72,9 @@ const COMEBACK: Record<number, Comeback> = {
   1013: "pause",
 };
 
-export function comebackAfter(closeCode: number): Comeback {
-  return COMEBACK[closeCode] ?? "now";
+/** `status` is that of an answer in place of the upgrade. */
+export function comebackAfter(closeCode: number, status?: number): Comeback {
+  if (!status) return COMEBACK[closeCode] ?? "now";
+  if (status === 401) return "token";
+  return status < 500 && status !== 429 ? "never" : "pause";
 }

@@ -27,6 +27,7 @@ export interface AnyQuery {
   readonly key: string;
   readonly following: Following;
   readonly handles: ReadonlySet<Handle>;
+  readonly notices: readonly string[];
   receive(message: ServerMessage): ClientMessage | undefined;
   pause(): void;
   end(error?: KalamError): void;
@@ -38,6 +39,8 @@ export class Query<T> implements AnyQuery {
   readonly changes = new Set<Changes<T>>();
   readonly handles = new Set<Handle>();
   error: KalamError | undefined;
+  /** What the server finds odd about the query. */
+  notices: readonly string[] = [];
   #isClosed = false;
   #hasBegun = false;
   #wasReady = false;
@@ -66,6 +69,7 @@ export class Query<T> implements AnyQuery {
   receive(message: ServerMessage): ClientMessage | undefined {
     const { step, answer } = this.following.receive(message);
     if (step) {
+      if (step.kind === "begin") this.notices = message.notices ?? [];
       this.#apply(step);
       this.hear(this);
     }

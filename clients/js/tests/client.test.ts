@@ -672,6 +672,113 @@ describe("a message that was dropped for the rate", () => {
   });
 });
 
+describe("a handshake that fails without a word", () => {
+  const answering = (status: number, body = "{}") => {
+    const asked = vi.fn<(url: string) => Promise<Response>>(() => Promise.resolve(new Response(body, { status })));
+    vi.stubGlobal("fetch", asked);
+    return asked;
+  };
+  const failed = async () => {
+    const trouble: string[] = [];
+    const live = network.client({ onTrouble: (why) => trouble.push(why) }).live(SQL);
+    (await network.attempt(0)).end(1006);
+    await settle();
+    return { live, trouble };
+  };
+
+  it.each([401, 403])("is asked about with fetch, and %s ends the client", async (status) => {
+    const asked = answering(status, JSON.stringify({ error: { message: "this origin is not allowed" } }));
+    const { live } = await failed();
+    expect(asked.mock.calls.map(([url]) => url)).toEqual(["http://server:2900/v1/ws"]);
+    expect(live.error).toMatchObject({
+      constructor: AuthenticationError,
+      code: "AUTHENTICATION_FAILED",
+      message: "this origin is not allowed",
+      status,
+    });
+    await vi.advanceTimersByTimeAsync(120_000);
+    expect(network.sockets).toHaveLength(1);
+  });
+
+  it("that nobody explains is tried again", async () => {
+    for (const status of [200, 404, 426, 503]) {
+      network = new FakeNetwork();
+      answering(status);
+      const { live, trouble } = await failed();
+      expect([live.status, trouble]).toEqual(["loading", ["1006"]]);
+      await network.acceptNext(1);
+    }
+  });
+
+  it("and whose server is not there is tried again", async () => {
+    vi.stubGlobal("fetch", () => Promise.reject(new TypeError("failed to fetch")));
+    const { live } = await failed();
+    expect(live.status).toBe("loading");
+    await network.acceptNext(1);
+  });
+
+  it("is not asked about after a connection that was open", async () => {
+    const asked = answering(403);
+    const { socket, live } = await loaded();
+    socket.end(1006);
+    await settle();
+    expect(asked).not.toHaveBeenCalled();
+    expect(live.status).toBe("reconnecting");
+  });
+
+  it("with 401 is tried again where there is another token", async () => {
+    answering(401);
+    const tokens = [tokenFor(100), tokenFor(200)];
+    network.client({ token: () => tokens.shift()! }).live(SQL);
+    (await network.attempt(0)).end(1006);
+    await network.acceptNext(1);
+    expect(tokens).toEqual([]);
+  });
+
+  it("says nothing any more once the client is closed", async () => {
+    let answer: (response: Response) => void = () => {};
+    vi.stubGlobal("fetch", () => new Promise<Response>((resolve) => (answer = resolve)));
+    const db = network.client();
+    const live = db.live(SQL);
+    (await network.attempt(0)).end(1006);
+    await settle();
+    db.close();
+    answer(new Response("{}", { status: 403 }));
+    await settle();
+    expect(live.error).toMatchObject({ code: "CLOSED" });
+  });
+});
+
+describe("what the server finds odd", () => {
+  const OPEN = "SELECT * FROM app.orders WHERE stauts = 'open'";
+
+  it("is told once, and stands at the query", async () => {
+    const told: unknown[] = [];
+    const live = network.client({ onNotice: (...notice) => told.push(notice) }).live(OPEN);
+    for (const resumed of [undefined, true]) {
+      const socket = await network.acceptNext(network.sockets.length);
+      socket.ack("q1", 5, { notices: ["did you mean status?"], ...(resumed && { resumed }) });
+      socket.page("q1", [], 5);
+      socket.end(1006);
+      await settle();
+    }
+    expect(told).toEqual([["did you mean status?", OPEN]]);
+    expect(live.notices).toEqual(["did you mean status?"]);
+  });
+
+  it("is warned of on the console where nobody listens", async () => {
+    const warn = vi.spyOn(console, "warn").mockImplementation(() => {});
+    const { socket } = await loaded();
+    socket.ack("q1", 5, { notices: ["odd"] });
+    socket.say({ type: "error", subscription_id: "protocol", code: "UNSUPPORTED", message: "not this" });
+    socket.say({ type: "error", subscription_id: "alive", code: "NOT_FOUND", message: "a probe" });
+    expect(warn.mock.calls).toEqual([
+      ["kalam-notify: odd", SQL],
+      ["kalam-notify: UNSUPPORTED: not this", ""],
+    ]);
+  });
+});
+
 describe("an address", () => {
   it.each([
     ["http://a:1", "ws://a:1/v1/ws"],

@@ -7,13 +7,14 @@ import { FakeNetwork, settle, type FakeSocket, type Message } from "./fakes.js";
 
 interface Step {
   accept?: true;
+  refuse?: number;
   hear?: Message;
   without?: string[];
   say?: Message;
   end?: number;
   reason?: string;
   rows?: Message[];
-  fails?: { code?: string; close?: number; authentication?: string };
+  fails?: { code?: string; close?: number; refused?: number; authentication?: string };
   stays_away?: true;
 }
 
@@ -47,6 +48,7 @@ class Player {
   }
 
   async step(step: Step): Promise<void> {
+    if (step.refuse) (await this.network.attempt(this.accepted++)).refuse(step.refuse, step.reason!);
     if (step.accept) this.socket = await this.network.acceptNext(this.accepted++);
     if (step.hear) await this.hear(step.hear, step.without ?? []);
     if (step.say) this.socket!.text(JSON.stringify(step.say).replaceAll('"$q"', JSON.stringify(this.id)));
@@ -75,12 +77,13 @@ class Player {
     expect(this.live.status).toBe("live");
   }
 
-  private async fails({ code, close, authentication }: NonNullable<Step["fails"]>): Promise<void> {
+  private async fails({ code, close, refused, authentication }: NonNullable<Step["fails"]>): Promise<void> {
     await settle();
     const { error, status } = this.live;
     expect(status).toBe("error");
     if (code) expect(error).toMatchObject({ constructor: QueryError, code, message: "the reason" });
     if (close) expect(error).toMatchObject({ constructor: ConnectionError, closeCode: close });
+    if (refused) expect(error).toMatchObject({ constructor: AuthenticationError, status: refused });
     if (authentication) expect(error).toMatchObject({ constructor: AuthenticationError, message: authentication });
   }
 }

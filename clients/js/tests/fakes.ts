@@ -1,5 +1,6 @@
 /** A scripted server in the place of WebSocket, and a client that is connected to it. */
 
+import { Readable } from "node:stream";
 import { vi } from "vitest";
 import { connect, type Client, type ConnectOptions } from "../src/index.js";
 import type { Socket, SocketClass } from "../src/connection.js";
@@ -15,6 +16,7 @@ export class FakeSocket implements Socket {
   /** What the client has sent and nobody has looked at. */
   sent: Message[] = [];
   closedWith: number | undefined;
+  private onRefusal: (request: unknown, response: unknown) => void = () => {};
 
   constructor(readonly url: string) {}
 
@@ -28,6 +30,17 @@ export class FakeSocket implements Socket {
 
   open(): void {
     this.onopen?.(undefined as never);
+  }
+
+  /** As `ws` has it: hears of an answer in place of the upgrade. */
+  on(event: string, listener: (request: unknown, response: unknown) => void): void {
+    if (event === "unexpected-response") this.onRefusal = listener;
+  }
+
+  /** Answer the handshake with a status. */
+  refuse(statusCode: number, message: string): void {
+    const body = Readable.from([JSON.stringify({ error: { message } })]);
+    this.onRefusal(undefined, Object.assign(body, { statusCode }));
   }
 
   say(message: Message): void {
@@ -107,11 +120,18 @@ export class FakeNetwork {
 
   /** The connection after this many of them: waits for the client's back-off. */
   async acceptNext(count = this.sockets.length): Promise<FakeSocket> {
+    await this.attempt(count);
+    return this.accept();
+  }
+
+  /** The same, not opened. */
+  async attempt(count: number): Promise<FakeSocket> {
     for (let waited = 0; this.sockets.length === count; waited += 100) {
       if (waited > 60_000) throw new Error("the client does not come back");
       await vi.advanceTimersByTimeAsync(100);
     }
-    return this.accept();
+    await settle();
+    return this.sockets.at(-1)!;
   }
 }
 

@@ -1,0 +1,58 @@
+/**
+ * Why a handshake was refused. A WebSocket tells nothing of an answer that is no upgrade: the close code
+ * is 1006, as of a cut cable.
+ *
+ * The `ws` of Node does tell, to who listens for `unexpected-response`. Elsewhere the same address is asked
+ * with `fetch`: the daemon answers a page whose origin it refuses with 403, and a gate in front of it that
+ * wants a log-in with 401 or 403, while 426 means that the handshake failed for another reason.
+ */
+
+import { platform } from "./platform.js";
+
+export interface Refusal {
+  status: number;
+  reason: string;
+}
+
+/** As much of Node's request and response as is used here. */
+interface Response {
+  statusCode: number;
+  statusMessage?: string;
+  on(event: string, listener: (data: string) => void): void;
+  setEncoding(name: string): void;
+}
+
+type Listening = { on?(event: string, listener: (request: unknown, response: Response) => void): void };
+
+/** Hear of an answer in place of the upgrade, where the socket tells of it. */
+export function onRefusal(socket: object, hear: (refusal: Refusal) => void): void {
+  (socket as Listening).on?.("unexpected-response", (_, response) => {
+    const { statusCode: status, statusMessage = "" } = response;
+    let body = "";
+    response.setEncoding("utf8");
+    response.on("data", (text) => (body += text));
+    response.on("end", () => hear({ status, reason: reasonOf(body, statusMessage) }));
+    response.on("error", () => hear({ status, reason: statusMessage }));
+  });
+}
+
+/** Ask why a handshake at `url` failed; undefined: no log-in and no other origin would help. */
+export async function askWhy(url: string, timeout: number): Promise<Refusal | undefined> {
+  try {
+    const signal = AbortSignal.timeout(timeout);
+    const answer = await platform.fetch!(url.replace(/^ws/, "http"), { cache: "no-store", signal });
+    const { status } = answer;
+    if (status !== 401 && status !== 403) return undefined;
+    return { status, reason: reasonOf(await answer.text(), answer.statusText) };
+  } catch {
+    return undefined; // nobody there, or the answer is not for this page
+  }
+}
+
+function reasonOf(body: string, otherwise: string): string {
+  try {
+    return (JSON.parse(body) as { error: { message: string } }).error.message;
+  } catch {
+    return otherwise;
+  }
+}
