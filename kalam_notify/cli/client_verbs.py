@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from kalam_notify.cli.verbs import add_verb
@@ -21,6 +22,7 @@ _TAIL_EXAMPLES = """\
   kalam-notify tail "SELECT * FROM app.orders" --snapshot            the rows there are, then live
   kalam-notify tail "SELECT id FROM app.orders WHERE total > 100" --last 20
   kalam-notify tail "SELECT * FROM app.orders" --from 0 --json       all the log holds, as JSON
+  kalam-notify tail "SELECT * FROM app.orders" --table --columns id,status    a table on the screen
 """
 _EXPLAIN_EXAMPLES = """\
   kalam-notify explain "SELECT * FROM app.orders WHERE status = 'open'"
@@ -59,7 +61,12 @@ def _add_tail(verbs: "Verbs") -> None:
     )
     parser.add_argument("--last", metavar="N", type=_seq, help="the newest N rows, then live")
     parser.add_argument("--snapshot", action="store_true", help="all rows there are, then live")
-    parser.add_argument("--json", action="store_true", help="one server message per line")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="one server message per line")
+    how.add_argument("--table", action="store_true", help="keep the rows on the screen, as a table")
+    parser.add_argument(
+        "--columns", metavar="A,B", type=_columns, help="show these columns alone, in this order"
+    )
     _add_params(parser)
     parser.set_defaults(run=_tail)
 
@@ -125,6 +132,13 @@ def add_api_key(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _columns(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r}: give the names of columns, as in id,status")
+    return names
+
+
 def _sql(text: str) -> str:
     try:
         text.encode()
@@ -166,6 +180,11 @@ def _publish(args: argparse.Namespace) -> int:
 
 
 def _tail(args: argparse.Namespace) -> int:
+    if args.table and not sys.stdout.isatty():
+        print(
+            "kalam-notify: --table wants a terminal: leave it out, or use --json", file=sys.stderr
+        )
+        return 2
     from kalam_notify.client.commands import tail
 
     return tail(args)

@@ -93,6 +93,11 @@ class Live(Generic[T]):
         return self._query.columns
 
     @property
+    def primary_key(self) -> tuple[str, ...]:
+        """The names of the primary key's columns; none where the table has no such key."""
+        return self._query.primary_key
+
+    @property
     def position(self) -> int | None:
         """The seq up to which everything has come, for `from_position` of a later process."""
         return self._query.following.cursor.position

@@ -55,6 +55,7 @@ class Query(Generic[T]):
         self.changes: set[Changes[T]] = set()
         self.handles: set[Handle] = set()
         self.columns: tuple[str, ...] = ()
+        self.primary_key: tuple[str, ...] = ()
         self.notices: tuple[str, ...] = ()
         self.fault: KalamNotifyError | None = None
         self._owner = owner
@@ -147,6 +148,7 @@ class Query(Generic[T]):
         if notices != self.notices:
             self.notices = notices
             self._owner.noticed(self)
+        self.primary_key = event.primary_key
         self.rows.begin(replaces=event.replaces, key=event.primary_key)
         if event.replaces:
             self._tell(Reset())

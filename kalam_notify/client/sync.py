@@ -66,6 +66,11 @@ class SyncLive(Generic[T]):
         return self._live.columns
 
     @property
+    def primary_key(self) -> tuple[str, ...]:
+        """The names of the primary key's columns; none where the table has no such key."""
+        return self._live.primary_key
+
+    @property
     def position(self) -> int | None:
         """The seq up to which everything has come, for `from_position` of a later process."""
         return self._thread.call(lambda: self._live.position)

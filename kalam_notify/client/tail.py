@@ -10,7 +10,10 @@ from typing import Any
 import orjson
 
 from kalam_notify.client.client import Client
-from kalam_notify.client.events import Acknowledged, Changed, Event, Loaded, Message, Row
+from kalam_notify.client.events import Acknowledged, Event, Message
+from kalam_notify.client.tail_lines import Columns, PlainLines, TerminalLines
+from kalam_notify.client.tail_table import show
+from kalam_notify.client.terminal import Palette, takes_colours
 
 
 def options_of(args: Namespace) -> dict[str, Any] | None:
@@ -22,39 +25,12 @@ def options_of(args: Namespace) -> dict[str, Any] | None:
     return {} if args.snapshot else None
 
 
-def lines_of(event: Event) -> list[str]:
-    """An event for people: one line a row."""
-    match event:
-        case Loaded(rows=rows):
-            return [f"row     {_row(row)}" for row in rows]
-        case Changed(kind="delete", old_values=gone):
-            word = "leave" if event.transition == "leave" else "delete"
-            return [f"{word:<7} {_row(row)}" for row in gone]
-        case Changed(kind="update", rows=rows, old_values=old):
-            return [
-                f"update  {_row(new)}  was {_values(before)}"
-                for new, before in zip(rows, old, strict=False)
-            ]
-        case Changed(rows=rows):
-            word = "enter" if event.transition == "enter" else "insert"
-            return [f"{word:<7} {_row(row)}" for row in rows]
-    return []
-
-
-def _row(row: Row) -> str:
-    return f"{row.get('_seq', '-'):>8}  {_values(row)}"
-
-
-def _values(row: Row) -> str:
-    return orjson.dumps({name: value for name, value in row.items() if name != "_seq"}).decode()
-
-
 async def follow(args: Namespace) -> None:
     """Print what a query tells until the task is cancelled; raises what ends the client.
 
     Ends as well when nobody reads the output any more.
     """
-    printer = Printer(args.json)
+    printer = Printer(args.json, Columns(args.columns or ()))
     async with Client(
         args.url, token=args.token, on_message=printer.message, on_trouble=_print_trouble
     ) as client:
@@ -76,7 +52,7 @@ async def follow(args: Namespace) -> None:
 async def follow_until_interrupted(args: Namespace) -> None:
     """`follow`, ended without a fault by SIGINT or SIGTERM."""
     loop = asyncio.get_running_loop()
-    task = asyncio.create_task(follow(args))
+    task = asyncio.create_task(show(args, sys.stdout) if args.table else follow(args))
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
     await asyncio.wait([task])
@@ -87,9 +63,16 @@ async def follow_until_interrupted(args: Namespace) -> None:
 class Printer:
     """Writes to stdout, each line at once: messages for programs, or events for people."""
 
-    def __init__(self, as_json: bool) -> None:
+    def __init__(self, as_json: bool, columns: Columns) -> None:
         self.is_broken = False
         self._as_json = as_json
+        self._columns = columns
+        out = sys.stdout
+        self._lines: PlainLines | TerminalLines = (
+            TerminalLines(columns, Palette(takes_colours(out)))
+            if out.isatty()
+            else PlainLines(columns)
+        )
 
     def message(self, message: Message) -> None:
         if self._as_json:
@@ -100,7 +83,9 @@ class Printer:
             return
         if isinstance(event, Acknowledged):
             _print_state(event)
-        for line in lines_of(event):
+            for name in self._columns.unknown(event):
+                print(f"notice: the query has no column {name}", file=sys.stderr, flush=True)
+        for line in self._lines.of(event):
             self._line(line)
 
     def _line(self, line: str) -> None:
