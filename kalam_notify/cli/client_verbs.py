@@ -16,6 +16,8 @@ DEFAULT_URL = "http://127.0.0.1:2900"
 _PUBLISH_EXAMPLES = """\
   kalam-notify publish changes.ndjson
   producer | kalam-notify publish --url http://10.0.0.5:2900 --token "$TOKEN" -
+  kalam-notify publish --table app.orders rows.ndjson                rows in place of changes
+  kalam-notify publish --table app.orders --text zip orders.csv
 """
 _TAIL_EXAMPLES = """\
   kalam-notify tail "SELECT * FROM app.orders"                       live changes only
@@ -45,7 +47,34 @@ def _add_publish(verbs: "Verbs") -> None:
         metavar="FILE",
         nargs="?",
         default="-",
-        help="JSON, a JSON array or NDJSON; - or nothing: stdin",
+        help="JSON, a JSON array of any size, NDJSON or CSV; - or nothing: stdin",
+    )
+    rows = parser.add_argument_group("rows without an envelope")
+    rows.add_argument("--table", metavar="T", help="the input is rows of this table, not changes")
+    rows.add_argument(
+        "--format",
+        choices=["json", "csv"],
+        help="csv: the first line names the columns; default: json, csv for a file named .csv",
+    )
+    rows.add_argument(
+        "--change-type",
+        choices=["insert", "update", "delete"],
+        default="insert",
+        help="what becomes of each row; default: insert",
+    )
+    rows.add_argument("--user", metavar="U", help="whose rows they are, for a USER table")
+    rows.add_argument(
+        "--key",
+        metavar="A,B",
+        type=_columns,
+        help="make the changes' ids of these columns: what is posted again is stored once, "
+        "whatever else is in it",
+    )
+    rows.add_argument(
+        "--text",
+        metavar="A,B",
+        type=_columns,
+        help="CSV: these columns are texts, even where they look like numbers; *: all",
     )
     parser.set_defaults(run=_publish)
 
@@ -174,9 +203,29 @@ class _SeqAndUser(argparse.Action):
 
 
 def _publish(args: argparse.Namespace) -> int:
+    if args.format is None:
+        args.format = "csv" if args.file.lower().endswith(".csv") else "json"
+    if fault := _wrong_rows(args):
+        print(f"kalam-notify: {fault}", file=sys.stderr)
+        return 2
     from kalam_notify.client.commands import publish
 
     return publish(args)
+
+
+def _wrong_rows(args: argparse.Namespace) -> str | None:
+    """What the flags for rows lack."""
+    if args.table is None:
+        if args.format == "csv":
+            return "CSV has rows, not changes: name their table with --table"
+        for flag in ("key", "user", "text"):
+            if getattr(args, flag):
+                return f"--{flag} is for rows: name their table with --table"
+        if args.change_type != "insert":
+            return "--change-type is for rows: name their table with --table"
+    elif args.text and args.format != "csv":
+        return "--text is for CSV: JSON tells texts from numbers"
+    return None
 
 
 def _tail(args: argparse.Namespace) -> int:

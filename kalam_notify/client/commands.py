@@ -6,12 +6,15 @@ Each takes the parsed arguments and answers the exit code: 0, or 1 with the reas
 import asyncio
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 import orjson
 
-from kalam_notify.client.publish import publish_stream
+from kalam_notify.client.plain_rows import Envelope, csv_rows
+from kalam_notify.client.publish import Batch, batches, publish_stream, row_batches
 from kalam_notify.client.requests import Server
 from kalam_notify.client.tail import follow_until_interrupted
 from kalam_notify.errors import ClientFault, KalamNotifyError
@@ -22,13 +25,23 @@ def publish(args: Namespace) -> int:
     try:
         server = Server(args.url, args.token, api_key=args.api_key)
         if args.file in (None, "-"):
-            return publish_stream(server, sys.stdin.buffer)
+            return publish_stream(server, sys.stdin.buffer, _batches(args, sys.stdin.buffer))
         with Path(args.file).open("rb") as source:
-            return publish_stream(server, source)
+            return publish_stream(server, source, _batches(args, source))
     except (KalamNotifyError, OSError) as fault:
         return _complain(fault)
     except KeyboardInterrupt:
         return 130
+
+
+def _batches(args: Namespace, source: BinaryIO) -> Iterator[Batch]:
+    """The changes of `source` by the batch, whatever it is."""
+    if args.table is None:
+        return batches(source)
+    envelope = Envelope(args.table, args.change_type, args.key or (), args.user)
+    if args.format == "csv":
+        return row_batches(csv_rows(source, args.text or ()), envelope)
+    return batches(source, envelope)
 
 
 def tail(args: Namespace) -> int:
