@@ -12,10 +12,13 @@ from kalam_notify.cli import (
     admin_verbs,
     check_config,
     client_verbs,
+    completion,
+    config_init,
     console,
     doctor,
     serve,
     sign_token,
+    version_verb,
 )
 from kalam_notify.errors import DamagedFile, KalamNotifyError, OperatorFault
 from kalam_notify.logs import guard_tracebacks, hide
@@ -36,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and answer the exit code. Faults are told on stderr, one line each."""
     console.prepare()
     guard_tracebacks()
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help(sys.stderr)
+        return USAGE
+    args = parser.parse_args(argv)
     hide(*(str(getattr(args, name, None) or "").strip() for name in ("token", "api_key")))
     try:
         code = args.run(args)
@@ -74,6 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_parser(verbs)
     client_verbs.add_parsers(verbs)
     admin_verbs.add_parsers(verbs)
+    config_init.add_parser(verbs)
+    completion.add_parser(verbs, parser)
+    version_verb.add_parser(verbs)
     return parser
 
 

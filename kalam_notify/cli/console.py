@@ -6,6 +6,7 @@ means the same. Secrets come out neither in tracebacks nor in complaints about t
 
 import argparse
 import codecs
+import difflib
 import io
 import re
 import sys
@@ -14,6 +15,8 @@ from typing import NoReturn
 from kalam_notify.logs import redact
 
 _ESCAPE = "kalam-notify-escape"
+_UNKNOWN_OPTION = re.compile(r"unrecognized arguments: .*?(--?[\w-]+)")
+_UNKNOWN_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
 _SECRET_FLAG = re.compile(r"(?i)(--?[\w-]*(?:tok|key|secret|passw)[\w-]*[ =]+)[^\s]+")
 
 
@@ -34,7 +37,32 @@ def _escaped(fault: UnicodeError) -> tuple[str, int]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains without repeating a token or key that was put in the wrong place."""
+    """Complains without repeating a token or key that was put in the wrong place.
+
+    What is mistyped is answered with what is near.
+    """
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        found, unknown = super().parse_known_args(args, namespace)
+        if any(word.startswith("-") for word in unknown):
+            # Here and not behind: this parser knows which options there are.
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
-        super().error(redact(_SECRET_FLAG.sub(r"\1[hidden]", message)))
+        hint = self._near_match(message)
+        super().error(redact(_SECRET_FLAG.sub(r"\1[hidden]", message)) + hint)
+
+    def _near_match(self, message: str) -> str:
+        """What was meant, where it can be told."""
+        if found := _UNKNOWN_OPTION.search(message):
+            known = [name for action in self._actions for name in action.option_strings]
+            return _hint(found[1], known)
+        if found := _UNKNOWN_CHOICE.search(message):
+            return _hint(found[1], re.findall(r"[\w-]+", found[2]))
+        return ""
+
+
+def _hint(mistyped: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(mistyped, known, n=1)
+    return f": did you mean {near[0]}?" if near else ""
