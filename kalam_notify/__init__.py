@@ -33,7 +33,7 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     supervision/    several workers on one address, and who keeps them
     app.py          from a configuration to a served address
     cli/            serve, check-config, token, publish, tail, explain, tables, top, kick, ...
-    client/         the Python client: reconnects, resumes, keeps a view
+    client/         the Python client: reconnects, resumes, keeps live views, posts
     version.py      which release this is
 
 Imports go one way, and a test holds it: errors, version, budget <- model <- config <- protocol,
