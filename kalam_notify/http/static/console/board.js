@@ -33,7 +33,7 @@ class Tile {
     this.value = h("p.value");
     this.note = h("p.note");
     const id = `tile-${number}`;
-    this.node = h("section.tile", { "aria-labelledby": id }, h("h3", { id }, definition.title), this.value, this.chart.node, this.note);
+    this.node = h("section.tile", { class: definition.series.length > 1 ? "wide" : "", "aria-labelledby": id }, h("h3", { id }, definition.title), this.value, this.chart.node, this.note);
   }
 
   show(now) {
@@ -41,14 +41,13 @@ class Tile {
     fill(this.value, value ? value(now) : format(now[series[0].key]));
     fill(this.note, note(now));
     this.node.classList.toggle("bad", Boolean(isBad?.(now)));
-    this.chart.add(now);
+    this.chart.add(now, now.at);
   }
 }
 
 export class BoardPage {
   title = "Board";
   #tables = new Map();
-  #isFirst = true;
 
   constructor() {
     this.tiles = TILES.map((definition, number) => new Tile(definition, number));
@@ -80,24 +79,17 @@ export class BoardPage {
     this.readings = new Readings((now, fault) => this.#read(now, fault));
   }
 
+  /** From the first look on it goes on reading, so that nothing is missing when one comes back. */
   show() {
     this.readings.start();
-  }
-
-  hide() {
-    this.readings.stop();
-    this.#isFirst = true;
   }
 
   #read(now, fault) {
     this.complaint.show(fault ? `The metrics cannot be read: ${fault.message}` : "");
     if (!now) return;
-    // The first reading has nothing before it to be compared with: its rates are none.
-    if (this.#isFirst) Object.assign(now, { p50: null, p99: null });
-    this.#isFirst = false;
     for (const tile of this.tiles) tile.show(now);
     this.none.hidden = now.tables.size > 0;
-    for (const [table, figures] of now.tables) this.#table(table).show(figures);
+    for (const [table, figures] of now.tables) this.#table(table).show(figures, now.at);
   }
 
   #table(table) {
@@ -120,9 +112,9 @@ class TableRate {
     this.node = h("tr", { "data-table": table }, h("th", { scope: "row" }, table), this.now, h("td.spark", {}, this.chart.node), this.total);
   }
 
-  show(figures) {
+  show(figures, at) {
     fill(this.now, perSecond(figures.rate));
     fill(this.total, count(figures.total));
-    this.chart.add(figures);
+    this.chart.add(figures, at);
   }
 }

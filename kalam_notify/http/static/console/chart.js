@@ -10,18 +10,19 @@ import { fill, h, svg } from "./dom.js";
 export const POINTS = 90;
 const WIDTH = 300;
 const HEIGHT = 64;
-const TOP = 4;
+/** The highest value stands a little below the top. */
+const HEADROOM = 1.2;
+/** Fewer points than this do not fill the picture. */
+const LEAST = 20;
 
 export class Chart {
   /**
    * `series`: [{ name, key }], at most two; `format` makes text of a value. A value of null is a gap.
    */
-  constructor({ title, series, format, everySeconds = 2, describe }) {
+  constructor({ title, series, format }) {
     this.title = title;
     this.series = series;
     this.format = format;
-    this.every = everySeconds;
-    this.describe = describe;
     this.values = [];
     this.at = null;
     this.lines = series.map((_, number) => svg("path", { class: `line line-${number}` }));
@@ -46,8 +47,9 @@ export class Chart {
     this.picture.addEventListener("keydown", (event) => this.#key(event));
   }
 
-  add(values) {
-    this.values.push(values);
+  /** `values` of one moment, by the series' keys; `at` in milliseconds. */
+  add(values, at) {
+    this.values.push({ ...values, at });
     if (this.values.length > POINTS) this.values.shift();
     this.draw();
   }
@@ -62,12 +64,16 @@ export class Chart {
     if (this.at !== null) this.#show(Math.min(this.at, this.values.length - 1));
   }
 
+  get #steps() {
+    return Math.max(this.values.length, LEAST) - 1;
+  }
+
   #x(place) {
-    return WIDTH - ((this.values.length - 1 - place) * WIDTH) / (POINTS - 1);
+    return WIDTH - ((this.values.length - 1 - place) * WIDTH) / this.#steps;
   }
 
   #y(value) {
-    return HEIGHT - 1 - (this.highest > 0 ? (value / this.highest) * (HEIGHT - TOP - 1) : 0);
+    return HEIGHT - 1 - (this.highest > 0 ? (value / this.highest / HEADROOM) * (HEIGHT - 2) : 0);
   }
 
   #path(key) {
@@ -97,7 +103,7 @@ export class Chart {
   #point(event) {
     const box = this.picture.getBoundingClientRect();
     const share = (event.clientX - box.left) / box.width;
-    const place = this.values.length - 1 - Math.round((1 - share) * (POINTS - 1));
+    const place = this.values.length - 1 - Math.round((1 - share) * this.#steps);
     this.#show(place >= 0 && place < this.values.length ? place : null);
   }
 
@@ -121,7 +127,7 @@ export class Chart {
     this.cursor.setAttribute("x1", x);
     this.cursor.setAttribute("x2", x);
     const one = this.values[place];
-    const ago = Math.round((this.values.length - 1 - place) * this.every);
+    const ago = Math.round((this.values.at(-1).at - one.at) / 1000);
     const parts = this.series.map(({ name, key }) => {
       const value = one[key] === null ? "nothing" : this.format(one[key]);
       return this.series.length > 1 ? `${name} ${value}` : value;

@@ -47,7 +47,7 @@ export class Editor {
       autocapitalize: "off",
       autocomplete: "off",
       wrap: "soft",
-      rows: 4,
+      rows: 2,
       role: "combobox",
       "aria-autocomplete": "list",
       "aria-expanded": "false",

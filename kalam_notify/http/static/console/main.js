@@ -42,10 +42,7 @@ function route(isFirst = false) {
   const page = PAGES.find((one) => one.name === name) ?? PAGES[0];
   if (!made.has(page.name)) made.set(page.name, page.make(go));
   const next = made.get(page.name);
-  if (shown !== next) {
-    shown?.hide?.();
-    fill(main, next.node);
-  }
+  if (shown !== next) fill(main, next.node);
   fill(heading, page.title);
   document.title = `${page.title} · kalam-notify`;
   document.body.dataset.page = page.name;

@@ -5,6 +5,8 @@
 import { text } from "./api.js";
 
 export const EVERY_MS = 2000;
+/** Until the second reading: without it there is nothing to show. */
+const SOON_MS = 500;
 const K = "kalam_notify_";
 const LINE = /^([A-Za-z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /([A-Za-z_]\w*)="((?:[^"\\]|\\.)*)"/g;
@@ -84,43 +86,37 @@ export function figures(before, after, elapsed) {
   };
 }
 
-/** Reads until stopped; tells `listener` figures, or what went wrong. */
+/** Reads for as long as the page is open; tells `listener` figures, or what went wrong. */
 export class Readings {
   #before = null;
-  #timer = 0;
-  #stop = new AbortController();
+  #isRunning = false;
 
   constructor(listener) {
     this.listener = listener;
   }
 
+  /** Begin; safe to repeat. */
   start() {
-    this.#stop = new AbortController();
-    void this.#read(this.#stop.signal);
+    if (this.#isRunning) return;
+    this.#isRunning = true;
+    void this.#read();
   }
 
-  stop() {
-    this.#stop.abort();
-    clearTimeout(this.#timer);
-    this.#before = null;
-  }
-
-  async #read(signal) {
+  async #read() {
+    let soon = EVERY_MS;
     try {
-      const samples = parse(await text("/metrics", signal));
-      if (signal.aborted) return;
-      const now = { at: performance.now(), samples };
-      if (this.#before) {
-        const { at, samples: before } = this.#before;
-        this.listener(figures(before, samples, (now.at - at) / 1000), null);
-      } else {
-        this.listener(figures(samples, samples, 1), null);
-      }
-      this.#before = now;
+      const samples = parse(await text("/metrics"));
+      const at = performance.now();
+      if (this.#before) this.#tell(this.#before, samples, at);
+      else soon = SOON_MS;
+      this.#before = { at, samples };
     } catch (fault) {
-      if (signal.aborted) return;
       this.listener(null, fault);
     }
-    this.#timer = setTimeout(() => void this.#read(signal), EVERY_MS);
+    setTimeout(() => void this.#read(), soon);
+  }
+
+  #tell(before, samples, at) {
+    this.listener({ ...figures(before.samples, samples, (at - before.at) / 1000), at }, null);
   }
 }

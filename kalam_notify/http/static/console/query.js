@@ -328,6 +328,7 @@ class PostForm {
     }
     fill(this.names, this.#tables.map(({ table }) => h("option", { value: table })));
     this.follow();
+    this.#suggest();
   }
 
   /** The query has changed: its table is the one to post to. */
