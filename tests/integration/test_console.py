@@ -191,7 +191,8 @@ def first_output(command: list[str], text: str, directory: Path) -> None:
     try:
         until = time.monotonic() + SECONDS
         while text not in out.read_text():
-            assert process.poll() is None and time.monotonic() < until, out.read_text()
+            assert process.poll() is None, out.read_text()
+            assert time.monotonic() < until, out.read_text()
             time.sleep(0.02)
     finally:
         process.kill()

@@ -65,7 +65,7 @@ export class BoardPage {
         h("header", {}, h("h3", { id: "rates-title" }, "Changes by table")),
         h(
           "div.scroll",
-          { role: "region", "aria-label": "Changes by table", tabindex: 0 },
+          { role: "group", "aria-label": "Changes by table", tabindex: 0 },
           h(
             "table",
             { "aria-labelledby": "rates-title" },

@@ -1,12 +1,12 @@
 /**
  * The SQL box: a text area with colours behind it, and completion of tables, columns and words.
  *
- * A combobox in the terms of ARIA: the text keeps the focus, the list is walked with the arrow keys,
- * Enter or Tab takes what is marked, Escape sends the list away. Ctrl+Space asks for it.
+ * The text keeps the focus (aria-activedescendant), the list is walked with the arrow keys, Enter or
+ * Tab takes what is marked, Escape sends the list away. Ctrl+Space asks for it.
  */
 
 import { allTables } from "./api.js";
-import { fill, h } from "./dom.js";
+import { fill, h, say } from "./dom.js";
 
 const WORDS =
   "SELECT FROM WHERE AND OR NOT IN LIKE ILIKE BETWEEN IS NULL TRUE FALSE CURRENT_USER ANY CASE WHEN THEN ELSE END CAST AS ESCAPE DISTINCT UNKNOWN".split(" ");
@@ -48,9 +48,7 @@ export class Editor {
       autocomplete: "off",
       wrap: "soft",
       rows: 2,
-      role: "combobox",
       "aria-autocomplete": "list",
-      "aria-expanded": "false",
       "aria-controls": id,
       "aria-describedby": "sql-hint",
       value,
@@ -155,7 +153,7 @@ export class Editor {
     this.list.style.setProperty("left", `${left}px`);
     this.list.style.setProperty("top", `${top}px`);
     this.list.hidden = false;
-    this.text.setAttribute("aria-expanded", "true");
+    say(`${offers.length} completion${offers.length === 1 ? "" : "s"}`);
     this.#mark(0);
   }
 
@@ -176,7 +174,6 @@ export class Editor {
 
   #close() {
     this.list.hidden = true;
-    this.text.setAttribute("aria-expanded", "false");
     this.text.removeAttribute("aria-activedescendant");
   }
 

@@ -32,7 +32,7 @@ export class Grid {
     this.empty = h("p.empty");
     this.more = h("p.more", { hidden: true });
     this.table = h("table.rows", { "aria-label": "Live rows" }, h("thead", {}, this.head), this.body);
-    this.scroll = h("div.scroll", { role: "region", "aria-label": "Live rows", tabindex: 0 }, this.table, this.empty, this.more);
+    this.scroll = h("div.scroll", { role: "group", "aria-label": "Live rows", tabindex: 0 }, this.table, this.empty, this.more);
     this.pauseButton = h("button.quiet", { type: "button", "aria-pressed": "false", onclick: () => this.togglePause() }, "Pause");
     this.held = h("span.held", { role: "status" });
     this.scroll.addEventListener("pointerenter", () => this.#hover(true));

@@ -19,6 +19,7 @@ const PAGES = [
 const HEALTH_MS = 5000;
 
 const main = document.getElementById("main");
+const content = document.getElementById("content");
 const heading = document.getElementById("page-title");
 const nav = document.getElementById("nav");
 const health = document.getElementById("health");
@@ -42,7 +43,7 @@ function route(isFirst = false) {
   const page = PAGES.find((one) => one.name === name) ?? PAGES[0];
   if (!made.has(page.name)) made.set(page.name, page.make(go));
   const next = made.get(page.name);
-  if (shown !== next) fill(main, next.node);
+  if (shown !== next) fill(content, next.node);
   fill(heading, page.title);
   document.title = `${page.title} · kalam-notify`;
   document.body.dataset.page = page.name;
@@ -103,6 +104,6 @@ try {
   const isRefused = fault instanceof Refused && (fault.status === 401 || fault.status === 403);
   const why = !isRefused ? fault.message : session.token ? `That token was not taken: ${fault.message}` : "";
   fill(heading, "Sign in");
-  fill(main, signIn(why, enter));
+  fill(content, signIn(why, enter));
   document.getElementById("token").focus();
 }

@@ -17,7 +17,7 @@ export class Stream {
       "section.stream",
       { "aria-labelledby": "stream-title" },
       h("header", {}, h("h3", { id: "stream-title" }, "Messages "), this.total, h("span.grow"), h("button.quiet", { type: "button", onclick: () => this.clear() }, "Clear")),
-      h("div.scroll", { role: "region", "aria-label": "Messages", tabindex: 0 }, this.list),
+      h("div.scroll", { role: "group", "aria-label": "Messages", tabindex: 0 }, this.list),
     );
   }
 
