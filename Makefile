@@ -20,10 +20,12 @@ install:  ## a virtual environment with exactly what is locked, and this checkou
 
 ci: lint types test  ## what a change has to pass
 
-js:  ## the JavaScript client: its packages, types, lint, size, tests; `make test` runs it, too
+js:  ## the JavaScript client and the console: packages, types, lint, size, tests; `make test` runs them, too
 	cd clients/js && npm ci --silent --no-audit --no-fund
 	cd clients/js && npm ci --silent --no-audit --no-fund --prefix tests/react-18
 	cd clients/js && npm run --silent check
+	cd tests/console && npm ci --silent --no-audit --no-fund
+	cd tests/console && npm run --silent lint
 
 format:  ## bring everything into shape
 	$(BIN)/ruff format .

@@ -121,7 +121,7 @@ def play(server: Server) -> Play:
         "everything_is_done_with_a_keyboard",
         "a_screen_reader_can_read_it",
         "it_fits_narrow_and_wide_light_and_dark",
-        "a_lost_connection_is_told_and_comes_back",
+        "a_connection_that_was_closed_is_told",
     ],
 )
 def test_in_the_console(play: Play, scenario: str) -> None:

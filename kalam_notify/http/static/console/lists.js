@@ -75,7 +75,7 @@ export class TablesPage {
 export class ConnectionsPage {
   title = "Connections";
 
-  constructor(go) {
+  constructor() {
     this.user = h("input", { autocomplete: "off", spellcheck: "false", id: "connections-user" });
     this.lagging = lagBox("connections-lagging");
     this.pager = new Pager({

@@ -13,7 +13,7 @@ const PAGES = [
   { name: "board", title: "Board", make: () => new BoardPage(), path: "M3 16V9M8 16V4M13 16v-5M18 16V7" },
   { name: "tables", title: "Tables", make: (go) => new TablesPage(go), path: "M3 4h14v12H3zM3 8h14M8 8v8" },
   { name: "subscriptions", title: "Subscriptions", make: (go) => new SubscriptionsPage(go), path: "M4 11a6 6 0 0 1 6-6M4 16a11 11 0 0 1 12-11M5 16h.1" },
-  { name: "connections", title: "Connections", make: (go) => new ConnectionsPage(go), path: "M7 3v5M13 3v5M5 8h10v3a5 5 0 0 1-10 0zM10 16v2" },
+  { name: "connections", title: "Connections", make: () => new ConnectionsPage(), path: "M7 3v5M13 3v5M5 8h10v3a5 5 0 0 1-10 0zM10 16v2" },
   { name: "why", title: "Why", make: () => new WhyPage(), path: "M7 7a3 3 0 1 1 4 3c-1 .5-1 1-1 2M10 15.5v.1" },
 ];
 const HEALTH_MS = 5000;

@@ -25,7 +25,6 @@ function valueOf(text) {
 export class QueryPage {
   title = "Query";
   #client = null;
-  #live = null;
   #params = new Map();
   #fields = new Map();
 
@@ -136,7 +135,6 @@ export class QueryPage {
       options: begins === "live" ? { liveOnly: true } : begins === "last" ? { lastRows: 100 } : {},
     });
     this.#client = query.client;
-    this.#live = query.live;
     this.stopButton.disabled = false;
     this.runButton.textContent = "Run again";
     this.#keep();
@@ -144,7 +142,7 @@ export class QueryPage {
 
   stop() {
     this.#client?.close();
-    this.#client = this.#live = null;
+    this.#client = null;
     this.stopButton.disabled = true;
     this.tell("not running", "");
   }
