@@ -19,7 +19,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from kalam_notify.administration.gathering import Gathering
-from kalam_notify.administration.listing import Lists
+from kalam_notify.administration.listing import OWNER as ADMINISTRATION
+from kalam_notify.administration.listing import Lists, waiting_bytes
 from kalam_notify.administration.office import Office
 from kalam_notify.administration.questions import Answer, Question
 from kalam_notify.auth import Authenticator, TokenVerifier, sign
@@ -150,6 +151,8 @@ class Worker:
         self.metrics = Metrics()
         self.gate = Gate()
         self.auth_failures: Counter[str] = Counter()
+        # Bytes that wait for sockets, as of the last scrape.
+        self._waiting_bytes = 0
         self.revocations = Revocations()
         self._revocation_file = RevocationFile(
             config.server.data_dir / REVOCATIONS, self.revocations
@@ -275,7 +278,7 @@ class Worker:
                 self.stats,
                 self.shared.closes,
                 self.auth_failures,
-                lambda: sum(c.waiting for c in self.manager.connections.values()),
+                lambda: self._waiting_bytes,
                 lambda: self.pulse.slowest_seconds,
                 self.sources.statuses,
             )
@@ -470,9 +473,15 @@ class Worker:
         return self.log.why_not_ready() or self.service.fault or self.feeder.faults.reason
 
     async def _exposition(self) -> bytes:
-        return (
-            self.metrics.render() if self._crew is None else exposition(await self._crew.scrape())
-        )
+        if self._crew is not None:
+            return exposition(await self._crew.scrape())
+        await self.count_waiting()
+        return self.metrics.render()
+
+    async def count_waiting(self) -> None:
+        """Before a scrape: a look at every connection, which is more than a turn may take."""
+        steps = waiting_bytes(self.manager)
+        self._waiting_bytes = await self.budget.do(steps, ADMINISTRATION)
 
     def _health(self) -> Mapping[str, Any]:
         why_not = self._why_not_ready()

@@ -313,6 +313,16 @@ def _after(
             yield connection
 
 
+def waiting_bytes(manager: ConnectionsManager) -> Steps[int]:
+    """Bytes that wait for all sockets."""
+    total = 0
+    for number, connection in enumerate(list(manager.connections.values()), 1):
+        total += connection.waiting
+        if number % LOOKS == 0:
+            yield
+    return total
+
+
 def _has_user(connection: Connection, asked: Listing) -> bool:
     return asked.user is None or connection.identity.user_id == asked.user
 

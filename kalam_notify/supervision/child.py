@@ -9,8 +9,9 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from itertools import count
+from typing import Any
 
 from kalam_notify.administration.questions import Answer, Question
 from kalam_notify.config import Config
@@ -168,20 +169,27 @@ class Link:
                     self._config = message.config()
                     self._channel.send(Reloaded(self.worker.reload()))
                 case Measure(request):
-                    self._channel.send(Measured(request, scrape(self.worker.metrics.registry)))
+                    self._undertake(self._measure(request))
                 case Ping():
                     self._channel.send(Pong())
                 case Gathered(request, families):
                     if request in self._gathering:
                         self._gathering[request].set_result(families)
                 case Asked():
-                    task = asyncio.create_task(self._answer(message), name="answer")
-                    self._answering.add(task)
-                    task.add_done_callback(self._answering.discard)
+                    self._undertake(self._answer(message))
                 case Answered(request, answer):
                     if request in self._asking:
                         self._asking[request].set_result(answer)
         self._orphaned()
+
+    def _undertake(self, answering: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(answering, name="answer")
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _measure(self, request: int) -> None:
+        await self.worker.count_waiting()
+        self._channel.send(Measured(request, scrape(self.worker.metrics.registry)))
 
     async def _answer(self, asked: Asked) -> None:
         answer = None

@@ -24,7 +24,7 @@ export function bytes(value) {
 
 export function seconds(value) {
   if (value === 0) return "0 s";
-  if (value < 1) return `${one.format(value * 1000)} ms`;
+  if (value < 1) return `${(value < 0.01 ? one : whole).format(value * 1000)} ms`;
   if (value < 60) return `${one.format(value)} s`;
   const rounded = Math.floor(value);
   for (const [unit, part, names] of [[86400, 3600, "dh"], [3600, 60, "hm"], [60, 1, "ms"]]) {

@@ -130,7 +130,7 @@ export class SubscriptionsPage {
       columns: [
         { name: "User", isHead: true, cell: ({ user, address }) => [who(user), h("small.address", {}, address)] },
         { name: "Query", class: "sql", cell: (row) => query(row) },
-        { name: "Found by", cell: ({ index, residual, plan }) => found(index, residual, plan) },
+        { name: "Found by", class: "found", cell: ({ index, residual, plan }) => found(index, residual, plan) },
         { name: "State", cell: ({ state }) => h("span.tag", { class: state === "live" ? "good" : "warn" }, state.replace("_", " ")) },
         { name: "Behind", class: "number", cell: ({ seconds_behind, bytes_behind }) => [seconds(seconds_behind), bytes_behind > 0 && h("small", {}, bytes(bytes_behind))] },
         { name: "Waiting", class: "number", cell: ({ bytes_waiting }) => bytes(bytes_waiting) },
