@@ -178,7 +178,8 @@ class Link:
                 case Asked():
                     self._undertake(self._answer(message))
                 case Answered(request, answer):
-                    if request in self._asking:
+                    # Whoever has asked may just have given up.
+                    if request in self._asking and not self._asking[request].done():
                         self._asking[request].set_result(answer)
         self._orphaned()
 

@@ -16,6 +16,7 @@ const TILES = [
     title: "Post to socket",
     series: [{ name: "p50", key: "p50" }, { name: "p99", key: "p99" }],
     format: time,
+    isWide: true,
     value: (now) => [h("span", {}, h("i.key.line-0"), "p50 ", h("b", {}, time(now.p50))), h("span", {}, h("i.key.line-1"), "p99 ", h("b", {}, time(now.p99)))],
     note: () => "until the last live socket had it",
   },
@@ -23,7 +24,7 @@ const TILES = [
   { title: "Lagging", series: [{ name: "lagging", key: "lagging" }], format: short, note: (now) => (now.lagging ? `slowest ${seconds(now.slowest)} behind` : "all live"), isBad: (now) => now.slowest > 30 },
   { title: "Memory", series: [{ name: "memory", key: "memory" }], format: bytes, note: (now) => `${bytes(now.waiting)} wait for sockets` },
   { title: "CPU", series: [{ name: "CPU", key: "cpu" }], format: percent, note: () => "of one core" },
-  { title: "Log", series: [{ name: "bytes", key: "logBytes" }], format: bytes, note: (now) => `reaches back ${seconds(now.logReach)}` },
+  { title: "Log", series: [{ name: "bytes", key: "logBytes" }], format: bytes, isWide: true, note: (now) => `reaches back ${seconds(now.logReach)}` },
 ];
 
 class Tile {
@@ -33,7 +34,7 @@ class Tile {
     this.value = h("p.value");
     this.note = h("p.note");
     const id = `tile-${number}`;
-    this.node = h("section.tile", { class: definition.series.length > 1 ? "wide" : "", "aria-labelledby": id }, h("h3", { id }, definition.title), this.value, this.chart.node, this.note);
+    this.node = h("section.tile", { class: definition.isWide ? "wide" : "", "aria-labelledby": id }, h("h3", { id }, definition.title), this.value, this.chart.node, this.note);
   }
 
   show(now) {

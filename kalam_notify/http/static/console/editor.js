@@ -11,6 +11,7 @@ import { fill, h, say } from "./dom.js";
 const WORDS =
   "SELECT FROM WHERE AND OR NOT IN LIKE ILIKE BETWEEN IS NULL TRUE FALSE CURRENT_USER ANY CASE WHEN THEN ELSE END CAST AS ESCAPE DISTINCT UNKNOWN".split(" ");
 const KEYWORDS = new Set(WORDS);
+const BEFORE_WHERE = new Set(["SELECT", "FROM", "WHERE"]);
 const TOKEN = /('(?:[^']|'')*'?)|("(?:[^"]|"")*"?)|(--[^\n]*)|(\$\d+)|(\d+(?:\.\d+)?)|([A-Za-z_][\w]*)|(\s+|.)/gs;
 const NAME = /(?:"(?:[^"]|"")+"|[A-Za-z_]\w*)/.source;
 const FROM = new RegExp(`\\bFROM\\s+(${NAME}\\s*\\.\\s*${NAME})`, "i");
@@ -207,6 +208,7 @@ export function candidates(before, sql, tables) {
   if (/\bFROM\s+$/i.test(before)) return ofTables;
   const table = tables.find((one) => one.table === tableOf(sql, tables));
   const columns = columnsOf(table);
+  if (/\bWHERE\b/i.test(before)) return [...columns, ...words.filter(({ name }) => !BEFORE_WHERE.has(name))];
   return /\bFROM\b/i.test(before) || columns.length ? [...columns, ...words] : [...words, ...ofTables];
 }
 

@@ -48,8 +48,12 @@ function route(isFirst = false) {
   document.title = `${page.title} · kalam-notify`;
   document.body.dataset.page = page.name;
   for (const link of nav.querySelectorAll("a")) {
-    if (link.dataset.page === page.name) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (link.dataset.page === page.name) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "nearest" });
+    } else {
+      link.removeAttribute("aria-current");
+    }
   }
   const isOther = shown !== next;
   shown = next;
