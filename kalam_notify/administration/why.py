@@ -220,6 +220,9 @@ def _before(handle: SubscriptionHandle, start: int) -> str:
         return f"it asked for live changes only, and began after seq {start}"
     if handle.options.from_seq is not None and handle.options.from_seq == start:
         return f"it asked for what came after seq {start}"
+    if handle.options.last_rows is not None:
+        newest = f"its snapshot, of the newest {handle.options.last_rows} rows, "
+        return f"{newest}was taken at seq {start}: what changed before is in it or left out"
     return f"its snapshot was taken at seq {start}, and shows the row as it was by then"
 
 

@@ -501,3 +501,53 @@ export async function a_connection_that_was_closed_is_told({ page, settings }) {
   await page.getByRole("button", { name: "Run" }).click();
   await showsRows(page, 901);
 }
+
+// -- what the modules reckon --
+
+/** The modules by themselves, in the browser that they are for. */
+export async function the_modules_reckon_right({ page, settings }) {
+  await go(page, settings);
+  const told = await page.evaluate(async () => {
+    const [format, metrics, editor, { snippets }] = await Promise.all(
+      ["format", "metrics", "editor", "snippets"].map((name) => import(`/console/${name}.js`)),
+    );
+    const before = metrics.parse('t_bucket{le="0.1"} 1\nt_bucket{le="0.2"} 1\nt_bucket{le="+Inf"} 3\nn{a="x\\"y\\n"} 2\n');
+    const after = metrics.parse('t_bucket{le="0.1"} 1\nt_bucket{le="0.2"} 101\nt_bucket{le="+Inf"} 103\n');
+    const tables = [
+      { table: "app.orders", type: "shared", primary_key: ["id"], columns: [{ name: "id", type: "Int" }, { name: "Full Name", type: "Text" }], seen_columns: [] },
+      { table: 'public."User"', type: "shared", primary_key: ["id"], columns: null, seen_columns: ["id", "mail"] },
+    ];
+    const names = (before, sql) => editor.candidates(before, sql, tables).map(({ name }) => name);
+    return {
+      seconds: [0, 0.0042, 0.25, 12.34, 59.99, 245, 12000, 190000].map(format.seconds),
+      bytes: [0, 999, 1500, 25 * 1024 * 1024, 5e12].map(format.bytes),
+      short: [0, 0.5, 999, 12345, 2.5e6].map(format.short),
+      cell: [undefined, null, true, 1.5, "x", { a: [1] }].map(format.cell),
+      label: [...before.get("n")][0].labels.a,
+      quantiles: [0.5, 1].map((share) => metrics.quantile(before, after, "t", share)),
+      nothing: metrics.quantile(after, after, "t", 0.5),
+      tables: ["select * FROM App.Orders where", 'SELECT * FROM "app"."orders"', 'SELECT 1 FROM public."User"', "SELECT"].map((sql) => editor.tableOf(sql, tables) ?? null),
+      afterFrom: names("SELECT * FROM ", ""),
+      inWhere: names("SELECT * FROM app.orders WHERE ", "SELECT * FROM app.orders WHERE ").slice(0, 3),
+      loose: names('SELECT * FROM public."User" WHERE ', 'SELECT * FROM public."User" WHERE ').slice(0, 2),
+      code: snippets({ server: "http://h:1", token: "", sql: "SELECT 'it''s' -- $HOME", params: [null, true, "o'x", [1]], change: "{}" }),
+    };
+  });
+  assert.deepEqual(told.seconds, ["0 s", "4.2 ms", "250 ms", "12.3 s", "60 s", "4 m 5 s", "3 h 20 m", "2 d 4 h"]);
+  assert.deepEqual(told.bytes, ["0 B", "999 B", "1.5 KiB", "25 MiB", "4,657 GiB"]);
+  assert.deepEqual(told.short, ["0", "0.5", "999", "12.3 k", "2.5 M"]);
+  assert.deepEqual(told.cell, ["", "NULL", "true", "1.5", "x", '{"a":[1]}']);
+  assert.equal(told.label, 'x"y\n');
+  assert.ok(Math.abs(told.quantiles[0] - 0.15) < 0.01, told.quantiles);
+  assert.equal(told.quantiles[1], 0.2);
+  assert.equal(told.nothing, null);
+  assert.deepEqual(told.tables, ["app.orders", "app.orders", 'public."User"', null]);
+  assert.deepEqual(told.afterFrom, ["app.orders", 'public."User"']);
+  assert.deepEqual(told.inWhere, ["id", '"Full Name"', "AND"]);
+  assert.deepEqual(told.loose, ["id", "mail"]);
+  const [js, python, shell] = told.code.map(({ text }) => text);
+  assert.match(js, /live\("SELECT 'it''s' -- \$HOME", \[null,true,"o'x",\[1\]\]\)/);
+  assert.match(python, /params=\[None, True, "o'x", \[1\]\]/);
+  assert.match(shell, /--param 'null' --param 'true' --param 'o'\\''x' --param '\[1\]'/);
+  assert.match(shell, /'SELECT '\\''it'\\'''\\''s'\\'' -- \$HOME'/);
+}

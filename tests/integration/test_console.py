@@ -122,6 +122,7 @@ def play(server: Server) -> Play:
         "a_screen_reader_can_read_it",
         "it_fits_narrow_and_wide_light_and_dark",
         "a_connection_that_was_closed_is_told",
+        "the_modules_reckon_right",
     ],
 )
 def test_in_the_console(play: Play, scenario: str) -> None:
