@@ -24,7 +24,7 @@ import contextlib, os, subprocess, sys, threading
 from pathlib import Path
 from helpers.browser import Browser, program
 from helpers.server import Server
-from rehearsal.cluster import Cluster, NoPostgres
+from loadtest.harness.postgres import Cluster, NoPostgres
 
 DAEMON = """
 import os, signal, time
@@ -64,7 +64,7 @@ class Run:
         (directory / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
         (directory / "test_endless.py").write_text(ENDLESS)
         (directory / "pytest.ini").write_text("[pytest]\n")
-        paths = [ROOT, ROOT / "tests", ROOT / "examples/postgres"]
+        paths = [ROOT, ROOT / "tests"]
         environment = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "TOLD": str(told)}
         if is_whole:
             environment["DATABASE"] = str(directory / "postgres" / "c")

@@ -1,17 +1,17 @@
 """Rehearse the whole way from PostgreSQL to the subscribers' views, and check every row.
 
-    python run.py                      two minutes of pgbench, 540 subscribers
-    python run.py --seconds 10 --subscribers 60
+    python -m loadtest.rehearsal               two minutes of pgbench, 540 subscribers
+    python -m loadtest.rehearsal --seconds 10 --subscribers 60
 
-Starts a private PostgreSQL, the daemon, the feeder and client processes; pgbench writes; the feeder
-(once during its first copy, once while it streams), the daemon and a third of the client processes
-are killed with SIGKILL and started again. When pgbench has stopped, every subscriber's view must
-equal the same SELECT in PostgreSQL, row for row. Exit code 0 when it does, else 1.
+Starts a private PostgreSQL, a daemon that follows it, and client processes; pgbench writes. The
+daemon is killed with SIGKILL in the middle of its first copy and while it streams, PostgreSQL with
+all its processes once, and a third of the client processes; each is started again. When pgbench has
+stopped, every subscriber's view must equal the same SELECT in PostgreSQL, row for row. Exit code 0
+when it does, else 1.
 """
 
 import argparse
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,14 +19,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from rehearsal.cluster import NoPostgres
-from rehearsal.processes import SubscriberProcess
-from rehearsal.stage import Stage, spool_progress
-from rehearsal.timeline import Timeline, wait_until
-from rehearsal.verdict import Judge
-from rehearsal.views import View
+from loadtest.harness.postgres import NoPostgres
+from loadtest.rehearsal.processes import SubscriberProcess
+from loadtest.rehearsal.stage import Stage
+from loadtest.rehearsal.timeline import Timeline, wait_until
+from loadtest.rehearsal.verdict import Judge
+from loadtest.rehearsal.views import View
 
-# Guards against hanging once the feeder has told everything: until the last snapshot has been read
+# Guards against hanging once everything has been told: until the last snapshot has been read
 # and the views have settled. A wrong view never does.
 _SETTLE_DEADLINE = 900.0
 
@@ -61,70 +61,78 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class Rehearsal:
-    """The acts, in order. Most subscribers are there before the first row, some come later."""
+    """The acts, in order. Most subscribers are there before the kills, some come later."""
 
     def __init__(self, stage: Stage, options: argparse.Namespace) -> None:
         self._stage = stage
         self._options = options
         self._timeline = Timeline()
-        self._clients = stage.add_subscribers(options.processes, options.subscribers)
+        # Made once the daemon listens somewhere.
+        self._clients: list[SubscriberProcess] = []
+        self._summaries: list[str] = []
 
     def run(self) -> int:
+        self._copy_under_load()
+        options = self._options
+        self._clients = self._stage.add_subscribers(options.processes, options.subscribers)
         early, late = self._clients[:-1], self._clients[-1:]
         _start(early)
         for process in early:
             process.await_line("ready")
-        self._timeline.tell(f"{_count(early)} subscribers live before the first row")
-        self._copy_under_load()
-        pgbench = self._stage.start_pgbench(self._options.pgbench_clients, self._options.seconds)
-        self._timeline.tell(f"pgbench writes for {self._options.seconds} s")
-        _start(late)
-        self._timeline.tell(f"{_count(late)} more subscribers come meanwhile")
-        self._kill_everybody_once(pgbench)
-        summary = pgbench.communicate()[0]
-        lag = self._stage.slot_lag()
-        self._timeline.tell(f"pgbench has stopped, the feeder is {lag:,} B of WAL behind")
-        wait_until(lambda: self._stage.slot_lag() <= 0, "the feeder to catch up")
-        self._timeline.tell("the feeder has caught up")
-        return self._judge(summary)
+        self._timeline.tell(f"{_count(early)} subscribers live")
+        self._write_and_kill(late)
+        end = self._stage.wal_end()
+        lag = self._stage.slot_lag(end)
+        self._timeline.tell(f"pgbench has stopped, the daemon is {lag:,} B of WAL behind")
+        wait_until(lambda: self._stage.slot_lag(end) <= 0, "the daemon to catch up")
+        self._timeline.tell("the daemon has caught up")
+        return self._judge("\n".join(self._summaries))
 
     def _copy_under_load(self) -> None:
-        """The first copy while others write, and the feeder killed in the middle of it."""
+        """The first copy while others write, and the daemon killed in the middle of it."""
         load = self._stage.start_pgbench(self._options.pgbench_clients, seconds=3600)
-        self._stage.feeder.start()
-        wait_until(lambda: spool_progress(self._stage.feeder_state()) > 0, "the copy to begin")
-        self._stage.feeder.kill()
-        done = spool_progress(self._stage.feeder_state())
-        self._timeline.tell(f"feeder killed during its copy, {done:,} B of it acknowledged")
-        self._stage.feeder.start()
-        wait_until(self._is_streaming, "the end of the copy")
+        daemon = self._stage.daemon
+        daemon.launch()
+        wait_until(lambda: "follows public.pgbench_tellers" in daemon.log, "the copy to begin")
+        daemon.kill()
+        self._timeline.tell(f"daemon killed during its copy: {_last_line(daemon.log)}")
+        daemon.start()
+        wait_until(lambda: "public.pgbench_accounts copied" in daemon.log, "the end of the copy")
         load.kill()
         load.communicate()
-        self._timeline.tell("copy done, the feeder streams")
+        self._timeline.tell("copy done, the daemon streams")
 
-    def _is_streaming(self) -> bool:
-        self._stage.feeder.require_running()
-        state = self._stage.feeder_state()
-        return state is not None and state.phase == "streaming"
-
-    def _kill_everybody_once(self, pgbench: "subprocess.Popen[str]") -> None:
-        pause = self._options.seconds / 5
+    def _write_and_kill(self, late: Sequence[SubscriberProcess]) -> None:
+        """Two runs of pgbench: the one in between ends with PostgreSQL."""
+        seconds, pause = self._options.seconds, self._options.seconds / 5
+        first = self._stage.start_pgbench(self._options.pgbench_clients, seconds)
+        self._timeline.tell(f"pgbench writes for {seconds} s")
+        _start(late)
+        self._timeline.tell(f"{_count(late)} more subscribers come meanwhile")
         self._while_pgbench_writes(pause)
-        self._stage.feeder.kill()
-        self._stage.feeder.start()
-        self._timeline.tell("feeder killed, started again")
+        self._kill_daemon()
+        self._while_pgbench_writes(pause)
+        self._stage.cluster.kill()
+        first.communicate()
+        self._stage.cluster.start()
+        self._stage.connect()
+        self._timeline.tell("PostgreSQL killed, started again")
+        second = self._stage.start_pgbench(self._options.pgbench_clients, int(3 * pause) + 1)
         self._while_pgbench_writes(pause)
         self._kill_a_third()
         self._while_pgbench_writes(pause)
+        self._kill_daemon()
+        if second.poll() is not None:
+            self._timeline.tell("note: pgbench had ended before the last kill")
+        self._summaries.append(second.communicate()[0])
+
+    def _kill_daemon(self) -> None:
         self._stage.daemon.kill()
         self._stage.daemon.start()
         self._timeline.tell("daemon killed, started again")
-        if pgbench.poll() is not None:
-            self._timeline.tell("note: pgbench had ended before the last kill")
 
     def _while_pgbench_writes(self, seconds: float) -> None:
         time.sleep(seconds)
-        self._stage.feeder.require_running()
         self._stage.daemon.require_running()
 
     def _kill_a_third(self) -> None:
@@ -160,13 +168,17 @@ class Rehearsal:
         self._timeline.tell("the views have been compared")
         faults = [fault for view in views if (fault := judge.difference(view))]
         faults += [fault] if (fault := judge.difference_of_history()) else []
-        if self._stage.feeder.end() or self._stage.daemon.end():
-            faults.append("the feeder or the daemon did not end with exit code 0")
+        if self._stage.daemon.end():
+            faults.append("the daemon did not end with exit code 0")
         _print_report(views, len(told), judge, pgbench_summary)
         for fault in faults[:20]:
             print(f"WRONG  {fault}")
         print(f"{len(faults)} FAULTS" if faults else "EXACT: every view equals PostgreSQL's answer")
         return 1 if faults else 0
+
+
+def _last_line(log: str) -> str:
+    return log.rstrip().rpartition("\n")[2][-70:]
 
 
 def _start(processes: Sequence[SubscriberProcess]) -> None:

@@ -6,12 +6,6 @@ from typing import Literal
 import msgspec
 
 ACCOUNTS, HISTORY = 100_000, "public.pgbench_history"
-TABLES = (
-    "public.pgbench_accounts",
-    "public.pgbench_tellers",
-    "public.pgbench_branches",
-    HISTORY,
-)
 
 
 class Condition(msgspec.Struct, frozen=True):

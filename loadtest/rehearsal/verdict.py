@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import psycopg
 
-from rehearsal.questions import HISTORY, Condition, Question
-from rehearsal.views import Row, View
+from loadtest.rehearsal.questions import HISTORY, Condition, Question
+from loadtest.rehearsal.views import Row, View
 
 _canonical = msgspec.json.Encoder(order="sorted").encode
 Bag = Counter[bytes]

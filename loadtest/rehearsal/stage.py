@@ -1,6 +1,5 @@
 """Everything a rehearsal runs on, brought up in order and taken down in reverse."""
 
-import hashlib
 import secrets
 import subprocess
 import sys
@@ -10,47 +9,40 @@ from typing import Any
 
 import psycopg
 import yaml
-from pgfeed.state import State, StateDirectory
 
-from rehearsal.cluster import Cluster
-from rehearsal.processes import Daemon, Process, SubscriberProcess, feeder
-from rehearsal.questions import HISTORY, TABLES, Question, choose, whole_history
-from rehearsal.subscribers import Setup
-from rehearsal.timeline import wait_until
-
-_FEEDER = Path(__file__).resolve().parent.parent / "feeder.py"
-_SLOT = "rehearsal"
+from loadtest.harness.postgres import Cluster
+from loadtest.rehearsal.processes import Daemon, SubscriberProcess
+from loadtest.rehearsal.questions import HISTORY, Question, choose, whole_history
+from loadtest.rehearsal.subscribers import Setup
+from loadtest.rehearsal.timeline import wait_until
 
 
 class Stage:
-    """The database, the daemon, the feeder and the client processes, in one directory."""
+    """The database, the daemon and the client processes, in one directory."""
 
     def __init__(self, directory: Path, *, durable: bool) -> None:
         self._directory = directory
         self._owned = ExitStack()
-        self._key = secrets.token_urlsafe(24)
         self.cluster = Cluster(directory / "postgres", durable=durable)
-        self._state = StateDirectory(directory / "feeder-state")
 
     def __enter__(self) -> "Stage":
         with ExitStack() as opening:
             opening.callback(self.cluster.stop)
             self.cluster.start()
             self._run(self.cluster.pgbench("-i", "-s", "1", "-q"))
-            self.database: psycopg.Connection[Any] = self.cluster.connect()
-            opening.callback(self.database.close)
-            config = self._write_config()
-            self.daemon = Daemon(config, self._directory)
+            self.connect()
+            self.daemon = Daemon(self._write_config(), self._directory)
             opening.callback(self.daemon.kill)
-            self.daemon.start()
             self.token = self.daemon.token("alice", "user")
-            self.feeder = self._make_feeder()
-            opening.callback(self.feeder.kill)
             self._owned = opening.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._owned.close()
+
+    def connect(self) -> None:
+        """Connect to the database, anew where it was killed."""
+        self.database: psycopg.Connection[Any] = self.cluster.connect()
 
     def add_subscribers(self, processes: int, subscribers: int) -> list[SubscriberProcess]:
         """Client processes, not started; every other one saves its views as it goes."""
@@ -88,13 +80,16 @@ class Stage:
         self._owned.callback(_end_child, child)
         return child
 
-    def feeder_state(self) -> State | None:
-        return self._state.load()
+    def wal_end(self) -> str:
+        """Where the write-ahead log ends now."""
+        row = self.database.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+        assert row is not None
+        return str(row[0])
 
-    def slot_lag(self) -> int:
-        """Bytes of WAL that the feeder has not acknowledged."""
+    def slot_lag(self, end: str) -> int:
+        """Bytes of WAL before `end` that the daemon has not stored."""
         row = self.database.execute(
-            "SELECT pg_current_wal_lsn() - confirmed_flush_lsn FROM pg_replication_slots"
+            "SELECT %s::pg_lsn - confirmed_flush_lsn FROM pg_replication_slots", (end,)
         ).fetchone()
         return int(row[0]) if row else sys.maxsize
 
@@ -116,24 +111,11 @@ class Stage:
         self._owned.callback(process.kill)
         return process
 
-    def _make_feeder(self) -> Process:
-        arguments = ["--dsn", self.cluster.dsn, "--url", f"http://{self.daemon.address}"]
-        arguments += ["--api-key", self._key, "--slot", _SLOT]
-        arguments += ["--state-dir", str(self._state.path), *_table_arguments()]
-        return feeder(arguments, self._directory)
-
     def _write_config(self) -> Path:
-        """The daemon's configuration, its tables as the feeder prints them."""
-        command = [sys.executable, str(_FEEDER), "--print-config", "--access", "public"]
-        tables = self._run([*command, "--dsn", self.cluster.dsn, *_table_arguments()])
-        digest = hashlib.sha256(self._key.encode()).hexdigest()
         config = {
             "server": {"data_dir": str(self._directory / "data"), "drain_seconds": 1},
-            "auth": {
-                "jwt": {"secret": secrets.token_urlsafe(48)},
-                "api_keys": [{"name": "feeder", "sha256": digest, "role": "service"}],
-            },
-            **yaml.safe_load(tables),
+            "auth": {"jwt": {"secret": secrets.token_urlsafe(48)}},
+            "sources": {"bench": {"postgres": self.cluster.dsn(), "access": "public"}},
         }
         path = self._directory / "kalam-notify.yaml"
         path.write_text(yaml.safe_dump(config))
@@ -146,16 +128,7 @@ class Stage:
         return done.stdout
 
 
-def _table_arguments() -> list[str]:
-    return [part for table in TABLES for part in ("--table", table)]
-
-
 def _end_child(child: "subprocess.Popen[str]") -> None:
     if child.poll() is None:
         child.kill()
         child.communicate()
-
-
-def spool_progress(state: State | None) -> int:
-    """Bytes of the first copy that the daemon has acknowledged; 0 outside the copy."""
-    return state.posted if state is not None and state.phase == "copying" else 0

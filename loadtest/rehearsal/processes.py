@@ -10,10 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from rehearsal.subscribers import Setup, View, load_views
+from loadtest.rehearsal.subscribers import Setup, View, load_views
 
-_HERE = Path(__file__).resolve().parent.parent
-_REPOSITORY = _HERE.parent.parent
+_REPOSITORY = Path(__file__).resolve().parent.parent.parent
 # Guards against hanging, not expectations of speed.
 _ANSWER_DEADLINE = 180.0
 _END_DEADLINE = 60.0
@@ -34,7 +33,7 @@ class Process:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def start(self, *more: str) -> None:
-        environment = os.environ | {"PYTHONPATH": f"{_HERE}:{_REPOSITORY}"}
+        environment = os.environ | {"PYTHONPATH": str(_REPOSITORY)}
         self._lines = queue.SimpleQueue()
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
@@ -60,6 +59,11 @@ class Process:
                 return line
             if not line:
                 raise Ended(f"{self.name} ended: {self._log.read_text()[-2000:]}")
+
+    @property
+    def log(self) -> str:
+        """What it has written to stderr in all its lives."""
+        return self._log.read_text() if self._log.exists() else ""
 
     def require_running(self) -> None:
         if self._child is None or self._child.poll() is not None:
@@ -107,6 +111,10 @@ class Daemon(Process):
         self._config = config
         self.address = "127.0.0.1:0"
 
+    def launch(self) -> None:
+        """Start, and wait for nothing."""
+        super().start("--listen", self.address)
+
     def start(self, *more: str) -> None:
         super().start("--listen", self.address, *more)
         line = self.await_line("listening on http://")
@@ -120,12 +128,12 @@ class Daemon(Process):
 
 
 class SubscriberProcess(Process):
-    """`rehearsal.subscribers` with its questions."""
+    """`loadtest.rehearsal.subscribers` with its questions."""
 
     def __init__(self, name: str, setup: Setup, directory: Path) -> None:
         file = directory / f"{name}.json"
         file.write_bytes(msgspec.json.encode(setup))
-        command = [sys.executable, "-m", "rehearsal.subscribers", str(file)]
+        command = [sys.executable, "-m", "loadtest.rehearsal.subscribers", str(file)]
         super().__init__(name, command, directory)
         self.setup = setup
         self._report = directory / f"{name}.report"
@@ -135,7 +143,3 @@ class SubscriberProcess(Process):
         self.tell(f"report {self._report}")
         self.await_line("reported")
         return load_views(self._report)
-
-
-def feeder(arguments: Sequence[str], logs: Path) -> Process:
-    return Process("feeder", [sys.executable, str(_HERE / "feeder.py"), *arguments], logs)

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from rehearsal.questions import Question
+from loadtest.rehearsal.questions import Question
 
 Row = dict[str, Any]
 _encode = msgspec.json.Encoder(order="sorted").encode

@@ -1,6 +1,6 @@
 """A client process: many subscribers, each with a socket of its own.
 
-    python -m rehearsal.subscribers SETUP.json
+    python -m loadtest.rehearsal.subscribers SETUP.json
 
 It prints `ready` when every subscription is live, answers a line `report FILE` on stdin by writing
 all views to the file and printing `reported`, and ends with its stdin. With `keep` in its setup it
@@ -17,8 +17,8 @@ import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from rehearsal.questions import Question
-from rehearsal.views import View
+from loadtest.rehearsal.questions import Question
+from loadtest.rehearsal.views import View
 
 _SAVE_SECONDS = 2.0
 _decode = msgspec.json.Decoder().decode
