@@ -1,8 +1,10 @@
 """Revocations on disk: a file of JSON lines in the data directory, which all workers share.
 
 Whoever revokes appends a line under a lock and has it on the disk before the answer. The others
-look at the file's size twice a second, which needs nobody to be told of anything: a worker that is
-starting, or whose supervisor has died, misses none. A line without its line end was being written
+look at the file's size (a microsecond) before they let a token pass, so none passes anywhere once
+that answer was given, and twice a second for the sake of connections that are open. That needs
+nobody to be told of anything: a worker that is starting, or whose supervisor has died, misses none.
+A line without its line end was being written
 in a crash, and never acknowledged. Lines that no longer matter are dropped at a start, by a file
 that takes the place of the old one.
 """
@@ -24,7 +26,8 @@ from kalam_notify.errors import StorageFault
 
 FILE_NAME = "kalam.revoked"
 LOOK_SECONDS = 0.5
-"""How often the file is looked at: within this time every worker honours what one has taken."""
+"""How often the file is looked at without a token to judge: within this time every worker ends the
+connections whose token another one has revoked."""
 
 FORGET_SECONDS = 60.0
 SPARE_LINES = 1000
@@ -49,6 +52,7 @@ class RevocationFile:
         # Which file has been read, and how far.
         self._inode = 0
         self._offset = 0
+        self._on_found: Callable[[], None] = lambda: None
         # What the last look met with, told once.
         self._fault = ""
 
@@ -96,15 +100,17 @@ class RevocationFile:
             _log.error("%s: %s", self._path, fault)
         self._fault = fault
         self._revocations.add(found)
+        if found:
+            self._on_found()
         return found
 
     async def watch(self, on_found: Callable[[], None]) -> None:
-        """Look for ever; `on_found` is called when something was found."""
+        """Look for ever; `on_found` is called whenever something is found, by any look."""
+        self._on_found = on_found
         forget_at = self._clock() + FORGET_SECONDS
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if self.look():
-                on_found()
+            self.look()
             if self._clock() >= forget_at:
                 self._revocations.forget_expired(self._clock())
                 forget_at = self._clock() + FORGET_SECONDS

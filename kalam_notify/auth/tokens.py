@@ -28,7 +28,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -80,6 +80,8 @@ class Revocations:
 
     def __init__(self) -> None:
         self._by_name: dict[tuple[Kind, str], Revocation] = {}
+        # Has those come in that others have taken; called before a token is judged.
+        self.look: Callable[[], object] = lambda: None
         # The latest expiry of any token that has held here.
         self.farthest_expiry = 0.0
 
@@ -228,6 +230,7 @@ class TokenVerifier:
         else:
             identity = identify(self._claims(token), self._settings, moment)
             self._remember(digest, identity)
+        self.revocations.look()
         if self.revocations.refuse(identity, moment, self._settings.leeway):
             raise AuthenticationFailed("the token has been revoked", reason="revoked")
         return identity
