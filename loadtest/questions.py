@@ -13,6 +13,7 @@ from loadtest import (
     several,
     slow,
     snapshot,
+    source,
     storm,
     workers,
 )
@@ -34,6 +35,7 @@ QUESTIONS: dict[str, Question] = {
         snapshot,
         compression,
         workers,
+        source,
         fairness,
         soak,
         paths,

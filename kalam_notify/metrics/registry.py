@@ -204,8 +204,6 @@ class StateCollector(Collector):
 
 
 def _of_sources(statuses: Sequence[SourceStatus]) -> Iterator[Metric]:
-    if not statuses:
-        return
     families = [
         GaugeMetricFamily(f"{PREFIX}source_{name}", text, labels=["source"])
         for name, text in (

@@ -41,7 +41,11 @@ RAISED = (
 
 
 def configuration(
-    data_dir: Path, secret: str, tables: Mapping[str, Any], **websocket: Any
+    data_dir: Path,
+    secret: str,
+    tables: Mapping[str, Any],
+    sources: Mapping[str, Any] | None = None,
+    **websocket: Any,
 ) -> dict[str, Any]:
     """The configuration of a server of the tool's own: the defaults, rates and tables apart."""
     rates = {"messages_per_second": 1_000_000, "message_burst": 1_000_000}
@@ -60,6 +64,7 @@ def configuration(
                 **tables,
             }
         },
+        "sources": dict(sources or {}),
         # All clients come from one address.
         "limits": {"connections_per_address": 0},
         "logging": {"level": "warning"},
@@ -96,13 +101,16 @@ class Server:
         command: Sequence[str] = KALAM_NOTIFY,
         environment: Mapping[str, str] | None = None,
         tables: Mapping[str, Any] | None = None,
+        sources: Mapping[str, Any] | None = None,
         **websocket: Any,
     ) -> Self:
         """Start one on a free port with its data below `directory`."""
         secret = secrets.token_hex(32)
         config = directory / "config.yaml"
         config.write_text(
-            yaml.safe_dump(configuration(directory / "data", secret, tables or {}, **websocket))
+            yaml.safe_dump(
+                configuration(directory / "data", secret, tables or {}, sources, **websocket)
+            )
         )
         arguments = ("serve", "--config", str(config), "--workers", str(workers))
         with Cores.inherit(cores):

@@ -48,6 +48,7 @@ class Stage:
         workers: int = 1,
         pinned: bool = True,
         tables: Mapping[str, Any] | None = None,
+        sources: Mapping[str, Any] | None = None,
         **websocket: Any,
     ) -> Server:
         """The server pointed at, or a fresh one with these websocket settings."""
@@ -57,7 +58,9 @@ class Stage:
         else:
             directory = self._stack.enter_context(scratch_directory(options))
             cores = self._cores.server if pinned else self._cores.all
-            server = await Server.start(directory, cores, workers, tables=tables, **websocket)
+            server = await Server.start(
+                directory, cores, workers, tables=tables, sources=sources, **websocket
+            )
         self._stack.push_async_callback(self._end, server)
         return server
 
