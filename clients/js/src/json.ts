@@ -8,7 +8,8 @@
  */
 
 const MARK = `big${Math.random().toString(36).slice(2)}:`;
-const SUSPECT = /[:,[]\s*-?\d{16}/;
+// Beyond 2^53 = 9007199254740992; a seq, which begins with the microseconds since 1970, is far below.
+const SUSPECT = /[:,[]\s*-?(?:\d{17}|9\d{15})/;
 const STRING_OR_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*/g;
 const MARKED = new RegExp(`"${MARK}(-?\\d+)"`, "g");
 

@@ -97,6 +97,8 @@ export class FakeNetwork {
 
   constructor() {
     const { sockets } = this;
+    // Whoever asks why a handshake failed gets no answer, and no real network.
+    vi.stubGlobal("fetch", () => Promise.reject(new TypeError("failed to fetch")));
     this.WebSocket = class extends FakeSocket {
       constructor(url: string) {
         super(url);
