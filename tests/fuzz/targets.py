@@ -284,7 +284,8 @@ class Http:
             return
         reply = self._loop.run_until_complete(ask(self._application, method, target, headers, body))
         assert reply.status in _DOCUMENTED, reply
-        if reply.status >= 400 and not reply.headers["content-type"].startswith("text/plain"):
+        if reply.status >= 400 and not reply.headers["content-type"].startswith("text/"):
+            # But for /readyz, and the console's page.
             error = orjson.loads(reply.body)["error"]
             assert _CODE.fullmatch(error["code"]), reply
             assert error["message"], reply
