@@ -19,6 +19,7 @@ PublicKey: TypeAlias = (
 _CURVES = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
 SMALLEST_RSA_BITS = 2048
 _PUBLIC_KEY_CURE = "give a public key as PEM (-----BEGIN PUBLIC KEY-----)"
+_PATH = re.compile(r"[^\s\x00-\x1f]{1,250}\.(?:pem|crt|cer|der|key|pub)")
 _PEM_BLOCK = re.compile(r"-----BEGIN [^-]*-----.*?-----END [^-]*-----", re.DOTALL)
 
 
@@ -60,8 +61,15 @@ def _pem_text(text: str) -> str:
         return text.replace("\\n", "\n")
     try:
         return Path(text).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError):
-        raise BadValue("give PEM text, or the path of a PEM file that can be read") from None
+    except (OSError, ValueError) as fault:
+        # Only what is surely a path is shown: it may be a key, and not the public one.
+        which = f" ({text}: {_reason(fault)})" if _PATH.fullmatch(text) else ""
+        cure = f"give PEM text, or the path of a PEM file that can be read{which}"
+        raise BadValue(cure) from None
+
+
+def _reason(fault: Exception) -> str:
+    return (isinstance(fault, OSError) and fault.strerror) or "not text"
 
 
 def fits(key: object, algorithm: str) -> bool:

@@ -32,6 +32,14 @@ _KEEP_ALIVE = 75
 """Seconds that an idle HTTP connection is kept: longer than the usual proxy keeps its own."""
 
 
+_ANY = "give another address"
+_CURES = {
+    errno.EADDRINUSE: "end the program that listens there (ss -ltnp), or give another address",
+    errno.EADDRNOTAVAIL: "give an address that this machine has, or 0.0.0.0 for all of them",
+    errno.EACCES: "give a port above 1023, or the right to it (CAP_NET_BIND_SERVICE)",
+}
+
+
 def bind(
     address: Address, *, key: str = "server.listen", reuse_port: bool = False
 ) -> socket.socket:
@@ -47,7 +55,9 @@ def bind(
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(where)
     except OSError as error:
-        cure = f"cannot listen there: {error.strerror or error}"
+        cure = (
+            f"cannot listen there: {error.strerror or error}: {_CURES.get(error.errno or 0, _ANY)}"
+        )
         raise ConfigurationFault([Fault("address", key, str(address), cure)]) from error
     listener.setblocking(False)
     return listener

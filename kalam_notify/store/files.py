@@ -99,6 +99,8 @@ def cure(path: Path, fault: Exception) -> str:
     directory = path.parent
     if isinstance(fault, sqlite3.DatabaseError) and not isinstance(fault, sqlite3.OperationalError):
         return f"restore a copy, or see what `kalam-notify doctor {directory}` tells"
+    if path.is_dir():
+        return f"{path} is a directory: move it away, or give another data_dir"
     number, text = getattr(fault, "errno", None), str(fault)
     if number == errno.ENOSPC or "full" in text:
         return f"free some space on the disk of {directory}"

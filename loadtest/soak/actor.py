@@ -139,8 +139,8 @@ class Actor:
             await self._read(connection)
         finally:
             acting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await acting
+            # Not awaited by itself: a cancellation of this very task would be taken for its own.
+            await asyncio.wait([acting])
 
     async def _subscribe_all(self, connection: ClientConnection) -> None:
         """What was live is resumed; what had not been answered is asked for again."""

@@ -41,6 +41,8 @@ class Crowd:
         self.delays: list[int] = []
         self.history = History()
         self.retired: list[Life] = []
+        # What a checkpoint found.
+        self.wrong: Wrong | None = None
         self._addresses, self._sign = addresses, token
         self._actors = [Actor.any(self, number) for number in range(actors)]
         self._excused_until = 0.0
@@ -212,6 +214,10 @@ class Crowd:
             tasks += [group.create_task(self._post_on_and_on()) for _ in range(POSTERS)]
             try:
                 yield self
+            except Wrong as wrong:
+                # Told at once, for what others meet while all ends comes before it in the group.
+                self.wrong = wrong
+                raise
             finally:
                 for task in tasks:
                     task.cancel()

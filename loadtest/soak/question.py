@@ -117,7 +117,8 @@ async def live(bench: Bench, seed: int) -> tuple[list[Sample], Counter[str]]:
                     chaos.cancel()
         except* Wrong as group:
             # What happened is worth more than a table.
-            raise DeliveryFault(f"seed {seed}: {first_of(group)}; {dict(crowd.counts)}") from group
+            first = crowd.wrong or first_of(group)
+            raise DeliveryFault(f"seed {seed}: {first}; {dict(crowd.counts)}") from group
         finally:
             await proxy.stop()
     return samples, crowd.counts
