@@ -84,7 +84,10 @@ class Actor:
 
     async def run(self) -> None:
         """For ever; ends by being cancelled, or by Wrong."""
-        while True:
+        this = asyncio.current_task()
+        assert this is not None
+        # What closing a connection meets with may come in the place of the cancellation.
+        while not this.cancelling():
             try:
                 async with await self._connect() as connection:
                     await self._converse(connection)
