@@ -45,7 +45,7 @@ class Crowd:
         self.wrong: Wrong | None = None
         self._addresses, self._sign = addresses, token
         self._actors = [Actor.any(self, number) for number in range(actors)]
-        self._excused_until = 0.0
+        self._excused_until = self._resting_since = 0.0
         self._lags: list[tuple[float, float]] = []
         self._posting, self._rest = asyncio.Event(), asyncio.Event()
         self._in_hand = 0
@@ -77,6 +77,11 @@ class Crowd:
 
     def is_resting(self) -> bool:
         return not self._posting.is_set()
+
+    @property
+    def resting_seconds(self) -> float:
+        """How long everybody has been coming to rest by now."""
+        return time.monotonic() - self._resting_since if self.is_resting() else 0.0
 
     async def resting(self) -> None:
         await self._rest.wait()
@@ -230,6 +235,7 @@ class Crowd:
         """Let everything come to rest, and hold it against what was posted."""
         self._posting.clear()
         self._rest.set()
+        self._resting_since = time.monotonic()
         await self._until(lambda: not self._in_hand, "posts are acknowledged")
         await self._until(lambda: self.history.is_witnessed, "every batch is heard of")
         self.history.settle()

@@ -15,6 +15,7 @@ from loadtest.harness.server import Server
 from loadtest.soak.crowd import Crowd
 
 EVERY = (8.0, 20.0)  # seconds from one fault to the next
+PATIENCE = 20.0  # seconds of a checkpoint from which on it is left in peace
 WAKE = 30.0  # seconds in which clients may be thrown out after one
 
 
@@ -77,6 +78,10 @@ async def trouble(crowd: Crowd, server: Server, proxy: Proxy, counts: Counter[st
     rng = crowd.rng
     while True:
         await asyncio.sleep(rng.uniform(*EVERY))
+        if crowd.resting_seconds > PATIENCE:
+            # Where coming back takes longer than the next fault to come, nobody ever rests.
+            counts["faults put off"] += 1
+            continue
         crowd.excuse(WAKE)
         running = workers(server)
         if running and rng.random() < 0.5:
