@@ -550,3 +550,11 @@ def test_a_certificate_and_a_key_that_do_not_fit_are_told_with_the_other_faults(
         assert str(crt) in line
         assert str(wrong) in line
         assert "the key that it was made for" in line
+
+
+def test_a_key_file_that_is_not_there_is_told_with_its_path_and_a_key_is_not(faults) -> None:
+    jwt = "auth: {jwt: {public_key: '%s', algorithms: [RS256]}}"
+    (line,) = faults(jwt % "/nowhere/issuer.pem")
+    assert "/nowhere/issuer.pem: No such file" in line
+    for key in ("c2VjcmV0LXNlY3JldA==", "/0c2VjcmV0/LXNlY3JldA", "a secret.pem with spaces"):
+        assert key not in "".join(faults(jwt % key))
