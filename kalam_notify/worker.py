@@ -18,11 +18,13 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from kalam_notify.administration.finding import waiting_bytes
 from kalam_notify.administration.gathering import Gathering
 from kalam_notify.administration.listing import OWNER as ADMINISTRATION
-from kalam_notify.administration.listing import Lists, waiting_bytes
+from kalam_notify.administration.listing import Lists
 from kalam_notify.administration.office import Office
 from kalam_notify.administration.questions import Answer, Question
+from kalam_notify.administration.standing import Standing
 from kalam_notify.auth import Authenticator, TokenVerifier, sign
 from kalam_notify.auth.revocation_file import FILE_NAME as REVOCATIONS
 from kalam_notify.auth.revocation_file import RevocationFile
@@ -374,10 +376,11 @@ class Worker:
 
     def _open_office(self) -> Office:
         life = secrets.token_hex(3)
+        standing = Standing(self.log, lambda: self.service.position, self.pulse.seconds_behind)
         lists = Lists(
             self.manager,
             self.catalog,
-            self,
+            standing,
             self.budget,
             worker=self._view().worker,
             life=life,
@@ -391,7 +394,7 @@ class Worker:
             self.catalog,
             self.log,
             self.budget,
-            position=lambda: self.position,
+            position=lambda: self.service.position,
             limits=self.requests.limits,
         )
 
@@ -416,22 +419,6 @@ class Worker:
 
     def _view(self) -> CrewView:
         return CrewView(1, 1, int(self._ready)) if self._crew is None else self._crew.view()
-
-    # Where it stands on the log (administration.listing.Standing)
-
-    @property
-    def position(self) -> int:
-        return self.service.position
-
-    def seconds_behind(self, position: int) -> float:
-        return self.pulse.seconds_behind(position)
-
-    def bytes_behind(self, position: int) -> int:
-        held = self.log.last_seq + 1 - self.log.first_seq
-        if position >= self.log.last_seq or held <= 0:
-            return 0
-        share = min((self.log.last_seq - position) / held, 1.0)
-        return round(share * self.log.statistics()["log_bytes"])
 
     def _keep_keys_fresh(self) -> None:
         tokens = self._authenticator.tokens

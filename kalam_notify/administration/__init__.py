@@ -1,7 +1,9 @@
 """What operators ask about connections, subscriptions and tables, over all workers.
 
     questions.py   what one worker may be asked, and what it answers; ids and cursors
-    listing.py     its connections, subscriptions and tables, in steps of the budget
+    finding.py     which of its connections, subscriptions and tables a page is of
+    listing.py     what is told of each, in steps of the budget
+    standing.py    how far behind a position on the log is
     why.py         what became of one change at one user's subscriptions
     office.py      answers the questions at one worker
     gathering.py   asks all of them, and makes one page of what they tell

@@ -5,7 +5,7 @@ begins. A table is known to several workers, so each is asked for the same names
 count is added up. A worker that is being replaced has no connections, and is passed over.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -124,7 +124,7 @@ class Gathering:
         refused = next((one["refused"] for one in told if one["refused"]), None)
         return {**whole, "verdict": _verdict(whole, denied, refused)}
 
-    async def _all(self, question: Question) -> Any:
+    async def _all(self, question: Question) -> AsyncIterator[Answer]:
         for worker in range(1, self._workers() + 1):
             answer = await self._ask(worker, question)
             if answer is not None:
@@ -143,8 +143,7 @@ def _add(found: dict[str, dict[str, Any]], table: dict[str, Any]) -> None:
     if known is not table:
         for count in _COUNTS:
             known[count] += table[count]
-        seen: Iterable[str] = (*known["seen_columns"], *table["seen_columns"])
-        known["seen_columns"] = [*dict.fromkeys(seen)]
+        known["seen_columns"] = sorted({*known["seen_columns"], *table["seen_columns"]})
 
 
 def _verdict(told: dict[str, Any], denied: list[str], refused: str | None) -> str:

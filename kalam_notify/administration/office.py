@@ -6,7 +6,8 @@ from typing import Any
 
 import orjson
 
-from kalam_notify.administration.listing import LOOKS, OWNER, Lists
+from kalam_notify.administration.finding import LOOKS
+from kalam_notify.administration.listing import OWNER, Lists
 from kalam_notify.administration.questions import Answer, Kick, Listing, Question, Why
 from kalam_notify.administration.why import Case, case_of, judged
 from kalam_notify.budget import Budget, Steps

@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 from helpers.sinks import FakeConnection
 
-from kalam_notify.administration.listing import (
-    LARGE_FILTER,
+from kalam_notify.administration.finding import (
     LOOKS,
-    Lists,
     found_connections,
     found_subscriptions,
-    is_large,
+    waiting_bytes,
 )
+from kalam_notify.administration.listing import LARGE_FILTER, Lists, is_large
 from kalam_notify.administration.questions import Listing, Place
 from kalam_notify.budget import Steps, at_once
 from kalam_notify.filters import bind
@@ -93,7 +92,7 @@ class Stage:
         self.lists = Lists(
             self.manager,
             Catalog([ORDERS, EVENTS]),
-            Standing(),
+            Standing(),  # type: ignore[arg-type]
             self.budget,  # type: ignore[arg-type]
             worker=2,
             life="00c0de",
@@ -362,3 +361,13 @@ async def test_a_large_filter_is_described_off_the_loop(
     (told,) = rows(await stage.lists.subscriptions(Listing("subscriptions", 1)))
     assert told["index"]
     assert len(told["plan"]["filter"]) <= 2100
+
+
+async def test_the_bytes_that_wait_for_25000_sockets_are_added_up_in_steps(crowd: Stage) -> None:
+    connections = list(crowd.manager.connections.values())
+    for connection in connections[::1000]:
+        assert isinstance(connection, FakeConnection)
+        connection.waiting = 3
+    steps = waiting_bytes(crowd.manager)
+    assert len([*steps]) == MANY // LOOKS
+    assert at_once(waiting_bytes(crowd.manager)) == 3 * MANY // 1000

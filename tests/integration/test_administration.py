@@ -102,15 +102,12 @@ async def test_a_reader_that_takes_nothing_is_told_as_behind(start_server: Start
     try:
         subscription = {"id": "slow", "sql": "SELECT * FROM app.orders"}
         say(client, {"type": "subscribe", "subscription": subscription})
-        text, number = "x" * 100_000, 0
-        while not (found := rows(server, "subscriptions", lagging="true")):
+        text, number, found = "x" * 100_000, 0, []
+        # Until much is behind what the buffers on the way have taken, and a second old.
+        while not found or found[0]["bytes_behind"] < 10**6 or not found[0]["seconds_behind"]:
             assert number < 1000, "it takes a hundred megabytes"
             server.post(insert("app.orders", {"id": (number := number + 1), "text": text}))
-        server.post(*(insert("app.orders", {"id": -n, "text": text}) for n in range(1, 20)))
-        async with asyncio.timeout(60):
-            while found[0]["seconds_behind"] == 0:
-                await asyncio.sleep(0)
-                found = rows(server, "subscriptions", lagging="true")
+            found = rows(server, "subscriptions", lagging="true")
         (one,) = found
         assert (one["id"], one["state"]) == ("slow", "catching_up")
         assert one["bytes_behind"] > 100_000
@@ -202,7 +199,7 @@ def test_tables_are_told_with_columns_and_counts(server: Server) -> None:
     assert found["app.vault"]["access"] == "private"
     assert found["app.orders"]["primary_key"] == ["id"]
     assert found["app.extra"]["declared"] is False
-    assert found["app.extra"]["seen_columns"] == ["id", "colour"]
+    assert found["app.extra"]["seen_columns"] == ["colour", "id"]
     assert found["app.extra"]["changes"] == 2
 
 
