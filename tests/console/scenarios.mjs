@@ -367,7 +367,13 @@ export async function why_a_user_did_not_get_a_change({ page, settings }) {
 
 // -- who gets in --
 
-export async function without_dev_a_token_of_a_dba_is_asked_for({ page, settings }) {
+export async function without_dev_a_token_of_a_dba_is_asked_for({ page, settings, opened }) {
+  for (const colorScheme of ["light", "dark"]) {
+    const examined = await opened({ ...EXAMINED, colorScheme });
+    await examined.goto(`${settings.url}/`);
+    await examined.getByRole("form", { name: "Sign in" }).waitFor();
+    assert.deepEqual(await faultsOf(examined, `${colorScheme} sign in`), []);
+  }
   const answer = await page.goto(`${settings.url}/`);
   assert.equal(answer.status(), 401);
   const form = page.getByRole("form", { name: "Sign in" });
@@ -442,16 +448,26 @@ export async function everything_is_done_with_a_keyboard({ page, settings }) {
   assert.ok(shown, "the focus can be seen");
 }
 
+/** What axe-core has against a page, in lines that begin with `where`. */
+async function faultsOf(page, where) {
+  if (!(await page.evaluate(() => "axe" in window))) {
+    await page.addScriptTag({ content: await readFile(createRequire(import.meta.url).resolve("axe-core"), "utf8") });
+  }
+  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+  return violations.map(({ id, help, nodes }) => `${where}: ${id}, ${help}: ${nodes.map(({ html }) => html).join(" | ")}`);
+}
+
+/** The page's own policy keeps axe out. */
+const EXAMINED = { bypassCSP: true, reducedMotion: "reduce" };
+
 /** axe-core finds no fault, in both schemes, wide and narrow. */
 export async function a_screen_reader_can_read_it({ settings, opened }) {
-  const axe = await readFile(createRequire(import.meta.url).resolve("axe-core"), "utf8");
   await post(settings, put({ id: 801, status: "read aloud" }));
   const found = [];
   for (const [colorScheme, width] of [["light", 1280], ["dark", 1280], ["dark", 390]]) {
-    // The page's own policy keeps axe out.
-    const page = await opened({ colorScheme, bypassCSP: true, viewport: { width, height: 900 }, reducedMotion: "reduce" });
+    const page = await opened({ ...EXAMINED, colorScheme, viewport: { width, height: 900 } });
+    const examine = async (name) => found.push(...(await faultsOf(page, `${colorScheme} ${width} ${name}`)));
     await go(page, settings);
-    await page.addScriptTag({ content: axe });
     for (const name of PAGES) {
       await page.evaluate((hash) => void (location.hash = hash), `#/${name}`);
       await page.getByRole("heading", { level: 2, name: new RegExp(`^${name}$`, "i") }).waitFor();
@@ -459,12 +475,26 @@ export async function a_screen_reader_can_read_it({ settings, opened }) {
       if (name === "board") await page.locator(".tile .chart[aria-label]").first().waitFor();
       if (name === "tables") await page.getByRole("row", { name: /^app.orders/ }).waitFor();
       if (name.endsWith("ions")) await page.getByText(/^page 1, /).waitFor();
-      const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-      for (const { id, help, nodes } of violations) found.push(`${colorScheme} ${width} ${name}: ${id}, ${help}: ${nodes.map(({ html }) => html).join(" | ")}`);
+      await examine(name);
     }
+    // The query goes on while other pages are on show.
+    const seq = await post(settings, put({ id: 802, status: "whispered" }));
+    await page.getByLabel("User").fill("dev");
+    await page.getByLabel("Seq of the change").fill(String(seq));
+    await page.getByRole("button", { name: "Why?" }).click();
+    await page.getByRole("cell", { name: "status = 'read aloud'" }).first().waitFor();
+    await examine("a verdict");
+    await go(page, settings);
     await page.getByRole("button", { name: "Acting as" }).click();
-    const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-    for (const { id, help, nodes } of violations) found.push(`${colorScheme} ${width} dialog: ${id}, ${help}: ${nodes.map(({ html }) => html).join(" | ")}`);
+    await examine("the dialog");
+    await page.keyboard.press("Escape");
+    await page.getByLabel("SQL").fill("SELECT nonsense");
+    await page.getByRole("button", { name: "Run" }).click();
+    await page.getByRole("alert").filter({ hasText: "INVALID_SQL" }).waitFor();
+    for (const tab of ["Code", "Explain"]) {
+      await page.getByRole("tab", { name: tab }).click();
+      await examine(tab);
+    }
     await page.context().close();
   }
   assert.deepEqual(found, []);
