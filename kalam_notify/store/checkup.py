@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from kalam_notify.store.files import cure, read_high_water
 from kalam_notify.store.schema import APPLICATION_ID, FORMAT_VERSION, wal_path
+from kalam_notify.store.soundness import no_json
 
 _LITTLE_SPACE = 256 * 1024 * 1024
 _RESTORE = "restore a copy of the data directory, or begin with an empty one"
@@ -74,6 +75,7 @@ def _of_file(log: Path, connection: sqlite3.Connection) -> Iterator[Finding]:
     for text in faults:
         yield Finding(f"SQLite finds: {text}", _cure_of(log, text))
     if not faults:
+        yield from (Finding(text, _RESTORE) for text in no_json(connection))
         yield from _of_contents(log, connection)
 
 

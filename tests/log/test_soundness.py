@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from helpers.damage import settle, turn_bytes
-from log_kit import TABLES, event, everything, page_of, put
+from log_kit import ORDERS, TABLES, event, everything, page_of, put
 
 from kalam_notify.errors import DamagedFile, LogUnavailable
 from kalam_notify.log import FILE_NAME, SqliteLog
+from kalam_notify.model import PostedChange, Row
 from kalam_notify.store import soundness
 from kalam_notify.store.checkup import findings
 
@@ -196,3 +197,37 @@ async def test_the_doctor_tells_an_index_that_disagrees_with_its_table(path: Pat
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("REINDEX")
     assert [cure for _, cure in findings(path) if cure is not None] == []
+
+
+ROW = b'{"id":7,"pad"'
+
+
+def spoil(path: Path, spoiled: bytes) -> None:
+    """Another text of the same length in the row and the change of a key, all around it sound."""
+    whole = path.read_bytes()
+    assert whole.count(ROW) == 2
+    path.write_bytes(whole.replace(ROW, spoiled))
+
+
+@pytest.mark.parametrize("spoiled", [b'\xff"id":7,"pad"', b'{"id":7,"pad\x00'])
+async def test_a_row_whose_text_is_no_json_any_more_is_damage(path: Path, spoiled: bytes) -> None:
+    assert len(spoiled) == len(ROW)
+    spoil(path, spoiled)
+    with pytest.raises(DamagedFile) as refusal:
+        await opened(path.parent)
+    assert_tells(str(refusal.value), path)
+    assert "is no JSON" in str(refusal.value)
+    assert any("is no JSON" in text for text, cure in findings(path) if cure is not None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['"\\ud800"', "1E30", "-0", "18446744073709551615", "[" * 60 + "]" * 60, '"\\u0000"', '"\x7f"'],
+)
+async def test_whatever_json_a_row_may_hold_is_none(tmp_path: Path, text: str) -> None:
+    log = await opened(tmp_path)
+    row = Row(f'{{ "id" : 1 ,\n"a":{text}}}'.encode())
+    await log.append([PostedChange(ORDERS.id, "", "insert", row, None, key="[1]")])
+    await log.close()
+    await (await opened(tmp_path)).close()
+    assert [text for text, cure in findings(tmp_path / FILE_NAME) if cure is not None] == []
