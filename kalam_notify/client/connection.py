@@ -242,6 +242,7 @@ class Connection:
         if self._is_closed:
             raise Closed("the connection was closed")
         if self._task is None:
+            _require_loop()
             self._client.start()
             self._task = asyncio.create_task(self._tell())
 
@@ -299,6 +300,15 @@ def connect(
     )
     publisher = Publisher(url, token, api_key, ssl=ssl)
     return Connection(url, client, publisher, connect_timeout, on_notice)
+
+
+def _require_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "connect() wants a running event loop: connect_sync() does not"
+        ) from None
 
 
 def _log_notice(sql: str, notice: str) -> None:

@@ -447,6 +447,10 @@ class TestArguments:
         with pytest.raises(TypeError):
             connect("http://127.0.0.1:1", "token")  # type: ignore[misc]
 
+    def test_without_a_loop_the_other_function_is_named(self) -> None:
+        with pytest.raises(RuntimeError, match="connect_sync"):
+            connect("http://127.0.0.1:1").live(SQL)
+
     @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
     def test_a_timeout_that_is_none_is_refused(self, seconds: float) -> None:
         with pytest.raises(ValueError, match="connect_timeout"):

@@ -56,6 +56,7 @@ export interface Hearer {
 
 const OPEN_TIMEOUT_MS = 15_000;
 const ANSWER_TIMEOUT_MS = 10_000;
+const ASK_TIMEOUT_MS = 3000;
 const PROBE: ClientMessage = { type: "next_batch", subscription_id: "alive" };
 
 /** `code` is that of the close, 0 without one; `status` that of an answer in place of the upgrade. */
@@ -71,6 +72,7 @@ export class Connection {
   #isClosed = false;
   #authError: string | undefined;
   #hasHeard = false;
+  #tellsRefusals = false;
   #openedAt: number | undefined;
   #end: (end: End) => void = () => {};
   #wake: () => void = () => {};
@@ -161,7 +163,9 @@ export class Connection {
       socket.onopen = () => this.#opened(token);
       socket.onmessage = ({ data }) => this.#received(String(data));
       socket.onclose = ({ code, reason }) => this.#hangUp({ code, reason });
-      onRefusal(socket, ({ status, reason }) => this.#hangUp({ code: 0, reason, status }));
+      this.#tellsRefusals = onRefusal(socket, ({ status, reason }) => {
+        if (this.#socket === socket) this.#hangUp({ code: 0, reason, status });
+      });
       socket.onerror = () => {}; // a close follows, which tells as much
     });
   }
@@ -201,8 +205,8 @@ export class Connection {
 
   /** A handshake that failed may have been refused, which not every socket tells. */
   async #explained(end: End): Promise<End> {
-    if (end.status || end.code !== 1006 || this.#openedAt !== undefined) return end;
-    return { ...end, ...(await askWhy(this.url, ANSWER_TIMEOUT_MS)) };
+    if (this.#tellsRefusals || end.code !== 1006 || this.#openedAt !== undefined) return end;
+    return { ...end, ...(await askWhy(this.url, ASK_TIMEOUT_MS)) };
   }
 
   /** Whether to pause before coming back; throws where there is no coming back. */

@@ -22,11 +22,12 @@ interface Response {
   setEncoding(name: string): void;
 }
 
-type Listening = { on?(event: string, listener: (request: unknown, response: Response) => void): void };
+type Listening = { on?: (event: string, listener: (request: unknown, response: Response) => void) => void };
 
-/** Hear of an answer in place of the upgrade, where the socket tells of it. */
-export function onRefusal(socket: object, hear: (refusal: Refusal) => void): void {
-  (socket as Listening).on?.("unexpected-response", (_, response) => {
+/** Hear of an answer in place of the upgrade, where the socket tells of it; whether it does. */
+export function onRefusal(socket: object, hear: (refusal: Refusal) => void): boolean {
+  const { on } = socket as Listening;
+  on?.call(socket, "unexpected-response", (_, response) => {
     const { statusCode: status, statusMessage = "" } = response;
     let body = "";
     response.setEncoding("utf8");
@@ -34,18 +35,24 @@ export function onRefusal(socket: object, hear: (refusal: Refusal) => void): voi
     response.on("end", () => hear({ status, reason: reasonOf(body, statusMessage) }));
     response.on("error", () => hear({ status, reason: statusMessage }));
   });
+  return on !== undefined;
 }
 
 /** Ask why a handshake at `url` failed; undefined: no log-in and no other origin would help. */
 export async function askWhy(url: string, timeout: number): Promise<Refusal | undefined> {
+  const abort = new AbortController();
+  // A timer of our own: a Node that has nothing but a request under way may end before its answer.
+  const timer = setTimeout(() => abort.abort(), timeout);
   try {
-    const signal = AbortSignal.timeout(timeout);
+    const { signal } = abort;
     const answer = await platform.fetch!(url.replace(/^ws/, "http"), { cache: "no-store", signal });
     const { status } = answer;
     if (status !== 401 && status !== 403) return undefined;
     return { status, reason: reasonOf(await answer.text(), answer.statusText) };
   } catch {
     return undefined; // nobody there, or the answer is not for this page
+  } finally {
+    clearTimeout(timer);
   }
 }
 

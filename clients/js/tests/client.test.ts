@@ -673,6 +673,8 @@ describe("a message that was dropped for the rate", () => {
 });
 
 describe("a handshake that fails without a word", () => {
+  beforeEach(() => void (network = new FakeNetwork(true)));
+
   const answering = (status: number, body = "{}") => {
     const asked = vi.fn<(url: string) => Promise<Response>>(() => Promise.resolve(new Response(body, { status })));
     vi.stubGlobal("fetch", asked);
@@ -702,7 +704,7 @@ describe("a handshake that fails without a word", () => {
 
   it("that nobody explains is tried again", async () => {
     for (const status of [200, 404, 426, 503]) {
-      network = new FakeNetwork();
+      network = new FakeNetwork(true);
       answering(status);
       const { live, trouble } = await failed();
       expect([live.status, trouble]).toEqual(["loading", ["1006"]]);
@@ -714,6 +716,29 @@ describe("a handshake that fails without a word", () => {
     vi.stubGlobal("fetch", () => Promise.reject(new TypeError("failed to fetch")));
     const { live } = await failed();
     expect(live.status).toBe("loading");
+    await network.acceptNext(1);
+  });
+
+  it("is not asked about where the socket would have told", async () => {
+    network = new FakeNetwork();
+    const asked = answering(403);
+    const { live } = await failed();
+    expect(asked).not.toHaveBeenCalled();
+    expect(live.status).toBe("loading");
+  });
+
+  it("is asked about for three seconds at most", async () => {
+    const { signal } = await new Promise<{ signal: AbortSignal }>((resolve) => {
+      vi.stubGlobal("fetch", (_: string, options: { signal: AbortSignal }) => {
+        resolve(options);
+        return new Promise((_, reject) => options.signal.addEventListener("abort", () => reject(new Error("aborted"))));
+      });
+      void failed();
+    });
+    await vi.advanceTimersByTimeAsync(2990);
+    expect(signal.aborted).toBe(false);
+    await vi.advanceTimersByTimeAsync(20);
+    expect(signal.aborted).toBe(true);
     await network.acceptNext(1);
   });
 

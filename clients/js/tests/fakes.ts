@@ -32,10 +32,10 @@ export class FakeSocket implements Socket {
     this.onopen?.(undefined as never);
   }
 
-  /** As `ws` has it: hears of an answer in place of the upgrade. */
-  on(event: string, listener: (request: unknown, response: unknown) => void): void {
+  /** As `ws` has it: hears of an answer in place of the upgrade. A browser's WebSocket has no such thing. */
+  on: ((event: string, listener: (request: unknown, response: unknown) => void) => void) | undefined = (event, listener) => {
     if (event === "unexpected-response") this.onRefusal = listener;
-  }
+  };
 
   /** Answer the handshake with a status. */
   refuse(statusCode: number, message: string): void {
@@ -95,13 +95,15 @@ export class FakeNetwork {
   readonly sockets: FakeSocket[] = [];
   readonly WebSocket: SocketClass;
 
-  constructor() {
+  /** `isBrowser`: its sockets tell nothing of a handshake that was refused. */
+  constructor(isBrowser = false) {
     const { sockets } = this;
     // Whoever asks why a handshake failed gets no answer, and no real network.
     vi.stubGlobal("fetch", () => Promise.reject(new TypeError("failed to fetch")));
     this.WebSocket = class extends FakeSocket {
       constructor(url: string) {
         super(url);
+        if (isBrowser) this.on = undefined;
         sockets.push(this);
       }
     };
