@@ -281,11 +281,17 @@ class Followed:
             eventually(equal, watcher.sql)
         except AssertionError:
             missing, extra = expected - watcher.view(), watcher.view() - expected
+            shown = [[row[:60] for row in list(rows)[:3]] for rows in (missing, extra)]
             raise AssertionError(
-                f"{watcher.sql}: missing {list(missing)[:3]}, too many {list(extra)[:3]};"
-                f" {self.server.errors[-3000:]}"
+                f"{watcher.sql}: {missing.total()} missing {shown[0]}, {extra.total()} too many"
+                f" {shown[1]}; {self._slot()}; {self.server.errors[-3000:]}"
             ) from None
         assert watcher.faults == [], self.server.errors[-3000:]
+
+    def _slot(self) -> str:
+        """What the database says of the slot, for a test that failed."""
+        query = "SELECT pg_current_wal_lsn(), * FROM pg_replication_slots WHERE slot_name = %s"
+        return str(self.database.connection.execute(query, (self.slot,)).fetchone())
 
     def close(self) -> None:
         for watcher in self._watchers:

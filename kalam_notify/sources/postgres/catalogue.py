@@ -67,7 +67,8 @@ class Column(NamedTuple):
     name: str
     type_oid: int
     modifier: int
-    is_generated: bool
+    # Empty; s: generated and stored; v: generated when it is read.
+    generated: str
     # Of an enum: its values, hashed.
     labels: str | None
 
@@ -99,7 +100,7 @@ class Facts(NamedTuple):
     @property
     def all_columns(self) -> list[Column]:
         return [
-            Column(number, name, type_oid, modifier, bool(generated), labels)
+            Column(number, name, type_oid, modifier, generated, labels)
             for number, name, type_oid, modifier, generated, labels in self.columns
         ]
 
@@ -200,7 +201,7 @@ def describe(
     kept: list[Column] = []
     for column in facts.all_columns:
         is_told = (listed is None or column.name in listed) and is_column_name(column.name)
-        if is_told and (tells_generated or not column.is_generated):
+        if is_told and column.generated in (("", "s") if tells_generated else ("",)):
             columns[column.name] = codecs.of(column.type_oid, column.modifier)
             kept.append(column)
     why = _unfit_key(facts, columns)

@@ -48,14 +48,18 @@ SELECT current_setting('wal_level') AS wal_level,
                     'cloudsqlsuperuser', 'azure_pg_admin') AND pg_has_role(r.oid, 'MEMBER'))
          AS may_replicate,
        has_database_privilege(current_database(), 'CREATE') AS may_create,
-       pg_is_in_recovery() AS is_standby
+       pg_is_in_recovery() AS is_standby,
+       current_setting('server_version_num')::int AS release
 """
 _PUBLICATION = """
 SELECT pg_has_role(pubowner, 'USAGE') AS is_owned, puballtables AS is_for_all,
        pubviaroot AS via_root,
-       pubinsert AND pubupdate AND pubdelete AND pubtruncate AS tells_all
+       pubinsert AND pubupdate AND pubdelete AND pubtruncate AS tells_all,
+       {generated} AS tells_generated
   FROM pg_publication WHERE pubname = %s
 """
+# The release from which a publication may tell generated columns that are stored.
+_GENERATED: Final = 180000
 _WRITERS = """
 SELECT DISTINCT virtualtransaction FROM pg_locks
  WHERE locktype = 'relation' AND relation = ANY(%s::oid[]) AND granted AND pid <> pg_backend_pid()
@@ -75,6 +79,7 @@ class Server(NamedTuple):
     may_replicate: bool
     may_create: bool
     is_standby: bool
+    release: int
 
 
 class Publication(NamedTuple):
@@ -82,6 +87,7 @@ class Publication(NamedTuple):
     is_for_all: bool
     via_root: bool
     tells_all: bool
+    tells_generated: bool
 
 
 class Survey(NamedTuple):
@@ -127,7 +133,8 @@ async def survey(connection: Connection, settings: SourceSettings, names: Names)
     tables: list[PgTable] = []
     for one in chosen:
         if (one.schema, one.name) in published:
-            found = describe(one, codecs, published, tells_generated=False)
+            tells = publication is not None and publication.tells_generated
+            found = describe(one, codecs, published, tells_generated=tells)
             if isinstance(found, PgTable):
                 tables.append(found)
             else:
@@ -142,7 +149,9 @@ async def _server(connection: Connection, slot: str) -> Server:
 
 
 async def _publication(connection: Connection, name: str) -> Publication | None:
-    row = await (await connection.execute(_PUBLICATION, (name,))).fetchone()
+    knows = connection.info.server_version >= _GENERATED
+    query = _PUBLICATION.format(generated="pubgencols = 's'" if knows else "false")
+    row = await (await connection.execute(query, (name,))).fetchone()
     return None if row is None else Publication(*row)
 
 
@@ -244,6 +253,7 @@ def _identities(facts: Sequence[Facts]) -> tuple[list[str], list[Missing]]:
 
 
 _OPTIONS = "publish_via_partition_root = true"
+_MORE_OPTIONS = f"{_OPTIONS}, publish_generated_columns = stored"
 
 
 def _of_the_publication(
@@ -257,7 +267,8 @@ def _of_the_publication(
     what = f"publication {name} does not tell {labels}"
     if publication is None:
         tables = f" FOR TABLE {labels}" if added else ""
-        statement = f"CREATE PUBLICATION {quoted(name)}{tables} WITH ({_OPTIONS})"
+        options = _MORE_OPTIONS if server.release >= _GENERATED else _OPTIONS
+        statement = f"CREATE PUBLICATION {quoted(name)}{tables} WITH ({options})"
         may = server.may_create and all(one.is_owned for one in added)
         what = f"there is no publication {name}"
         return _done_or_told(may, [statement], what)

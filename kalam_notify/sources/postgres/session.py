@@ -184,6 +184,8 @@ class PgSession:
 
     async def stream(self) -> AsyncIterator[Event]:
         transactions, replication = self._transactions, self._replication
+        # It ends with the walsender's next command.
+        self._exported = None
         async with told_as_unavailable():
             await replication.start(self._names.slot, self._begin.lsn, self._names.publication)
         self._monitor = asyncio.create_task(self._watch(), name=f"source {self._name} monitor")
