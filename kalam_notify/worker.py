@@ -57,6 +57,7 @@ from kalam_notify.protocol import close
 from kalam_notify.scrape import Scrape, exposition
 from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.listeners import Listener
+from kalam_notify.sockets.polls import event_routes
 from kalam_notify.sockets.tls import Tls, tls_of
 from kalam_notify.sockets.upgrade import PATH as UPGRADE_PATH
 from kalam_notify.sockets.upgrade import upgrade_required
@@ -323,6 +324,7 @@ class Worker:
             Route(UPGRADE_PATH, upgrade_required(self.shared.admits_origin)),
             *ops.open_routes(),
             *static_routes(),
+            *event_routes(self.shared, lambda: self.service.position, lambda: self.service.is_idle),
             *hooks,
         ]
         administrators = Administrators(

@@ -78,7 +78,9 @@ class EncodedPage:
         frames = self._frames.get(number)
         if frames is None:
             body = batch_body(self._rows, control)
-            frames = self._frames[number] = FrameSet([body], len(self._rows))
+            frames = self._frames[number] = FrameSet(
+                [body], len(self._rows), [control["last_seq_id"]]
+            )
         return frames
 
 

@@ -37,7 +37,7 @@ from kalam_notify.delivery.payload import FrameSet
 from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.log.base import EventLog, reaches
 from kalam_notify.protocol import close, messages
-from kalam_notify.protocol.messages import batch_head, text_frame
+from kalam_notify.protocol.messages import batch_head, framed
 from kalam_notify.subscriptions.plans import (
     FilterNode,
     Snapshot,
@@ -107,7 +107,7 @@ def acknowledge(handle: SubscriptionHandle, position: int) -> None:
     control = messages.batch_control(0, False, position)
     resumed = None if handle.options is None else True
     body = messages.batch_body((), control)
-    batch = FrameSet([body], 0).for_head(batch_head(handle.id, handle.sink.deflates))
+    batch = FrameSet([body], 0, [position]).for_head(batch_head(handle.id, handle.sink.deflates))
     frames = acknowledgement(handle, control, resumed) + batch
     # First: the write may tell that the socket has drained, and who is still LOADING would begin.
     handle.loaded(position)
@@ -119,9 +119,8 @@ def acknowledgement(
 ) -> bytes:
     """The ack, framed."""
     schema = handle.plan.projection.schema(handle.plan.table)
-    return text_frame(
-        messages.subscription_ack(handle.id, control, schema, resumed, handle.notices)
-    )
+    ack = messages.subscription_ack(handle.id, control, schema, resumed, handle.notices)
+    return framed(ack, handle.sink.deflates)
 
 
 # Smaller ones are sent on top of what waits for the socket rather than read again.

@@ -67,7 +67,7 @@ class _Path:
         builder = BodyBuilder(self._encoder)
         for change, seen in reversed(steps):
             builder.add(change, seen)
-        return FrameSet(builder.bodies(), builder.row_count)
+        return FrameSet(builder.bodies(), builder.row_count, builder.seqs)
 
 
 class Paths:

@@ -30,6 +30,7 @@ import orjson
 from kalam_notify.filters import Projection
 from kalam_notify.model import Change, Row, TableDef
 from kalam_notify.protocol.deflate import WORTHWHILE_BYTES, deflate_body
+from kalam_notify.protocol.events import EventHead, Events, event_end
 from kalam_notify.protocol.messages import DeflatedHead, Head, frame_header
 from kalam_notify.subscriptions.routing import Delta
 
@@ -146,7 +147,17 @@ def _differs(old: Any, new: Any) -> bool:
 class BodyBuilder:
     """Collects what one plan sees of a batch into message bodies."""
 
-    __slots__ = ("_bodies", "_delta", "_encoder", "_olds", "_rows", "_size", "row_count")
+    __slots__ = (
+        "_bodies",
+        "_delta",
+        "_encoder",
+        "_olds",
+        "_rows",
+        "_seq",
+        "_size",
+        "row_count",
+        "seqs",
+    )
 
     def __init__(self, encoder: RowEncoder) -> None:
         self._encoder = encoder
@@ -155,6 +166,9 @@ class BodyBuilder:
         self._rows: list[bytes] = []
         self._olds: list[bytes] = []
         self._size = 0
+        self._seq = 0
+        # The seq of the last change in each body.
+        self.seqs: list[int] = []
         # Row-changes collected.
         self.row_count = 0
 
@@ -181,6 +195,7 @@ class BodyBuilder:
         if old:
             self._olds.append(old)
         self._size += size
+        self._seq = change.seq
         self.row_count += 1
         return size
 
@@ -200,6 +215,7 @@ class BodyBuilder:
         if self._delta.transition is not None:
             parts.append(b'"transition":"%b"' % self._delta.transition.encode())
         self._bodies.append(b",".join(parts) + b"}")
+        self.seqs.append(self._seq)
         self._delta = None
         self._rows, self._olds, self._size = [], [], 0
 
@@ -207,9 +223,13 @@ class BodyBuilder:
 class FrameSet:
     """The messages that every live subscriber of a plan gets of one batch."""
 
-    __slots__ = ("_deflated", "_plain", "row_count", "size")
+    __slots__ = ("_deflated", "_events", "_plain", "_seqs", "row_count", "size")
 
-    def __init__(self, bodies: Sequence[bytes], row_count: int) -> None:
+    def __init__(self, bodies: Sequence[bytes], row_count: int, seqs: Sequence[int] = ()) -> None:
+        """`seqs` are the positions that the bodies bring their readers to, where they are known."""
+        self._seqs = seqs
+        # The same as events, made when somebody wants them.
+        self._events: dict[Events, list[bytes]] | None = None
         self._plain = _Splices(bodies, compressed=False)
         # None until somebody wants it; the plain ones where compressing them does not pay.
         self._deflated: _Splices | None = None
@@ -221,7 +241,8 @@ class FrameSet:
     def joined(cls, sets: "Sequence[FrameSet]") -> "FrameSet":
         """The messages of several batches, one after the other."""
         bodies = [body for one in sets for body in one._plain.bodies]
-        return cls(bodies, sum(one.row_count for one in sets))
+        seqs = [seq for one in sets for seq in one._seqs]
+        return cls(bodies, sum(one.row_count for one in sets), seqs)
 
     def for_head(self, head: Head) -> bytes:
         """All the messages, framed, for the subscription whose messages start with `head`."""
@@ -231,11 +252,25 @@ class FrameSet:
                 self._deflated = _deflated(splices)
             splices = self._deflated
             start = head.deflated if splices.compressed else head.plain
+        elif type(head) is EventHead:
+            return head.start + head.start.join(self._ends(head.framing))
         else:
             assert type(head) is bytes
             start = head
         length = len(start)
         return start.join(splices.pieces.get(length) or splices.cut(length))
+
+    def _ends(self, framing: Events) -> list[bytes]:
+        """What follows on the heads of these messages as events."""
+        if self._events is None:
+            self._events = {}
+        ends = self._events.get(framing)
+        if ends is None:
+            bodies = self._plain.bodies
+            seqs: Sequence[int | None] = self._seqs or [None] * len(bodies)
+            pairs = zip(bodies, seqs, strict=True)
+            ends = self._events[framing] = [event_end(body, seq, framing) for body, seq in pairs]
+        return ends
 
     def for_heads(self, heads: Sequence[Head]) -> tuple[bytes, list[int]]:
         """What `for_head` makes for each, one after the other, and the size of each."""

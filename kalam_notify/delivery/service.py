@@ -233,6 +233,11 @@ class NotificationService:
         # Called with a filter whose evaluation raised.
         self.on_broken: Callable[[FilterNode, Exception], None] = lambda node, error: None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything up to the position has been handed to those who were live."""
+        return not self._under_way
+
     def is_delivering(self) -> bool:
         """Whether a change is on its way: to the disk, or to those who are live."""
         return bool(self._under_way) or self._log.waiting_bytes > 0

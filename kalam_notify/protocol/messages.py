@@ -28,6 +28,7 @@ import orjson
 from kalam_notify.errors import KalamNotifyError, SubscriptionRefused
 from kalam_notify.model import Identity
 from kalam_notify.protocol.deflate import deflate_head
+from kalam_notify.protocol.events import EventHead, Events, event
 
 PROTOCOL_ERRORS = "protocol"
 RATE_ERRORS = "rate_limit"
@@ -295,7 +296,7 @@ class DeflatedHead:
         self.deflated = deflate_head(plain)
 
 
-Head = bytes | DeflatedHead
+Head = bytes | DeflatedHead | EventHead
 """The start of one kind of message of one subscription.
 
 Heads are compared by identity: subscriptions with the same id hold the same object, and the
@@ -303,19 +304,30 @@ fan-out makes one run of frames for all of them.
 """
 
 
+Framing = bool | Events
+"""How a connection's messages are framed: WebSocket frames, compressed or not, or events."""
+
+
 @lru_cache(maxsize=4096)
-def change_head(subscription_id: str, deflates: bool) -> Head:
+def change_head(subscription_id: str, deflates: Framing) -> Head:
     """What a `change` starts with, up to and including the comma after its id."""
     return _head(b"change", subscription_id, deflates)
 
 
 @lru_cache(maxsize=256)
-def batch_head(subscription_id: str, deflates: bool) -> Head:
+def batch_head(subscription_id: str, deflates: Framing) -> Head:
     """The same for an `initial_data_batch`."""
     return _head(b"initial_data_batch", subscription_id, deflates)
 
 
-def _head(kind: bytes, subscription_id: str, deflates: bool) -> Head:
+def _head(kind: bytes, subscription_id: str, deflates: Framing) -> Head:
     name = orjson.dumps(subscription_id)
     plain = b'{"type":"%b","subscription_id":%b,' % (kind, name)
+    if isinstance(deflates, Events):
+        return EventHead(plain, deflates)
     return DeflatedHead(plain) if deflates else plain
+
+
+def framed(payload: bytes, framing: Framing) -> bytes:
+    """A whole message of one connection's own, such as an acknowledgement."""
+    return event(payload, framing) if isinstance(framing, Events) else text_frame(payload)

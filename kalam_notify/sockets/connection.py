@@ -27,7 +27,13 @@ from kalam_notify.errors import AuthenticationFailed, KeysUnavailable, Subscript
 from kalam_notify.model import ConnectionId, Identity
 from kalam_notify.protocol import close, messages
 from kalam_notify.protocol.close import Close
-from kalam_notify.protocol.messages import NextBatch, SubscriptionRequest, Unsubscribe, text_frame
+from kalam_notify.protocol.messages import (
+    Framing,
+    NextBatch,
+    SubscriptionRequest,
+    Unsubscribe,
+    text_frame,
+)
 from kalam_notify.protocol.session import (
     Action,
     IdentityChanged,
@@ -91,7 +97,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.connection_id = ConnectionId(0)
         self.subscriptions: dict[str, SubscriptionHandle] = {}
         self.wheel_tick: int | None = None
-        self.deflates = _compresses(protocol)
+        self.deflates: Framing = _compresses(protocol)
         self._shared = shared
         self._protocol = protocol
         # Counted in shared.by_address until the socket is closed.

@@ -125,6 +125,11 @@ class Shared:
         self.closes[code] += 1
         self._closed.set()
 
+    def left(self, connection: OpenSocket) -> None:
+        """What was in `open_sockets` without a socket of its own is no more."""
+        self.open_sockets.discard(connection)
+        self._closed.set()
+
     def admits_origin(self, origin: str | None) -> bool:
         """Whether a handshake from this `Origin` (None: no such header) may go on."""
         if origin is None:

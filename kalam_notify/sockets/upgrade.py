@@ -8,7 +8,7 @@ came right behind it are kept, and everything that may refuse it is asked before
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
 import orjson
@@ -22,13 +22,17 @@ from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
 from kalam_notify.auth import KeyNotYetKnown
-from kalam_notify.errors import AuthenticationFailed, KeysUnavailable
+from kalam_notify.errors import AuthenticationFailed, KeysUnavailable, SubscriptionRefused
 from kalam_notify.http.answers import error_answer
-from kalam_notify.model import Identity
+from kalam_notify.model import ANONYMOUS, Identity
 from kalam_notify.protocol import close, messages
+from kalam_notify.protocol.events import Events
+from kalam_notify.protocol.messages import SubscriptionRequest
+from kalam_notify.sockets.asked import STATUS, STREAM_PATH, asked, cors_headers, takes_gzip
 from kalam_notify.sockets.connection import WebSocketConnection
 from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.offer import NOT_SPOKEN, Offer
+from kalam_notify.sockets.stream import Answer, EventStream, refusal_of
 from kalam_notify.sockets.wire_log import WIRE_LOG
 
 PATH = "/v1/ws"
@@ -76,6 +80,34 @@ def upgrade_required(
     return answer
 
 
+class StreamRequest(NamedTuple):
+    """A GET for a stream of events."""
+
+    query: str
+    headers: Headers
+
+    @property
+    def token(self) -> str | None:
+        return Offer.of(self.headers).token
+
+    @property
+    def subscription(self) -> SubscriptionRequest:
+        """What is asked for; raises SubscriptionRefused."""
+        return asked(self.query, self.headers.get("last-event-id"))
+
+    @property
+    def framing(self) -> Events:
+        return Events.GZIP if takes_gzip(self.headers.get_all("accept-encoding")) else Events.PLAIN
+
+    @property
+    def cors(self) -> bytes:
+        """What lets a page of an origin that is admitted read the answer."""
+        return b"".join(
+            b"%b: %b\r\n" % (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in cors_headers(self.headers.get("origin")).items()
+        )
+
+
 class HttpProtocol(HttpToolsProtocol):
     """One HTTP connection; becomes a WebSocketConnection where it asks for that.
 
@@ -95,6 +127,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.wheel_tick: int | None = None
         # What came behind a request whose token awaits its key; None: nothing is awaited.
         self._rest: bytes | None = None
+        # The request for a stream of events that was read; nothing behind it is heard.
+        self._wanted: StreamRequest | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -118,15 +152,36 @@ class HttpProtocol(HttpToolsProtocol):
         shared.wheel.set(self, shared.clock() + shared.websocket.handshake_timeout)
 
     def on_message_begin(self) -> None:
+        if self._wanted is not None:
+            return
         super().on_message_begin()
         self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
+        if self._wanted is not None:
+            return
         self._head_bytes = None
         if self.wheel_tick is not None:
             self.shared.wheel.discard(self)
         self._is_whole()
+        if self.serves_websocket and self.parser.get_method() == b"GET":
+            path, _, query = self.url.partition(b"?")
+            if path == STREAM_PATH.encode():
+                self._wanted = StreamRequest(query.decode("latin-1"), _decoded(self.headers))
+                return
         super().on_headers_complete()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._wanted is None:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        if self._wanted is None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._wanted is None:
+            super().on_message_complete()
 
     @property
     def is_admitted(self) -> bool:
@@ -162,7 +217,9 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             end = upgrade.args[0]
         else:
-            if self._head_bytes is not None:
+            if self._wanted is not None:
+                self._stream(self._wanted)
+            elif self._head_bytes is not None:
                 self._bound_head(self._head_bytes + len(data))
             return
         # Not in the handler above: a fault that is met on the way, and kept, would keep this one
@@ -180,11 +237,76 @@ class HttpProtocol(HttpToolsProtocol):
         if size > MAX_HEAD_BYTES:
             self._refuse(_Refusal(431, "TOO_LARGE", "the request's head is too large"))
 
-    def _upgrade(self, rest: bytes) -> None:
+    def _takes_over(self) -> bool:
+        """Take the connection from the application; False: it is closed instead."""
         self.connections.discard(self)
         if self.pipeline or (self.cycle is not None and not self.cycle.response_complete):
             # The answer to the request before would end up in the middle of the frames.
             self.transport.close()
+            return False
+        return True
+
+    def _stream(self, request: StreamRequest) -> None:
+        """A stream of events was asked for: see whose it is, and begin it."""
+        if not self._takes_over():
+            return
+        try:
+            self._admit_one(request.headers)
+            token = request.token
+            identity = ANONYMOUS if token is None else self.shared.verifier.verify(token)
+        except KeyNotYetKnown:
+            self._rest = b""
+            self.transport.pause_reading()
+            self.shared.spawn(self._stream_later(request))
+        except (_Refusal, AuthenticationFailed, KeysUnavailable) as refusal:
+            self._refuse(_as_refusal(refusal), request.cors)
+        else:
+            self._begin_stream(request, identity)
+
+    async def _stream_later(self, request: StreamRequest) -> None:
+        """The token's key has to be fetched first."""
+        identity, failure = ANONYMOUS, None
+        try:
+            identity = await self.shared.verifier.authenticate(request.token or "")
+        except Exception as fault:
+            # This task is the server's: a fault of one connection must not end it.
+            failure = _as_refusal(fault)
+        self._rest = None
+        if self.transport.is_closing():
+            return
+        self.transport.resume_reading()
+        if failure is None:
+            self._begin_stream(request, identity)
+        else:
+            self._refuse(failure, request.cors)
+
+    def _begin_stream(self, request: StreamRequest, identity: Identity) -> None:
+        headers = self._default_headers() + request.cors
+        try:
+            wanted = request.subscription
+            if identity.is_anonymous and not self.shared.config.auth.anonymous:
+                raise SubscriptionRefused("AUTH_REQUIRED", "this wants a token")
+            address = self._count_address(request.headers)
+        except SubscriptionRefused as refusal:
+            status = STATUS.get(refusal.code, 400)
+            self.transport.write(refusal_of(headers, status, refusal.code, refusal.message))
+            self.transport.close()
+            return
+        except _Refusal as refusal:
+            self._refuse(refusal, request.cors)
+            return
+        stream = EventStream(self.shared, Answer(address, request.framing, headers), identity)
+        transport = self.transport
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does when a connection ends
+        transport.set_protocol(stream)
+        stream.open(transport, wanted)
+
+    def _default_headers(self) -> bytes:
+        headers = self.server_state.default_headers
+        return b"".join(b"%b: %b\r\n" % (name, value) for name, value in headers)
+
+    def _upgrade(self, rest: bytes) -> None:
+        if not self._takes_over():
             return
         headers = _decoded(self.headers)
         offer = Offer.of(headers)
@@ -244,9 +366,12 @@ class HttpProtocol(HttpToolsProtocol):
         connection.end(close.SUBPROTOCOL)
 
     def _admit(self, headers: Headers) -> None:
-        shared = self.shared
         if not self.serves_websocket or self.url.partition(b"?")[0] != PATH.encode():
             raise _Refusal(404, "NOT_FOUND", "no WebSocket here; it is at /v1/ws")
+        self._admit_one(headers)
+
+    def _admit_one(self, headers: Headers) -> None:
+        shared = self.shared
         if not shared.admits_origin(headers.get("origin")):
             raise _Refusal(403, "FORBIDDEN", ORIGIN_REFUSED)
         if shared.is_draining:
@@ -292,7 +417,7 @@ class HttpProtocol(HttpToolsProtocol):
         shared.by_address[address] += 1
         return address
 
-    def _refuse(self, refusal: _Refusal) -> None:
+    def _refuse(self, refusal: _Refusal, headers: bytes = b"") -> None:
         body = orjson.dumps({"error": {"code": refusal.code, "message": refusal.message}})
         lines = [b"content-type: application/json", b"content-length: %d" % len(body)]
         if refusal.status in (429, 503):
@@ -302,7 +427,7 @@ class HttpProtocol(HttpToolsProtocol):
         if refusal.status == 426:
             lines.append(b"upgrade: websocket")
         lines.append(b"connection: close")
-        head = STATUS_LINE[refusal.status] + b"\r\n".join(lines)
+        head = STATUS_LINE[refusal.status] + headers + b"\r\n".join(lines)
         self.transport.write(head + b"\r\n\r\n" + body)
         self.transport.close()
 

@@ -29,7 +29,7 @@ from typing import Any, Protocol
 from kalam_notify.filters import Filter, FilterIndex, Projection, Query
 from kalam_notify.model import Change, LiveQueryId, Owner, TableDef
 from kalam_notify.protocol.close import Close
-from kalam_notify.protocol.messages import Head, Options, change_head
+from kalam_notify.protocol.messages import Framing, Head, Options, change_head
 from kalam_notify.subscriptions.routing import Delta, Shares, Weight, both_images, delta, one_image
 
 NO_FD = -1
@@ -62,8 +62,8 @@ TRANSITIONS: dict[SubscriptionState, dict[Event, SubscriptionState]] = {
 class Sink(Protocol):
     """Where a subscription's bytes go: a connection's bounded send buffer."""
 
-    # Whether the connection has negotiated compression.
-    deflates: bool
+    # Whether the connection has negotiated compression; or that it takes its messages as events.
+    deflates: Framing
     # The connection's subscriptions by the client's own ids.
     subscriptions: "dict[str, SubscriptionHandle]"
 
