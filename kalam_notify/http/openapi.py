@@ -52,6 +52,7 @@ _REFUSALS: Final[Mapping[int, Operation]] = {
     404: _json("Error", "Nothing of that name"),
     405: _json("Error", "Another method is meant"),
     408: _json("Error", "The body stopped arriving"),
+    410: _json("Error", "The log does not reach back so far"),
     413: _json("Error", "Body, batch or row beyond the limits"),
     415: _json("Error", "A media type, charset or encoding that is not understood"),
     426: _json("Error", "Ask for an upgrade to a WebSocket"),
@@ -134,6 +135,21 @@ _OF_A_BATCH: Final = [
     ),
 ]
 
+_PREFLIGHT: Final = {
+    "summary": "What pages of other origins may ask",
+    "responses": {"204": {"description": "In the headers"}},
+}
+_ASKED: Final = [
+    _query("params", "Values for $1, $2, ...: a list as JSON"),
+    _query("from", "A position to go on from"),
+    _query("on_gap", "snapshot or error: what comes where the log does not reach back to it"),
+    _query("snapshot", "false: live changes only"),
+    _query("last_rows", "How many of the newest rows to begin with"),
+    _query("batch_size", "Rows of a page"),
+    _query("bigints", "string: integers beyond 2^53 as text"),
+    _query("id", "What the messages call the subscription"),
+]
+
 PATHS: Final[Mapping[str, Mapping[str, Operation]]] = {
     "/livez": {
         "get": {"summary": "Whether the process answers", "responses": {"200": _text("It does")}}
@@ -177,6 +193,44 @@ PATHS: Final[Mapping[str, Mapping[str, Operation]]] = {
                 **_refused(400, 401, 403, 426, 429, 503),
             },
         }
+    },
+    "/v1/stream": {
+        "get": {
+            "summary": "A subscription as Server-Sent Events",
+            "description": "The messages of docs/protocol.md, each an event with its position.",
+            "security": [{"bearer": []}, {}],
+            "parameters": [
+                _query("sql", "SELECT ...", required=True),
+                *_ASKED,
+                _header("Last-Event-ID", "Where to go on from", {"type": "string"}),
+            ],
+            "responses": {
+                "200": {
+                    "description": "Events, for as long as the connection stays",
+                    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                },
+                **_refused(400, 401, 403, 404, 410, 429, 503),
+            },
+        },
+        "options": _PREFLIGHT,
+    },
+    "/v1/poll": {
+        "get": {
+            "summary": "A subscription in requests of one answer each",
+            "security": [{"bearer": []}, {}],
+            "parameters": [
+                _query("sql", "SELECT ...", required=True),
+                *_ASKED,
+                _query("wait", "Seconds to wait for a change, 25 at most"),
+                _header("If-None-Match", "The answer that is held", {"type": "string"}),
+            ],
+            "responses": {
+                "200": _json("Polled", "Messages, and the position for the next request"),
+                "304": {"description": "The one that If-None-Match names still holds"},
+                **_refused(400, 401, 403, 404, 410, 429, 503),
+            },
+        },
+        "options": _PREFLIGHT,
     },
     "/v1/changes": {
         "post": {

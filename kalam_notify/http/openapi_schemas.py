@@ -72,6 +72,12 @@ SCHEMAS: Final[Mapping[str, Any]] = {
             {"type": "array", "items": {"$ref": "#/components/schemas/Change"}},
         ]
     },
+    "Polled": _object(
+        {
+            "messages": {"type": "array", "items": {"type": "object"}},
+            "position": {"type": "integer", "minimum": 0, "maximum": 2**53 - 1},
+        }
+    ),
     "Accepted": _object(
         {"accepted": _COUNT, "duplicates": _COUNT, "first_seq": _SEQ, "last_seq": _SEQ}
     ),

@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Iterator
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -38,7 +37,7 @@ from kalam_notify.sockets.asked import (
     told_of,
 )
 from kalam_notify.sockets.context import Shared
-from kalam_notify.subscriptions.plans import NO_FD, SubscriptionHandle
+from kalam_notify.subscriptions.plans import NO_FD, SubscriptionHandle, SubscriptionState
 
 LONGEST_WAIT = 25.0
 """Seconds that a request waits for a change; less than most proxies wait for an answer."""
@@ -74,6 +73,8 @@ class Poll:
 
     @property
     def direct_fd(self) -> int:
+        # Asked for when the subscription joins the live ones: it has been told all there was.
+        self.wake.set()
         return NO_FD
 
     @property
@@ -231,7 +232,7 @@ class PollEndpoint:
 
     async def _told(self, poll: Poll, answer: "_Answer", wait: float) -> None:
         """Answer with what comes of the subscription."""
-        await _until(poll, None)
+        await _woken(poll, None)
         if not poll.subscriptions and poll.error is not None:
             raise SubscriptionRefused(*poll.error)
         handle = next(iter(poll.subscriptions.values()), None)
@@ -241,11 +242,24 @@ class PollEndpoint:
         told = poll.taken()
         begun = poll.position
         if handle is not None and begun is not None and _waits_for_changes(poll, handle, told):
-            await _until(poll, wait)
+            await self._level(poll, handle)
+            if not poll.has_changes:
+                await _woken(poll, wait)
             told += poll.taken()
             if not poll.has_changes:
                 poll.position = max(begun, self._come_to(handle))
         await answer.whole(told)
+
+    async def _level(self, poll: Poll, handle: SubscriptionHandle) -> None:
+        """Wait until there is a change, or it is certain that there has been none so far."""
+        feeder = self._shared.feeder
+        while not (
+            poll.has_changes
+            or handle.state is not SubscriptionState.CATCHING_UP
+            or feeder.is_at_head(handle)
+        ):
+            if not await _woken(poll, LONGEST_WAIT):
+                return
 
     def _come_to(self, handle: SubscriptionHandle) -> int:
         """Up to where there was nothing for a subscription that has been told nothing."""
@@ -264,7 +278,7 @@ class PollEndpoint:
         while handle.snapshot is not None:
             await answer.some(poll.taken())
             self._shared.feeder.next_batch(handle, None)
-            await _until(poll, None)
+            await _woken(poll, None)
         await answer.finish(poll.taken())
 
 
@@ -339,15 +353,17 @@ class _Over(_Refused):
     """The connection has been ended, by whichever side."""
 
 
-async def _until(poll: Poll, seconds: float | None) -> None:
-    """Wait for something to come, for so many seconds at most."""
+async def _woken(poll: Poll, seconds: float | None) -> bool:
+    """Whether something has come within so many seconds."""
     try:
         async with asyncio.timeout(seconds):
             await poll.wake.wait()
     except TimeoutError:
-        pass
-    poll.wake.clear()
+        return False
+    finally:
+        poll.wake.clear()
     _go_on(poll)
+    return True
 
 
 def _go_on(poll: Poll) -> None:
@@ -396,19 +412,22 @@ def _not_get(scope: Scope, origin: str | None) -> Response:
     return error_answer(405, f"{scope['method']} {scope['path']}: only GET", headers=_ALLOW)
 
 
-async def stream_elsewhere(request: Request) -> Response:
-    """What is left for the application of /v1/stream, which its HTTP protocol answers itself."""
-    if request.method == "GET":
-        return error_answer(404, "no stream at this address")
-    return _not_get(request.scope, request.headers.get("origin"))
+class StreamsElsewhere:
+    """What is left to the application of /v1/stream, whose GET the HTTP protocol takes over."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "GET":
+            response = error_answer(404, "no stream at this address")
+        else:
+            response = _not_get(scope, Headers(scope=scope).get("origin"))
+        await response(scope, receive, send)
 
 
 def event_routes(
     shared: Shared, position: Callable[[], int], is_idle: Callable[[], bool]
 ) -> list[Route]:
     """The routes of streams and polls."""
-    methods = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
     return [
-        Route(STREAM_PATH, stream_elsewhere, methods=methods),
+        Route(STREAM_PATH, StreamsElsewhere()),
         Route(POLL_PATH, PollEndpoint(shared, position, is_idle)),
     ]

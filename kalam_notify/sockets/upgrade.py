@@ -212,6 +212,9 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
+            if self._wanted is not None:
+                self._stream(self._wanted)
+                return
             self._refuse(_Refusal(400, "INVALID_REQUEST", "this is not HTTP"))
             return
         except httptools.HttpParserUpgrade as upgrade:
@@ -225,7 +228,9 @@ class HttpProtocol(HttpToolsProtocol):
         # Not in the handler above: a fault that is met on the way, and kept, would keep this one
         # as its context, and with it `data`.
         # An upgrade to anything else is ignored, and the request answered as HTTP/1.1.
-        if self._should_upgrade():
+        if self._wanted is not None:
+            self._stream(self._wanted)
+        elif self._should_upgrade():
             self._upgrade(data[end:])
 
     def _bound_head(self, size: int) -> None:

@@ -87,8 +87,10 @@ class Stream:
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """The messages as they come, each taken into the view."""
+        silence = self.comments + 4
         while True:
             name, data = self.event()
+            assert self.comments < silence, "nothing but comments"
             if name == "message":
                 self.view.apply(data)
                 yield data

@@ -46,15 +46,16 @@ def test_an_empty_table_answers_at_once(server: Server) -> None:
 
 
 def test_whoever_is_behind_is_answered_at_once(server: Server) -> None:
-    position = poll(server).json["position"]
+    answer, view = poll(server).json, View()
+    for message in answer["messages"]:
+        view.apply(message)
     server.post(*orders(1, 2))
     server.post(delete("app.orders", {"id": 1}))
-    told, view = [], View()
-    while not told or told[-1]["messages"][2:]:
-        answer = poll(server, **{"from": position, "wait": 0}).json
-        position = answer["position"]
-        told.append(answer)
-        for message in answer["messages"][2:]:
+    told = [answer]
+    while told:
+        answer = poll(server, **{"from": answer["position"], "wait": 0}).json
+        told = answer["messages"][2:]
+        for message in told:
             view.apply(message)
     assert sorted(plain(view)) == [2]
 
