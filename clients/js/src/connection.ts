@@ -10,6 +10,7 @@
 
 import { Backoff, type BackoffOptions } from "./backoff.js";
 import { AuthenticationError, ConnectionError, KalamError } from "./errors.js";
+import { EventSocket } from "./events.js";
 import { parseExactly, stringify } from "./json.js";
 import { platform } from "./platform.js";
 import { askWhy, onRefusal } from "./refusal.js";
@@ -35,6 +36,11 @@ export interface ConnectOptions {
   signal?: AbortSignal | undefined;
   /** Where there is no global WebSocket, and `ws` is not to be used. */
   WebSocket?: SocketClass | undefined;
+  /**
+   * Whether to go on with streams of events over HTTP where no WebSocket gets through. Where nothing is
+   * said: unless a `WebSocket` is given.
+   */
+  fallback?: boolean | undefined;
   backoff?: BackoffOptions | undefined;
   /** After how many milliseconds of silence the server is asked for a sign of life; Infinity: never. */
   heartbeat?: number | undefined;
@@ -72,6 +78,9 @@ export class Connection {
   #isClosed = false;
   #authError: string | undefined;
   #hasHeard = false;
+  /** Whether anything was heard over this connection, and whether it goes without a WebSocket. */
+  #works = false;
+  #usesEvents = false;
   #tellsRefusals = false;
   #openedAt: number | undefined;
   #end: (end: End) => void = () => {};
@@ -117,6 +126,8 @@ export class Connection {
         const end = await this.#explained(await this.#connection());
         if (this.#hasClosed()) return;
         const isPaused = await this.#judge(end);
+        // What brought nothing is tried the other way next time; what worked once is tried again.
+        if (!this.#works && this.#mayFallBack) this.#usesEvents = !this.#usesEvents;
         const delay = this.#backoff.next(this.#heldFor(), isPaused);
         this.options.onTrouble?.(`${end.status ?? end.code} ${end.reason}`.trim(), delay);
         await this.#sleep(delay);
@@ -125,6 +136,10 @@ export class Connection {
       this.close();
       this.hearer.ended(error instanceof KalamError ? error : new KalamError("FAULT", String(error)));
     }
+  }
+
+  get #mayFallBack(): boolean {
+    return this.options.fallback ?? !this.options.WebSocket;
   }
 
   /** How long the last connection was open. */
@@ -143,7 +158,7 @@ export class Connection {
   async #connection(): Promise<End> {
     try {
       const token = await this.#tokens.next();
-      const SocketClass = this.options.WebSocket ?? (await socketClass());
+      const SocketClass = this.#usesEvents ? EventSocket : (this.options.WebSocket ?? (await socketClass()));
       if (this.#hasClosed()) return { code: 1000, reason: "" };
       return await this.#converse(new SocketClass(this.url), token);
     } catch (error) {
@@ -158,6 +173,7 @@ export class Connection {
     return new Promise((resolve) => {
       this.#socket = socket;
       this.#authError = undefined;
+      this.#works = false;
       this.#end = resolve;
       this.#after("open", OPEN_TIMEOUT_MS, () => this.#hangUp({ code: 0, reason: "no answer" }));
       socket.onopen = () => this.#opened(token);
@@ -181,7 +197,7 @@ export class Connection {
   }
 
   #received(text: string): void {
-    this.#hasHeard = true;
+    this.#hasHeard = this.#works = true;
     try {
       const message = parseExactly(text) as ServerMessage;
       if (message.type === "auth_error") this.#authError = message.message;
