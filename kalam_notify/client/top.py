@@ -18,14 +18,13 @@ from kalam_notify.client.administration import (
     Refused,
     Row,
     aligned,
-    asked,
     duration,
     server_of,
     size,
     told,
 )
 from kalam_notify.client.metrics import Between, Reading
-from kalam_notify.client.requests import Server
+from kalam_notify.client.requests import Server, Unreachable
 
 MOST_TABLES = 15
 MOST_LAGGING = 8
@@ -46,9 +45,13 @@ def top(args: Namespace) -> int:
     with _screen(sys.stdout), _keys() as keys, contextlib.suppress(KeyboardInterrupt):
         _draw(sys.stdout, ["reading ..."])
         while not keys.is_enough(args.interval):
-            now = _read(server)
-            _draw(sys.stdout, _picture(server, args.url, Between(reading, now)))
-            reading = now
+            try:
+                now = _read(server)
+                _draw(sys.stdout, _picture(server, args.url, Between(reading, now)))
+                reading = now
+            except Unreachable as fault:
+                # It may be starting again: this screen is where one waits for that.
+                _draw(sys.stdout, [str(fault), "asking again ..."])
     return 0
 
 
@@ -66,8 +69,9 @@ def _picture(server: Server, url: str, between: Between) -> list[str]:
 
 
 def _lagging(server: Server) -> list[Row]:
-    page = asked(server, f"/v1/subscriptions?lagging=true&limit={MOST_LAGGING}").body
-    rows: list[Row] = page["subscriptions"]
+    """None to show where the role suffices for the metrics, but not for this."""
+    answer = server.ask("GET", f"/v1/subscriptions?lagging=true&limit={MOST_LAGGING}")
+    rows: list[Row] = answer.body["subscriptions"] if answer.status == 200 else []
     return sorted(rows, key=lambda row: -float(row["seconds_behind"]))
 
 

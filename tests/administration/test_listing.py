@@ -1,7 +1,7 @@
 """Lists of one worker: their order, their pages, and what a turn of the loop pays for them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from kalam_notify.administration.finding import (
 )
 from kalam_notify.administration.listing import LARGE_FILTER, Lists, is_large
 from kalam_notify.administration.questions import Listing, Place
-from kalam_notify.budget import Steps, at_once
+from kalam_notify.budget import Scheduler, Steps, at_once
 from kalam_notify.filters import bind
 from kalam_notify.model import ConnectionId, Identity, Role, TableDef, TableId, UserId
 from kalam_notify.model.tables import Catalog
@@ -42,6 +42,9 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
 
 class Standing:
     position = 50
@@ -57,9 +60,11 @@ class Counted(dict[ConnectionId, Connection]):
     """The connections of a manager, counting how many of them are looked at."""
 
     looks = 0
+    on_look: Callable[[], None] = staticmethod(lambda: None)
 
     def get(self, *key: Any) -> Any:
         self.looks += 1
+        self.on_look()
         return super().get(*key)
 
 
@@ -317,6 +322,47 @@ async def test_of_25000_connections_a_step_looks_at_few_and_tells_of_one(
     assert told <= len(answer.rows) + 1
     assert len(crowd.budget.looks) >= len(answer.rows)
     assert max(crowd.budget.looks) <= LOOKS + 1
+
+
+LOOK_SECONDS, ROW_SECONDS = 0.000_01, 0.000_5
+"""Ten times what a look and a row cost where there is nothing else to do."""
+
+
+class Slices:
+    """A budget's scheduler on a clock that looks and rows move on; the longest of its slices."""
+
+    def __init__(self, clock: Clock, counted: Counted) -> None:
+        self.longest = 0.0
+        self.clock = clock
+        counted.on_look = lambda: clock.sleep(LOOK_SECONDS)
+        self._scheduler = Scheduler(clock)
+
+    async def do(self, steps: Steps[Any], owner: object) -> Any:
+        work = self._scheduler.put(steps, owner)
+        while not work.is_over:
+            began = self.clock.now
+            self._scheduler.serve()
+            self.longest = max(self.longest, self.clock.now - began)
+        assert work.error is None
+        return work.result
+
+
+@pytest.mark.parametrize("asked", SCANS, ids=str)
+async def test_with_25000_connections_no_slice_is_longer_than_5_ms(
+    crowd: Stage, asked: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    slices = Slices(clock, crowd.connections)
+    monkeypatch.setattr(crowd.lists, "_budget", slices)
+
+    def row(*how: Any) -> bytes:
+        clock.sleep(ROW_SECONDS)
+        return json.dumps(*how).encode()
+
+    monkeypatch.setattr("kalam_notify.administration.listing.orjson.dumps", row)
+    await getattr(crowd.lists, asked.subject)(asked)
+    crowd.connections.on_look = lambda: None
+    assert 0 < slices.longest <= 0.005
 
 
 async def test_all_25000_are_told_page_by_page(crowd: Stage) -> None:

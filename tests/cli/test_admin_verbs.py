@@ -207,6 +207,34 @@ def test_top_on_a_terminal_shows_itself_anew_until_q(server: Server, terminal: T
     assert terminal.process.wait(30) == 0
 
 
+def test_top_waits_for_a_server_that_starts_again(script: Path, tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        command = [str(script), "top", "--interval", "0.2"]
+        terminal = Terminal(command, environment(server))
+        try:
+            terminal.wait_for(r"connections 0")
+            server.kill()
+            terminal.wait_for("asking again")
+            terminal.shown = ""
+            server.start()
+            terminal.wait_for(r"connections 0")
+            terminal.press("q")
+            assert terminal.process.wait(30) == 0
+        finally:
+            terminal.close()
+
+
+async def test_top_takes_the_role_of_metrics_and_leaves_out_what_takes_more(
+    server: Server, verb: Verb
+) -> None:
+    done = verb("top", "--once", "--interval", "0.1", role="service")
+    assert done.returncode == 0, done.stderr
+    assert "deliveries" in done.stdout
+    done = verb("top", "--once", "--interval", "0.1", role="user")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "FORBIDDEN" in done.stderr
+
+
 def test_top_ends_clean_on_an_interrupt(terminal: Terminal) -> None:
     terminal.wait_for("q ends it")
     terminal.process.send_signal(signal.SIGINT)
