@@ -48,6 +48,8 @@ MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 # Subscribes that the server dropped for their rate are sent again after this.
 RATE_PAUSE_SECONDS: Final = 1.0
 REPEATS_PER_PAUSE: Final = 20
+# A server that wants to be left alone for longer is asked all the same.
+LONGEST_RETRY_SECONDS: Final = 300.0
 
 
 # What websockets.connect takes, and what it passes on to loop.create_connection.
@@ -140,6 +142,8 @@ class Client:
         # Set once there has been a connection, or there will be none.
         self._settled = asyncio.Event()
         self.last_trouble = ""
+        # How many seconds the server wants to be left alone, after it refused a handshake.
+        self._not_before = 0.0
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -243,6 +247,7 @@ class Client:
                 if self._held(loop.time()) > self._backoff.bound:
                     self._backoff.reset()
                 delay = self._backoff.next_delay(after_a_pause=after_a_pause)
+                delay, self._not_before = max(delay, self._not_before), 0.0
                 logger.info("%s; the next attempt is in %.1f s", why, delay)
                 self.last_trouble = why
                 if self._on_trouble is not None:
@@ -418,6 +423,7 @@ class Client:
             return why, False
         if status < 500 and status != 429:
             raise ConnectionLost(status, refused.response.reason_phrase)
+        self._not_before = _retry_after(refused)
         return f"the server refuses the connection for now: {status}{_reason(refused)}", True
 
     async def _has_another_token(self) -> bool:
@@ -453,6 +459,12 @@ class Client:
         except ConnectionClosed:
             # Whoever reads the socket learns of it too; what was not sent is asked for again.
             logger.debug("not sent, the connection is closed: %s", message.get("type"))
+
+
+def _retry_after(refused: InvalidStatus) -> float:
+    """The seconds of its Retry-After; a date, which our server never sends, counts as none."""
+    seconds = refused.response.headers.get("Retry-After", "")
+    return min(float(seconds), LONGEST_RETRY_SECONDS) if seconds.isdecimal() else 0.0
 
 
 def _reason(refused: InvalidStatus) -> str:

@@ -23,8 +23,9 @@ from kalam_notify.client.administration import (
     size,
     told,
 )
+from kalam_notify.client.faults import Unreachable
 from kalam_notify.client.metrics import Between, Reading
-from kalam_notify.client.requests import Server, Unreachable
+from kalam_notify.client.requests import Server
 
 MOST_TABLES = 15
 MOST_LAGGING = 8

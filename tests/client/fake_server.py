@@ -115,6 +115,7 @@ class FakeServer:
         self._scripts = scripts
         self.faults: list[BaseException] = []
         self.refusals: list[int] = []
+        self.retry_after: str | None = None
         self.connections = 0
         self.done = asyncio.Event()
         self.url = ""
@@ -139,7 +140,10 @@ class FakeServer:
             return connection.respond(403, "the script has failed\n")
         if not self.refusals:
             return None
-        return connection.respond(self.refusals.pop(0), "not now\n")
+        response = connection.respond(self.refusals.pop(0), "not now\n")
+        if self.retry_after is not None:
+            response.headers["Retry-After"] = self.retry_after
+        return response
 
 
 @asynccontextmanager

@@ -300,6 +300,19 @@ async def test_a_server_that_refuses_for_good_is_not(status: int, fault: type[Ex
             await anext(orders)
 
 
+@pytest.mark.parametrize(
+    ("told", "least"), [("7", 7.0), ("99999", 300.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0)]
+)
+async def test_a_server_that_names_a_time_is_left_alone_that_long(told: str, least: float) -> None:
+    delays: asyncio.Queue[float] = asyncio.Queue()
+    async with fake_server(refusals=(503,)) as server:
+        server.retry_after = told
+        async with Client(
+            server.url, backoff=at_once(), on_trouble=lambda _, delay: delays.put_nowait(delay)
+        ):
+            assert await delays.get() == least
+
+
 async def test_a_server_that_is_not_there_yet_is_waited_for() -> None:
     troubles: asyncio.Queue[str] = asyncio.Queue()
     async with fake_server(snapshot_and_wait) as server:

@@ -70,6 +70,7 @@ interface End {
   code: number;
   reason: string;
   status?: number;
+  retryAfter?: number;
 }
 
 export class Connection {
@@ -128,7 +129,7 @@ export class Connection {
         const isPaused = await this.#judge(end);
         // What brought nothing is tried the other way next time; what worked once is tried again.
         if (!this.#works && this.#mayFallBack) this.#usesEvents = !this.#usesEvents;
-        const delay = this.#backoff.next(this.#heldFor(), isPaused);
+        const delay = Math.max(this.#backoff.next(this.#heldFor(), isPaused), end.retryAfter ?? 0);
         this.options.onTrouble?.(`${end.status ?? end.code} ${end.reason}`.trim(), delay);
         await this.#sleep(delay);
       }
@@ -179,8 +180,8 @@ export class Connection {
       socket.onopen = () => this.#opened(token);
       socket.onmessage = ({ data }) => this.#received(String(data));
       socket.onclose = ({ code, reason }) => this.#hangUp({ code, reason });
-      this.#tellsRefusals = onRefusal(socket, ({ status, reason }) => {
-        if (this.#socket === socket) this.#hangUp({ code: 0, reason, status });
+      this.#tellsRefusals = onRefusal(socket, (refusal) => {
+        if (this.#socket === socket) this.#hangUp({ code: 0, ...refusal });
       });
       socket.onerror = () => {}; // a close follows, which tells as much
     });

@@ -12,12 +12,15 @@ import { platform } from "./platform.js";
 export interface Refusal {
   status: number;
   reason: string;
+  /** How many milliseconds the server wants to be left alone. */
+  retryAfter?: number;
 }
 
 /** As much of Node's request and response as is used here. */
 interface Response {
   statusCode: number;
   statusMessage?: string;
+  headers: Record<string, string | undefined>;
   on(event: string, listener: (data: string) => void): void;
   setEncoding(name: string): void;
 }
@@ -28,12 +31,13 @@ type Listening = { on?: (event: string, listener: (request: unknown, response: R
 export function onRefusal(socket: object, hear: (refusal: Refusal) => void): boolean {
   const { on } = socket as Listening;
   on?.call(socket, "unexpected-response", (_, response) => {
-    const { statusCode: status, statusMessage = "" } = response;
+    const { statusCode: status, statusMessage = "", headers } = response;
+    const retryAfter = Math.min(300, Number(headers["retry-after"]) || 0) * 1000;
     let body = "";
     response.setEncoding("utf8");
     response.on("data", (text) => (body += text));
-    response.on("end", () => hear({ status, reason: reasonOf(body, statusMessage) }));
-    response.on("error", () => hear({ status, reason: statusMessage }));
+    response.on("end", () => hear({ status, retryAfter, reason: reasonOf(body, statusMessage) }));
+    response.on("error", () => hear({ status, retryAfter, reason: statusMessage }));
   });
   return on !== undefined;
 }

@@ -672,6 +672,18 @@ describe("a message that was dropped for the rate", () => {
   });
 });
 
+describe("a handshake that is refused for now", () => {
+  it("is not tried again before the time that the server names", async () => {
+    const told: [string, number][] = [];
+    network.client({ onTrouble: (...it) => told.push(it) }).live(SQL);
+    (await network.attempt(0)).refuse(503, "draining", { "retry-after": "20" });
+    await vi.advanceTimersByTimeAsync(19_000);
+    expect(told).toEqual([["503 draining", 20_000]]);
+    expect(network.sockets).toHaveLength(1);
+    await network.acceptNext(1);
+  });
+});
+
 describe("a handshake that fails without a word", () => {
   beforeEach(() => void (network = new FakeNetwork(true)));
 

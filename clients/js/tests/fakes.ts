@@ -38,9 +38,9 @@ export class FakeSocket implements Socket {
   };
 
   /** Answer the handshake with a status. */
-  refuse(statusCode: number, message: string): void {
+  refuse(statusCode: number, message: string, headers: Record<string, string> = {}): void {
     const body = Readable.from([JSON.stringify({ error: { message } })]);
-    this.onRefusal(undefined, Object.assign(body, { statusCode }));
+    this.onRefusal(undefined, Object.assign(body, { statusCode, headers }));
   }
 
   say(message: Message): void {
