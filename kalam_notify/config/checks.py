@@ -12,6 +12,7 @@ from kalam_notify.config.addresses import parse_address
 from kalam_notify.config.keys import PublicKey, fits, load_public_keys, prepare_secret
 from kalam_notify.config.readers import BadValue
 from kalam_notify.config.settings import Config, JwtSettings, WebSocketSettings
+from kalam_notify.config.source_settings import chosen_by
 from kalam_notify.config.tree import HIDDEN, show
 from kalam_notify.errors import Fault, SqlRefused
 
@@ -43,6 +44,21 @@ def _findings(config: Config, renewing: bool) -> Iterator[Finding]:
     yield from _jwt(config.auth.jwt)
     yield from _api_keys(config)
     yield from _policies(config)
+    yield from _sources(config)
+
+
+def _sources(config: Config) -> Iterator[Finding]:
+    for table in config.tables.declared.values():
+        source = None if table.is_shared else chosen_by(config.sources, table.id)
+        if source is not None:
+            cure = f"the rows of source {source} have no user: declare it as shared, with a policy"
+            yield Finding((f"tables.declared.{table.id}.type",), "'user'", cure)
+    slots = [one.slot or f"kalam_{name}" for name, one in config.sources.items()]
+    for name, slot in zip(config.sources, slots, strict=True):
+        # In two clusters the same name would do: but who could tell them apart?
+        if slots.count(slot) > 1:
+            cure = "two sources have this slot: give each its own"
+            yield Finding((f"sources.{name}.slot",), show(slot), cure)
 
 
 def _tls(config: Config) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from kalam_notify.config.hooks import (
 )
 from kalam_notify.config.readers import BadValue, Reader, as_list
 from kalam_notify.config.settings import ApiKey, AuthSettings, Config, TablesSettings
-from kalam_notify.config.source_settings import SourceSettings, read_source_name
+from kalam_notify.config.source_settings import SourceSettings, chosen_by, read_source_name
 from kalam_notify.config.tables import (
     TableDeclaration,
     contradictions,
@@ -51,9 +51,16 @@ class Decoder:
     def __init__(self, faults: list[Fault]) -> None:
         self.faults = faults
         self.sources: dict[str, str] = {}
+        # Faults of tables that would be none if a source told them.
+        self._unkeyed: list[tuple[TableId, Fault]] = []
 
     def config(self, tree: Tree) -> Config:
-        return self.section(Config, tree, "") or Config()
+        config = self.section(Config, tree, "") or Config()
+        # A source knows the key of its tables, which an index is for.
+        self.faults += [
+            fault for table, fault in self._unkeyed if chosen_by(config.sources, table) is None
+        ]
+        return config
 
     def section(self, cls: type[S], node: Given | Tree, path: str) -> S | None:
         """The struct that `node` describes; None when it lacks a required key."""
@@ -199,7 +206,11 @@ class Decoder:
         # Faulty keys have their defaults by now, which contradict nothing.
         table = table_of(table_id, declared)
         for key, value, cure in contradictions(table):
-            self.faults.append(Fault(self.sources[path], join(path, key), value, cure))
+            fault = Fault(self.sources[path], join(path, key), value, cure)
+            if key == "indexes" and not table.is_keyed:
+                self._unkeyed.append((table.id, fault))
+            else:
+                self.faults.append(fault)
         return table
 
     def _refuse_unknown(self, tree: Tree, known: Iterable[str], path: str) -> None:

@@ -1,7 +1,7 @@
 """The sources of a configuration: databases whose tables are followed."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import translate
 from functools import lru_cache
 from typing import Annotated
@@ -11,6 +11,7 @@ import msgspec
 
 from kalam_notify.config import readers as r
 from kalam_notify.config.readers import BadValue
+from kalam_notify.model import TableId, table_parts
 
 GIB = 1 << 30
 
@@ -86,6 +87,12 @@ class SourceSettings(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         """Without the URL: a configuration may end up in a log line."""
         return f"SourceSettings(tables={self.tables!r}, access={self.access!r}, …)"
+
+
+def chosen_by(sources: Mapping[str, SourceSettings], table: TableId) -> str | None:
+    """The name of a source that tells this table, if one does."""
+    names = table_parts(table)
+    return next((name for name, one in sources.items() if chooses(one.tables, *names)), None)
 
 
 def chooses(patterns: Sequence[str], schema: str, table: str) -> bool:

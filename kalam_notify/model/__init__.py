@@ -12,6 +12,7 @@ from kalam_notify.model.tables import (
     TableId,
     parse_table_id,
     table_id,
+    table_parts,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "same_claims",
     "settle",
     "table_id",
+    "table_parts",
 ]

@@ -70,6 +70,16 @@ def _spelled(part: str) -> str:
     return f'"{doubled}"'
 
 
+def table_parts(table: TableId) -> tuple[str, str]:
+    """The two names of a table, as they are."""
+    match = _PARTS.fullmatch(table)
+    assert match is not None
+    namespace, name = (
+        part[1:-1].replace('""', '"') if part[0] == '"' else part for part in match.groups()
+    )
+    return namespace, name
+
+
 def parse_table_id(text: str) -> TableId | None:
     """The table that `text` names, or None when it is not `namespace.name`.
 

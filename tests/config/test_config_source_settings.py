@@ -80,6 +80,29 @@ def test_patterns_choose_tables(patterns: list[str], schema: str, table: str, ch
     assert chooses(patterns, schema, table) is chosen
 
 
+POSTGRES = "sources: {shop: {postgres: 'postgresql://db/x'}}\n"
+
+
+def test_a_sources_table_may_have_indexes_without_naming_its_key(load) -> None:
+    declared = "tables: {declared: {public.t: {type: shared, indexes: [a]}}}\n"
+    assert load(POSTGRES + declared).tables.declared["public.t"].indexes == (("a",),)
+    with pytest.raises(ConfigurationFault, match="nothing to index"):
+        load(declared)
+
+
+def test_a_sources_table_is_no_users_table(load) -> None:
+    with pytest.raises(ConfigurationFault, match="have no user"):
+        load(POSTGRES + "tables: {declared: {public.t: {type: user, primary_key: id}}}")
+    assert load(POSTGRES + "tables: {declared: {app.t: {type: user, primary_key: id}}}")
+
+
+def test_two_sources_do_not_share_a_slot(load) -> None:
+    one = "a: {postgres: 'postgresql://a/x'}"
+    other = "b: {postgres: 'postgresql://b/x', slot: kalam_a}"
+    with pytest.raises(ConfigurationFault, match="give each its own"):
+        load(f"sources: {{{one}, {other}}}")
+
+
 def test_dev_opens_the_tables_of_sources() -> None:
     config = Config(sources={"main": SourceSettings(URL)})
     kept, gone = dev_config(config), dev_config(config, keeps_nothing=True)

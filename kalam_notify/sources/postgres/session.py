@@ -105,6 +105,7 @@ class PgSession:
         self._told = told
         self._version = ""
         self._is_altered = False
+        self._is_first_look = True
         self._monitor: asyncio.Task[None] | None = None
         self._wal_end = self._stored = begin.position.lsn
         self._behind_since: float | None = None
@@ -237,9 +238,14 @@ class PgSession:
         if row is None:
             raise SourceLost(f"slot {self._names.slot} is gone")
         end, kept = map(lsn_number, row)
+        has_moved = end != self._wal_end
         self._measure(end)
         if end - kept > self._settings.max_slot_bytes:
             await self._give_up_slot(end - kept)
+        if not has_moved and not self._is_first_look:
+            # What changes the catalogue is written to the WAL.
+            return
+        self._is_first_look = False
         version = await catalogue_version(control, self._names.publication)
         if version != self._version:
             self._version = version
