@@ -307,7 +307,7 @@ class Worker:
             self.budget,
             metrics=self.metrics,
             gate=self.gate,
-            tables=lambda: self.config.ingest.tables,
+            tables=partial(attrgetter("config.ingest.tables"), self),
         )
         hooks = create_hook_routes(
             self.log,

@@ -170,7 +170,8 @@ class ChangesEndpoint:
         identity = await self._authorize(headers.get("authorization"), headers.get("x-api-key"))
         if identity.role < Role.SERVICE:
             return error_answer(403, "posting changes takes the role service, dba or system")
-        foreign = Foreign(self._tables(), format_named(_asked_format(scope)))
+        asked = _asked_format(scope)
+        foreign = Foreign(self._tables(), None if asked is None else format_named(asked))
         return await self._take(scope, receive, headers, foreign, identity.user_id)
 
     async def _take(
