@@ -361,6 +361,8 @@ class NotificationService:
         if room <= 0 or self._manager.counts.holes > self._most_holes() or not self._look_ahead():
             return False
         began, start = self._clock(), self._done
+        if began >= self._manager.promotion_due:
+            self._manager.promote(began)
         batch = prepare(
             self._manager, self.position, self._ahead, start, self._clock, max_bytes=room
         )
@@ -393,7 +395,7 @@ class NotificationService:
         Nothing is under way, so all of them have everything up to the position.
         """
         for node in self._too_dear:
-            fallen = self._manager.demote(node)
+            fallen = self._manager.demote(node, self._clock())
             for handle in fallen:
                 handle.overfull(self.position)
             self.on_fallen(fallen)

@@ -35,6 +35,7 @@ from kalam_notify.subscriptions.plans import (
     TablePlans,
     payer_of,
 )
+from kalam_notify.subscriptions.routing import NEVER
 
 K = TypeVar("K")
 
@@ -84,6 +85,8 @@ class ConnectionsManager:
         # Filter evaluations of indexes that are gone.
         self._past_evaluations = 0
         self._broken: list[tuple[FilterNode, Exception]] = []
+        # When a demoted filter is to be asked again.
+        self.promotion_due = NEVER
         # Subscriptions per USER table, and per user over all connections.
         self._by_user_table: Counter[TableId] = Counter()
         self._by_user: Counter[UserId] = Counter()
@@ -234,7 +237,7 @@ class ConnectionsManager:
                 if user_table == table:
                     yield from handles.values()
 
-    def demote(self, node: FilterNode) -> list[SubscriptionHandle]:
+    def demote(self, node: FilterNode, now: float) -> list[SubscriptionHandle]:
         """Have the fan-out ask a filter no more; those that are live by it, to be set behind.
 
         Only while nothing is under way to them.
@@ -243,9 +246,18 @@ class ConnectionsManager:
             return []
         plan = node.plans[0]
         plans = self._plans[plan.table.id, plan.owner]
-        if not plans.demote(node):
+        if not plans.demote(node, now):
             return []
+        self.promotion_due = min(self.promotion_due, plans.shares.demoted[node])
         return [handle for plan in node.plans for handle in plan.live if handle is not None]
+
+    def promote(self, now: float) -> None:
+        """Have the fan-out ask demoted filters again whose time has come."""
+        self.promotion_due = NEVER
+        for plans in self._plans.values():
+            if plans.shares.demoted:
+                plans.promote(now)
+                self.promotion_due = min([self.promotion_due, *plans.shares.demoted.values()])
 
     # Counts
 

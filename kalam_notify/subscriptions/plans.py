@@ -388,7 +388,7 @@ class Plan(LiveList):
 class FilterNode:
     """One distinct filter and the plans (one per distinct projection) that use it."""
 
-    __slots__ = ("filter", "is_demoted", "is_heavy", "payer", "plans", "weight")
+    __slots__ = ("demotions", "filter", "is_demoted", "is_heavy", "payer", "plans", "weight")
 
     def __init__(self, filter: Filter, payer: Hashable) -> None:
         self.filter = filter
@@ -401,6 +401,7 @@ class FilterNode:
         self.is_heavy = False
         # Whether it costs more than its share, and is not asked by the fan-out (routing.py).
         self.is_demoted = False
+        self.demotions = 0
 
     @property
     def is_used(self) -> bool:
@@ -459,12 +460,17 @@ class TablePlans:
             self.shares.drop(node)
             del self._nodes[node.filter.key]
 
-    def demote(self, node: FilterNode) -> bool:
+    def demote(self, node: FilterNode, now: float) -> bool:
         """Ask a filter no more in the fan-out; whoever is live by it is to be set behind."""
-        is_new = self.shares.demote(node)
+        is_new = self.shares.demote(node, now)
         if is_new:
             self._counts.demoted += len(node.plans)
         return is_new
+
+    def promote(self, now: float) -> None:
+        """Have the fan-out ask again what it has not asked for long enough."""
+        for node in self.shares.promote(now):
+            self._counts.demoted -= len(node.plans)
 
     def find(self, query: Query) -> Plan | None:
         """The plan that a query would share, if somebody has asked the same."""

@@ -24,6 +24,9 @@ nothing but immediacy; and what the filter costs, its payer pays.
              demoted until what is left takes half of it, the dearest of whoever costs most first
     demoted  from the start, where the estimate alone says that a row of 1 KB would take the share
 
+One row of unusual size is no reason to be demoted for good: what was demoted by the clock is asked
+again after `RETRY_SECONDS`, and after twice as long each time that it is demoted anew.
+
 The estimate counts a filter's operators, and those that go through texts once more for each byte of
 the row. A measurement counts up to `_TRUSTED` times the estimate: what lies above is the machine's
 (a core taken away for a while), not the filter's.
@@ -116,6 +119,9 @@ _CALL = 0.4e-6
 _BYTE = 6e-9
 _TYPICAL_ROW = 1024
 _TRUSTED = 10
+RETRY_SECONDS = 60.0
+_LONGEST_RETRY = 3600.0
+NEVER = float("inf")
 _THROUGH_TEXT = frozenset({"ilike", "like", "lower", "ltrim", "rtrim", "substr", "trim", "upper"})
 
 
@@ -161,6 +167,8 @@ class Asked(Hashable, Protocol):
     weight: Weight
     is_heavy: bool
     is_demoted: bool
+    # How often the clock has shown it too dear.
+    demotions: int
 
     @property
     def filter(self) -> Filter: ...
@@ -190,7 +198,8 @@ class Shares(Generic[A]):
 
     def __init__(self, index: FilterIndex[A]) -> None:
         self.index = index
-        self.demoted: dict[A, None] = {}
+        # When each of them is to be asked again.
+        self.demoted: dict[A, float] = {}
         # Sums over the filters in the index that have to be asked.
         self._calls = 0
         self._texts = 0
@@ -202,7 +211,7 @@ class Shares(Generic[A]):
         node.is_heavy = seconds > SHARE / 20 and self.index.is_asked(node.filter)
         if node.is_heavy and seconds > SHARE:
             node.is_demoted = True
-            self.demoted[node] = None
+            self.demoted[node] = NEVER
         else:
             self._file(node)
 
@@ -227,14 +236,24 @@ class Shares(Generic[A]):
         self._calls += weight.calls * times
         self._texts += weight.texts * times
 
-    def demote(self, node: A) -> bool:
-        """Ask a filter no more; False: it is demoted, or gone, already."""
+    def demote(self, node: A, now: float) -> bool:
+        """Ask a filter no more for a while; False: it is demoted, or gone, already."""
         if node.is_demoted or not node.is_used:
             return False
         self._take_out(node)
         node.is_demoted = node.is_heavy = True
-        self.demoted[node] = None
+        self.demoted[node] = now + min(RETRY_SECONDS * 2**node.demotions, _LONGEST_RETRY)
+        node.demotions = min(node.demotions + 1, 16)
         return True
+
+    def promote(self, now: float) -> list[A]:
+        """Ask those again whose time has come. Their subscriptions go on from where they are."""
+        promoted = [node for node, due in self.demoted.items() if due <= now]
+        for node in promoted:
+            del self.demoted[node]
+            node.is_demoted = False
+            self._file(node)
+        return promoted
 
     def are_light(self, size: int) -> bool:
         """Whether all filters together surely fit into the share, for a change of this size."""

@@ -10,11 +10,13 @@ from helpers.world import World, world
 
 from kalam_notify.budget import at_once
 from kalam_notify.errors import LogUnavailable
+from kalam_notify.filters import Query, bind
 from kalam_notify.log import MemoryLog, Page, PageRequest
 from kalam_notify.model import Change, Identity, Owner, Role, TableDef, TableId, UserId
+from kalam_notify.sql import Limits, parse
 from kalam_notify.store.base import Span
 from kalam_notify.subscriptions import routing
-from kalam_notify.subscriptions.plans import SubscriptionState
+from kalam_notify.subscriptions.plans import Counts, SubscriptionState, TablePlans
 
 ORDERS = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 ALL = "SELECT * FROM app.orders"
@@ -223,6 +225,47 @@ class TestDemoted:
             it.requests.disconnect(dear)
             assert it.manager.counts.demoted == 0
 
+    async def test_a_filter_that_one_huge_row_made_dear_is_asked_again_later(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with world(MemoryLog(), [ORDERS]) as it:
+            client = it.connect(user("modest"))
+            it.subscribe(client, "s", f"{ALL} WHERE pad LIKE '%a_b%' OR id >= 0", {})
+            await it.settle()
+            handle = client.subscriptions["s"]
+            await it.post(it.change(ORDERS, "insert", {"id": 0, "pad": "a" * 400_000}))
+            await it.settle()
+            assert it.manager.counts.demoted == 1
+            assert it.manager.promotion_due > 0
+            await write(it, 3, 1)
+            await it.settle()
+            assert handle.state is SubscriptionState.CATCHING_UP
+            # As if the time had passed.
+            monkeypatch.setattr(it.service, "_clock", lambda: it.manager.promotion_due + 1)
+            await write(it, 3, 4)
+            await it.settle()
+            monkeypatch.undo()
+            assert it.manager.counts.demoted == 0
+            assert handle.state is SubscriptionState.LIVE
+            await write(it, 3, 7)
+            await it.settle()
+            assert ids(client) == list(range(10))
+            assert at_once(it.requests.explain(ALL, user("x")))[1]["demoted"] is False
+
+    async def test_each_demotion_waits_twice_as_long(self) -> None:
+        plans = TablePlans(ORDERS, "", Counts())
+        node = plans.acquire(query("pad LIKE '%x%'")).node
+        shares = plans.shares
+        waits = []
+        for _ in range(8):
+            assert shares.demote(node, 100.0)
+            assert not shares.demote(node, 100.0)
+            due = shares.demoted[node]
+            waits.append(due - 100.0)
+            assert shares.promote(due - 0.001) == []
+            assert shares.promote(due) == [node]
+        assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+
     async def test_many_filters_that_add_up_are_demoted_until_the_rest_fit(self) -> None:
         async with world(MemoryLog(), [ORDERS]) as it:
             clients = []
@@ -246,6 +289,10 @@ class TestDemoted:
         demoted = routing._dearest(costs)  # type: ignore[arg-type]
         assert {plan.payer for plan in demoted} == {"many"}  # type: ignore[attr-defined]
         assert sum(costs.values()) - sum(costs[plan] for plan in demoted) <= routing.SHARE / 2  # type: ignore[index]
+
+
+def query(condition: str) -> Query:
+    return bind(parse(f"{ALL} WHERE {condition}", Limits()), ORDERS, user("x"))
 
 
 class Cost:

@@ -206,6 +206,8 @@ async def play(world: World, rng: random.Random, steps: int) -> None:
 def slow_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     """A share so small that filters are demoted all the time, and looked at by the clock."""
     monkeypatch.setattr(routing, "SHARE", 4e-6)
+    # And are asked again at once, and so demoted again.
+    monkeypatch.setattr(routing, "RETRY_SECONDS", 0.001)
 
 
 @pytest.mark.parametrize("seed", range(30))
