@@ -23,6 +23,8 @@ export async function served() {
     ...common,
     entryPoints: ["src/index.ts"],
     write: false,
+    // Node's own matter, where this file is used there: else a stub for browsers would stand for it.
+    external: ["ws"],
     banner: { js: `/* kalam-notify ${version}, built from clients/js; Apache-2.0 */` },
   });
   return outputFiles[0].text;
