@@ -10,13 +10,12 @@ up, so nothing is lost and no other subscription waits.
 """
 
 import asyncio
-import inspect
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Protocol, Self
+from typing import Any, Final, Literal, NoReturn, Self
 
 import msgspec
 import orjson
@@ -25,22 +24,19 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from kalam_notify.client.address import websocket_url
 from kalam_notify.client.backoff import Backoff
-from kalam_notify.client.credentials import clean
 from kalam_notify.client.events import Message
-from kalam_notify.client.expiry import until_refresh
 from kalam_notify.client.faults import ConnectionLost
+from kalam_notify.client.follower import Follower
 from kalam_notify.client.following import Following, Phase
 from kalam_notify.client.keywords import check_names
 from kalam_notify.client.subscription import Subscription
+from kalam_notify.client.token_source import Token, TokenSource
 from kalam_notify.client.view import NoView, View
 from kalam_notify.errors import AuthenticationFailed, KalamNotifyError, SubscriptionRefused
 from kalam_notify.protocol.close import RECONNECT, Reconnect
 from kalam_notify.protocol.messages import RATE_ERRORS
 
 logger = logging.getLogger(__name__)
-
-Token = str | Callable[[], str | Awaitable[str]]
-"""A token, or what is asked for one at every connect."""
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -61,31 +57,6 @@ _SOCKET_OPTIONS: Final = (
     *("happy_eyeballs_delay", "interleave", "ssl_handshake_timeout", "ssl_shutdown_timeout"),
 )
 _OPTIONS: Final = ("token", "authenticate", "backoff", "on_message", "on_trouble")
-
-
-class Follower(Protocol):
-    """Whoever takes the messages of one subscription: a Subscription, or the Query of a view."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def following(self) -> Following: ...
-
-    def offer(self, message: Message, size: int) -> dict[str, Any] | None:
-        """Take in a message of `size` bytes; returns what to answer to the server.
-
-        What it raises of KalamNotifyError ends this subscription.
-        """
-
-    def pause(self) -> None:
-        """The connection is lost."""
-
-    def fail(self, fault: KalamNotifyError) -> None:
-        """The subscription is over."""
-
-    def finish(self) -> None:
-        """The client was closed."""
 
 
 class Client:
@@ -111,7 +82,7 @@ class Client:
     ) -> None:
         check_names("Client", connect_options, (*_OPTIONS, *_SOCKET_OPTIONS))
         self._url = websocket_url(url)
-        self._token = token
+        self._tokens = TokenSource(token)
         self._by_header = authenticate == "header"
         self._backoff = backoff or Backoff()
         self._on_message = on_message
@@ -128,9 +99,6 @@ class Client:
         self._socket: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._fault: KalamNotifyError | None = None
-        self._last_token: str | None = None
-        # Asked for after a refusal, for the next connect.
-        self._fresh_token: str | None = None
         # Ids whose unsubscribe was dropped for the rate.
         self._unheard: set[str] = set()
         self._auth_error: str | None = None
@@ -294,27 +262,17 @@ class Client:
             self._disconnected()
 
     async def _connect(self) -> ClientConnection:
-        token = await self._current_token()
+        token = await self._tokens.next()
         headers = dict(self._headers)
         if token is not None and self._by_header:
             headers["Authorization"] = f"Bearer {token}"
         return await connect(self._url, additional_headers=headers, **self._connect_options)
 
-    async def _current_token(self) -> str | None:
-        fresh, self._fresh_token = self._fresh_token, None
-        self._last_token = fresh or await self._ask_for_token()
-        return self._last_token
-
-    async def _ask_for_token(self) -> str | None:
-        asked = self._token() if callable(self._token) else self._token
-        token = await asked if inspect.isawaitable(asked) else asked
-        return None if token is None else clean(token, "token")
-
     async def _converse(self, socket: ClientConnection) -> NoReturn:
         self._auth_error = None
-        token = self._last_token
+        token = self._tokens.last
         if token is not None and not self._by_header:
-            await self._send(socket, {"type": "authenticate", "method": "jwt", "token": token})
+            await self._authenticate(socket, token)
         self._socket = socket
         self._opened_at = asyncio.get_running_loop().time()
         if token is None or self._by_header:
@@ -328,22 +286,19 @@ class Client:
 
     async def _refresh_token(self, socket: ClientConnection) -> None:
         """Tell the server of another token before the last one expires; the connection stays."""
-        while callable(self._token):
-            wait = until_refresh(self._last_token, time.time())
-            if wait is None:
-                return
+        while (wait := self._tokens.until_refresh(time.time())) is not None:
             await asyncio.sleep(wait)
             try:
-                await self._renew_token(socket)
+                token = await self._tokens.renewed()
             except Exception as fault:
                 # It is asked again in a moment; the old token holds for a while.
                 logger.warning("no new token: %r", fault)
+                continue
+            if token is not None:
+                await self._authenticate(socket, token)
 
-    async def _renew_token(self, socket: ClientConnection) -> None:
-        token = await self._ask_for_token()
-        if token is not None and token != self._last_token:
-            self._last_token = token
-            await self._send(socket, {"type": "authenticate", "method": "jwt", "token": token})
+    async def _authenticate(self, socket: ClientConnection, token: str) -> None:
+        await self._send(socket, {"type": "authenticate", "method": "jwt", "token": token})
 
     def _disconnected(self) -> None:
         self._socket = None
@@ -418,20 +373,13 @@ class Client:
         status = refused.response.status_code
         if status == 401:
             why = f"the server refused the handshake: 401{_reason(refused)}"
-            if not await self._has_another_token():
+            if not await self._tokens.has_other():
                 raise AuthenticationFailed(why)
             return why, False
         if status < 500 and status != 429:
             raise ConnectionLost(status, refused.response.reason_phrase)
         self._not_before = _retry_after(refused)
         return f"the server refuses the connection for now: {status}{_reason(refused)}", True
-
-    async def _has_another_token(self) -> bool:
-        """Whether whoever is asked for tokens has one that was not just refused."""
-        if not callable(self._token):
-            return False
-        self._fresh_token = await self._ask_for_token()
-        return self._fresh_token != self._last_token
 
     async def _after_close(self, closed: ConnectionClosed) -> tuple[str, bool]:
         code = closed.rcvd.code if closed.rcvd is not None else 1006
@@ -441,7 +389,7 @@ class Client:
             case Reconnect.NO:
                 raise ConnectionLost(code, reason)
             case Reconnect.WITH_NEW_TOKEN:
-                if not await self._has_another_token():
+                if not await self._tokens.has_other():
                     raise self._rejection(code, reason)
                 return why, False
             case Reconnect.AFTER_A_PAUSE:

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, Self, TypeVar, overload
 
 from kalam_notify.client.address import without_password
 from kalam_notify.client.backoff import Backoff
-from kalam_notify.client.client import Client, Token
+from kalam_notify.client.client import Client
 from kalam_notify.client.faults import Closed, ConnectTimeout
 from kalam_notify.client.following import Following
 from kalam_notify.client.json_text import encode, plain
@@ -26,6 +26,7 @@ from kalam_notify.client.live import Live
 from kalam_notify.client.posting import Change, Published, Publisher, batch
 from kalam_notify.client.query import Query
 from kalam_notify.client.row_types import reader
+from kalam_notify.client.token_source import Token
 
 logger = logging.getLogger(__name__)
 

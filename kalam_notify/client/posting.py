@@ -6,23 +6,20 @@ seen: so a post whose answer got lost is repeated without fear, until it is answ
 
 import asyncio
 import http.client
-import inspect
 import itertools
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ssl import SSLContext
 from typing import Any, Final, NamedTuple, Protocol
 
-from kalam_notify.client.credentials import clean
 from kalam_notify.client.faults import Unreachable
 from kalam_notify.client.json_text import encode
 from kalam_notify.client.requests import Answer, Server, retry_after
+from kalam_notify.client.token_source import Token, TokenSource
 from kalam_notify.errors import AuthenticationFailed, ChangeRefused
 
 Change = Mapping[str, Any]
-Token = str | Callable[[], str | Awaitable[str]]
-
 PATH: Final = "/v1/changes"
 MOST_IDLE: Final = 8
 _LONGEST_WAIT_SECONDS: Final = 5.0
@@ -67,8 +64,7 @@ class Publisher:
         ssl: SSLContext | None = None,
     ) -> None:
         self._open = open_server or (lambda: Server(base, None, api_key=api_key, ssl=ssl))
-        self._token = token
-        self._sends_token = api_key is None
+        self._tokens = TokenSource(None if api_key is not None else token)
         self._idle: list[Posting] = []
         self._is_closed = False
 
@@ -99,11 +95,11 @@ class Publisher:
         deadline = loop.time() + seconds
         has_asked_anew = False
         for number in itertools.count():
-            token = await self._current_token() if self._sends_token else None
+            token = await self._tokens.ask()
             sent = {**headers, "Authorization": f"Bearer {token}"} if token else headers
             outcome = await self._once(body, sent, deadline - loop.time())
             if isinstance(outcome, Answer):
-                if outcome.status == 401 and callable(self._token) and not has_asked_anew:
+                if outcome.status == 401 and self._tokens.is_asked and not has_asked_anew:
                     has_asked_anew = True  # there may be another token by now
                     continue
                 if outcome.status not in _BUSY:
@@ -140,11 +136,6 @@ class Publisher:
             else:
                 server.close()
         return answer
-
-    async def _current_token(self) -> str | None:
-        asked = self._token() if callable(self._token) else self._token
-        token = await asked if inspect.isawaitable(asked) else asked
-        return None if token is None else clean(token, "token")
 
 
 def batch(changes: tuple[Change | Iterable[Change], ...]) -> list[Change]:
