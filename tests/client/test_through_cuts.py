@@ -209,6 +209,24 @@ def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_what_a_client_shows_is_the_servers_snapshot(
     client: Callable[[list[Any], Path], Start], tmp_path: Path, opened: list[Any]
 ) -> None:
+    through_cuts(client, tmp_path, opened)
+
+
+@pytest.mark.parametrize("client", [node_client, browser_client])
+def test_so_it_is_where_no_websocket_gets_through(
+    client: Callable[[list[Any], Path], Start], tmp_path: Path, opened: list[Any]
+) -> None:
+    proxy = through_cuts(client, tmp_path, opened, refuses_upgrades=True)
+    assert proxy.refused > 0
+
+
+def through_cuts(
+    client: Callable[[list[Any], Path], Start],
+    tmp_path: Path,
+    opened: list[Any],
+    *,
+    refuses_upgrades: bool = False,
+) -> CuttingProxy:
     print(f"seed {SEED}")
     dice = random.Random(SEED)
     start = client(opened, tmp_path)
@@ -222,12 +240,15 @@ def test_what_a_client_shows_is_the_servers_snapshot(
     proxy = CuttingProxy(
         (str(address.hostname), int(address.port or 0)),
         lambda: None if resting.is_set() else int(10 ** allowances.uniform(1.5, 5.5)),
+        refuses_upgrades=refuses_upgrades,
     )
     opened.append(proxy)
     storm = Storm(server, proxy, dice)
     for _ in range(20):
         storm.write()
     settings = {"url": f"http://127.0.0.1:{proxy.port}", "queries": QUERIES}
+    if refuses_upgrades:
+        settings["fallback"] = True
     if client is browser_client:
         settings["client"] = f"{server.url}/client.js"
     report = start(
@@ -254,3 +275,4 @@ def test_what_a_client_shows_is_the_servers_snapshot(
         f"{storm.events} events, {storm.kills} of them kills, {storm.lives} lives of the data, "
         f"{number} snapshots compared"
     )
+    return proxy

@@ -12,11 +12,20 @@ class CuttingProxy:
     """Forwards to `target` until a connection has carried as many bytes down as it may.
 
     `allowance()` says how many those are for a new connection; None: without an end. It runs in a
-    thread of its own; `cut` and `close` are for any thread.
+    thread of its own; `cut` and `close` are for any thread. With `refuses_upgrades` it lets no
+    WebSocket through, as many a proxy does.
     """
 
-    def __init__(self, target: tuple[str, int], allowance: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        target: tuple[str, int],
+        allowance: Callable[[], int | None],
+        *,
+        refuses_upgrades: bool = False,
+    ) -> None:
         self.cuts = 0
+        self.refused = 0
+        self._refuses_upgrades = refuses_upgrades
         self._target = target
         self._allowance = allowance
         self._open: set[asyncio.StreamWriter] = set()
@@ -54,12 +63,22 @@ class CuttingProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
+        first = b""
+        if self._refuses_upgrades:
+            first = await reader.read(_PIECE)
+            if b"upgrade: websocket" in first.lower():
+                self.refused += 1
+                writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                writer.close()
+                self._open.discard(writer)
+                return
         try:
             up_reader, up_writer = await asyncio.open_connection(*self._target)
         except OSError:
             writer.transport.abort()
             self._open.discard(writer)
             return
+        up_writer.write(first)
         try:
             up = asyncio.create_task(_pump(reader, up_writer, None))
             down = asyncio.create_task(_pump(up_reader, writer, self._allowance()))

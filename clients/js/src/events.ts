@@ -79,7 +79,8 @@ export class EventSocket implements Socket {
       const events = (text + decoder.decode(value, { stream: true })).split("\n\n");
       text = events.pop()!;
       for (const event of events) {
-        const data = /^data: (.*)$/m.exec(event)?.[1];
+        // Not by a pattern, to which more than a line feed ends a line.
+        const data = event.split("\n").find((line) => line.startsWith("data: "))?.slice(6);
         if (data === undefined) continue;
         if (event.startsWith("event: close")) return JSON.parse(data) as { code: number; reason: string };
         this.onmessage?.({ data });

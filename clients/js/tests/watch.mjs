@@ -5,8 +5,8 @@
 
 const QUICK = { base: 20, cap: 200, pause: 20 };
 
-export function watch(connect, { url, token, queries, WebSocket }, report) {
-  const db = connect(url, { token, WebSocket, backoff: QUICK });
+export function watch(connect, { url, token, queries, WebSocket, fallback }, report) {
+  const db = connect(url, { token, WebSocket, fallback, backoff: QUICK });
   const lives = queries.map(([sql, params]) => db.live(sql, params, { batchSize: 50 }));
   let expected = 1;
   const look = () => {
