@@ -540,7 +540,10 @@ class Worker:
     def _renew_subscriptions(self, before: Mapping[TableId, TableDef]) -> None:
         """Those of tables that are not what they were begin afresh."""
         after = {table.id: table for table in self.catalog.tables()}
-        changed = {name for name in before if before[name] != after.get(name)}
+        # Also of those that are new: where tables are created on their first use, somebody may
+        # have subscribed before.
+        names = before.keys() | after.keys()
+        changed = {name for name in names if before.get(name) != after.get(name)}
         if changed and self._is_built:
             self.budget.enter(self.requests.tables_changed(changed), "reload")
 

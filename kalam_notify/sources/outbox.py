@@ -80,13 +80,17 @@ class Outbox:
         """Append, until the log takes it. For what has to be in order, `flush` first."""
         while True:
             try:
-                await self._event_log.append(batch, mark=mark)
+                stored = await self._event_log.append(batch, mark=mark)
                 break
             except LogUnavailable as fault:
                 # The log itself has said so.
                 _log.debug("source %s waits for the log: %s", self._name, fault)
                 await asyncio.sleep(RETRY_SECONDS)
-        for table, count in Counter(change.table for change in batch).items():
-            self._on_ingested(table, count)
+        if stored.duplicates == 0:
+            for table, count in Counter(change.table for change in batch).items():
+                self._on_ingested(table, count)
+        elif stored.accepted:
+            # Of a copy, some of whose rows were known: all of them are of one table.
+            self._on_ingested(batch[0].table, stored.accepted)
         if mark.position is not None:
             self._on_stored(mark.position)

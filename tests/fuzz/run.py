@@ -32,6 +32,7 @@ MAX_LEN = {
     "foreign": 4096,
     "configuration": 512,
     "http": 4096,
+    "wal": 2048,
 }
 # A single input that takes longer is a defect: it would stall everybody.
 INPUT_SECONDS = 10

@@ -3,7 +3,7 @@
 A target lets pass what is documented: the fault that its parser raises for a client's or an
 operator's doing. Whatever else comes out is a defect, as is a promise broken about what was
 accepted. Targets stand on entry points that outlive what is behind them: messages, a POST's body, a
-configuration's sources, HTTP.
+configuration's sources, HTTP, a database's write-ahead log.
 """
 
 import atexit
@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -35,6 +36,10 @@ from kalam_notify.model import Identity, Role, TableId, UserId
 from kalam_notify.model.tables import Catalog
 from kalam_notify.protocol import messages
 from kalam_notify.protocol.messages import NextBatch, Subscribe, Unsubscribe
+from kalam_notify.sources.postgres.pgoutput import NotPgoutput
+from kalam_notify.sources.postgres.positions import Position
+from kalam_notify.sources.postgres.transactions import Transactions
+from kalam_notify.sources.postgres.values import Codecs, TypeInfo
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.plans import SubscriptionHandle
 from kalam_notify.subscriptions.requests import SubscriptionRequests
@@ -295,6 +300,52 @@ class Http:
         return name.strip().lower(), value.strip().replace(b"TOKEN", self._token)
 
 
+_NAMES = (
+    "bool",
+    "int4",
+    "float8",
+    "numeric",
+    "json",
+    "jsonb",
+    "uuid",
+    "timestamptz",
+    "bytea",
+    "text",
+)
+_CODECS = Codecs(
+    {
+        **{n: TypeInfo(n, name, "b", 0, -1, 0, ",") for n, name in enumerate(_NAMES, 1)},
+        **{n + 100: TypeInfo(n + 100, f"_{n}", "b", 0, -1, n, ",") for n in range(1, 11)},
+    }
+)
+
+
+def wal(data: bytes) -> None:
+    """Messages of PostgreSQL's plugin end to end, each after its length; or a value of a type."""
+    if data[:1] == b"\0":
+        _value(data[1:])
+        return
+    stream = Transactions(Position("s", 1, 0), BytesIO)
+    with suppress(NotPgoutput):
+        while data:
+            length = data[0]
+            list(stream.feed(data[1 : length + 1]))
+            data = data[length + 1 :]
+
+
+def _value(data: bytes) -> None:
+    if not data:
+        return
+    number = data[0] % 10 + 1
+    if data[0] < 128:
+        # Only documents and texts may be whatever somebody has written.
+        if _NAMES[number - 1] in ("json", "jsonb", "text"):
+            orjson.loads(_CODECS.of(number).convert(data[1:]))
+        return
+    with suppress(ValueError):
+        _CODECS.of(number + 100).convert(data[1:])
+
+
 def target(name: str) -> Target:
     """A target by its name, ready to be fed."""
     match name:
@@ -310,7 +361,9 @@ def target(name: str) -> Target:
             return configuration
         case "http":
             return Http()
+        case "wal":
+            return wal
     raise ValueError(f"no target {name}")
 
 
-TARGETS = ("messages", "sql", "changes", "foreign", "configuration", "http")
+TARGETS = ("messages", "sql", "changes", "foreign", "configuration", "http", "wal")

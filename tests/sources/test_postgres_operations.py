@@ -251,3 +251,23 @@ def test_dev_with_a_source_leaves_no_slot_behind(database: Database, tmp_path: P
         process.stdout.close()
     slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
     eventually(lambda: database.value(slots) == 0, "the end of the slot")
+
+
+def test_who_subscribed_before_its_table_was_there_is_told_of_it(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    database = Database(cluster)
+    followed = Followed(database, tmp_path, {"tables": {"auto_create": True}})
+    try:
+        followed.start()
+        watcher = followed.watch("SELECT * FROM public.later WHERE total > 3")
+        eventually(lambda: watcher.ready, "the subscription")
+        database.run(
+            "CREATE TABLE later (code text PRIMARY KEY, total numeric)",
+            "INSERT INTO later VALUES ('a', 2), ('b', 10.5), ('c', NULL)",
+        )
+        followed.await_equal(watcher)
+    finally:
+        followed.server.close()
+        watcher.close()
+        followed.close()

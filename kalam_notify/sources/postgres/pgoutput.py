@@ -201,6 +201,8 @@ class Decoder:
 
 def subxid_of(data: bytes) -> int:
     """Of a message between StreamStart and StreamStop: the subtransaction it belongs to."""
+    if len(data) < 5:
+        raise NotPgoutput(f"no message of pgoutput: {data!r}")
     return int(_NUMBER(data, 1)[0])
 
 

@@ -70,7 +70,8 @@ class _Streamed:
         while head := self._file.read(_LENGTH.size):
             data = self._file.read(_LENGTH.unpack(head)[0])
             # What a relation looks like is told once, whoever was the first to touch it.
-            if data[0] not in CHANGES or subxid_of(data) not in self._undone:
+            subxid = subxid_of(data)
+            if data[0] not in CHANGES or subxid not in self._undone:
                 yield data
 
     def close(self) -> None:
@@ -141,8 +142,10 @@ class Transactions:
             case StreamStop():
                 self._current = None
             case StreamAbort(xid, subxid):
+                self._current = None
                 self._undo(xid, subxid)
             case StreamCommit():
+                self._current = None
                 return self._replay(message)
         return ()
 
