@@ -127,6 +127,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.wheel_tick: int | None = None
         # What came behind a request whose token awaits its key; None: nothing is awaited.
         self._rest: bytes | None = None
+        # Bytes that are left of the body of a request whose upgrade is ignored.
+        self._body_left = 0
         # The request for a stream of events that was read; nothing behind it is heard.
         self._wanted: StreamRequest | None = None
 
@@ -180,7 +182,9 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._wanted is None:
+        # Where an upgrade is ignored, the parser knows nothing of the body: see _ignore_upgrade.
+        is_ignored = self.parser.should_upgrade() and not self._should_upgrade()
+        if self._wanted is None and not is_ignored:
             super().on_message_complete()
 
     @property
@@ -208,6 +212,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self._rest is not None:
             self._rest += data  # what TLS had read before reading was paused
             return
+        if self._body_left:
+            self._take_body(data)
+            return
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
@@ -232,6 +239,33 @@ class HttpProtocol(HttpToolsProtocol):
             self._stream(self._wanted)
         elif self._should_upgrade():
             self._upgrade(data[end:])
+        else:
+            self._ignore_upgrade(data[end:])
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Go on with a request that offers another protocol, such as Java's clients do with HTTP/2.
+
+        Its parser has stopped at the end of the head and takes what follows for that protocol; but
+        it is the body, and then the next request.
+        """
+        headers = _decoded(self.headers)
+        length = headers.get("content-length", "0")
+        if "transfer-encoding" in headers or not length.isdecimal():
+            self._refuse(_Refusal(400, "INVALID_REQUEST", "an upgrade with a body in chunks"))
+            return
+        self.parser = httptools.HttpRequestParser(self)
+        self._body_left = int(length)
+        self._take_body(rest)
+
+    def _take_body(self, data: bytes) -> None:
+        body, rest = data[: self._body_left], data[self._body_left :]
+        self._body_left -= len(body)
+        if body:
+            super().on_body(body)
+        if not self._body_left:
+            super().on_message_complete()
+            if rest:
+                self.data_received(rest)
 
     def _bound_head(self, size: int) -> None:
         """Part of a head has come: `size` bytes of it by now."""

@@ -1,12 +1,15 @@
 """Hooks of a real server: signed and secret posts in other programs' shapes, end to end."""
 
 import gzip
+import http.client
 import json
 import signal
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -185,3 +188,31 @@ def test_a_reload_changes_secrets_and_hooks(tmp_path: Path) -> None:
         assert post(server, "signed", body, signed(body, "m2", OLD)).status == 401
         assert post(server, "signed", body, signed(body, "m3", NEW)).status == 200
         assert post(server, "plain", body, {"X-Webhook-Secret": PLAIN}).status == 404
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_a_sender_that_offers_http_2_has_its_body_read(server: Server, in_pieces: bool) -> None:
+    """As Java's HttpClient does, and so Debezium Server."""
+    where = urlsplit(server.url)
+    with socket.create_connection((where.hostname, where.port), 30) as raw:
+        for number in range(3):
+            body = supabase(80, record={"id": 80, "n": number, "pieces": in_pieces})
+            headers = {
+                "Host": where.netloc,
+                "Connection": "Upgrade, HTTP2-Settings",
+                "Upgrade": "h2c",
+                "HTTP2-Settings": "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+                "Content-Length": str(len(body)),
+                **signed(body, f"msg_h2c{number}{in_pieces}"),
+            }
+            lines = [f"{name}: {value}" for name, value in headers.items()]
+            head = "\r\n".join(["POST /v1/hooks/signed HTTP/1.1", *lines, "", ""]).encode()
+            pieces = [head, body[:9], body[9:]] if in_pieces else [head + body]
+            for piece in pieces:
+                raw.sendall(piece)
+                # The server has been asked something else meanwhile, and so has read the piece.
+                server.request("GET", "/livez")
+            response = http.client.HTTPResponse(raw)
+            response.begin()
+            answer = json.loads(response.read())
+            assert (response.status, answer.get("accepted")) == (200, 1), answer
