@@ -13,7 +13,7 @@ from kalam_notify.sources.postgres import transactions as module
 from kalam_notify.sources.postgres.catalogue import Facts, PgTable, describe
 from kalam_notify.sources.postgres.pgoutput import UNCHANGED, Value
 from kalam_notify.sources.postgres.positions import Cut, Position, decode_position
-from kalam_notify.sources.postgres.transactions import Transactions
+from kalam_notify.sources.postgres.transactions import Rest, Transactions
 from kalam_notify.sources.postgres.values import Codecs, TypeInfo
 
 INT, TEXT = 23, 25
@@ -50,7 +50,8 @@ class Stream:
 
     def feed(self, *messages: bytes) -> "Stream":
         for message in messages:
-            self.events += self.transactions.feed(message)
+            told = self.transactions.feed(message)
+            self.events += (event for event in told if not isinstance(event, Rest))
         return self
 
     @property

@@ -44,7 +44,7 @@ from kalam_notify.sources.postgres.positions import (
 )
 from kalam_notify.sources.postgres.prerequisites import Names, Survey, set_up, survey
 from kalam_notify.sources.postgres.replication import Replication
-from kalam_notify.sources.postgres.transactions import Transactions
+from kalam_notify.sources.postgres.transactions import Rest, Transactions
 
 _log = logging.getLogger("kalam_notify.sources")
 
@@ -197,7 +197,10 @@ class PgSession:
                 raise _as_unavailable(fault) from fault
             for data in received.messages:
                 for event in transactions.feed(data):
-                    yield event
+                    if isinstance(event, Rest):
+                        await asyncio.sleep(0)
+                    else:
+                        yield event
             if received.is_all and not transactions.is_inside:
                 yield Caught(self._caught().encode())
             if self._is_altered:

@@ -15,7 +15,7 @@ What is told of a table is what its last copy has not seen (`Cut`).
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Final
+from typing import IO, Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -46,6 +46,14 @@ PIECE_CHANGES: Final = 2000
 PIECE_BYTES: Final = 2 * 1024 * 1024
 _REMEMBERED_XIDS: Final = 4096
 _LENGTH = struct.Struct(">I")
+
+REST_MESSAGES: Final = 200
+"""After so many messages of a file others get a turn: a message takes some microseconds."""
+
+
+class Rest(NamedTuple):
+    """Nothing has happened: a place to let others have a turn."""
+
 
 Spill = Callable[[], IO[bytes]]
 """Opens a new file that goes when it is closed."""
@@ -118,14 +126,14 @@ class Transactions:
             streamed.close()
         self._streamed.clear()
 
-    def feed(self, data: bytes) -> Iterable[Event]:
+    def feed(self, data: bytes) -> Iterable[Event | Rest]:
         """What a message leads to. Events are to be dealt with before the next one is asked for."""
         if self._current is not None and data[:1] not in (b"E", b"A", b"c", b"S"):
             self._current.add(data)
             return ()
         return self._take(self._decoder.decode(data))
 
-    def _take(self, message: Message | None) -> Iterable[Event]:
+    def _take(self, message: Message | None) -> Iterable[Event | Rest]:
         match message:
             case Insert() | Update() | Delete():
                 return self._change(message)
@@ -172,14 +180,16 @@ class Transactions:
         elif (streamed := self._streamed.pop(xid, None)) is not None:
             streamed.close()
 
-    def _replay(self, commit: StreamCommit) -> Iterator[Event]:
+    def _replay(self, commit: StreamCommit) -> Iterator[Event | Rest]:
         streamed = self._streamed.pop(commit.xid, None)
         self._begin(commit.xid, commit.lsn, commit.at)
         if streamed is not None:
             self._decoder.in_stream = True
             try:
-                for data in streamed.messages():
+                for number, data in enumerate(streamed.messages(), 1):
                     yield from self._take(self._decoder.decode(data))
+                    if number % REST_MESSAGES == 0:
+                        yield Rest()
             finally:
                 self._decoder.in_stream = False
                 streamed.close()
