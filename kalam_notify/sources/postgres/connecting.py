@@ -9,7 +9,7 @@ import psycopg
 from kalam_notify.sources.base import SourceUnavailable
 from kalam_notify.sources.postgres.values import SESSION
 
-CONNECT_SECONDS: Final = 4
+CONNECT_SECONDS: Final = 3
 Connection = psycopg.AsyncConnection[Any]
 
 # A peer that is gone without a word is noticed within half a minute.
@@ -22,6 +22,8 @@ _KEEPALIVE: dict[str, Any] = {
 
 def why(fault: BaseException) -> str:
     """A fault of the database on one line."""
+    if isinstance(fault, TimeoutError):
+        return f"no answer within {CONNECT_SECONDS} s"
     return " ".join(str(fault).split()) or type(fault).__name__
 
 
