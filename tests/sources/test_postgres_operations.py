@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -271,3 +272,19 @@ def test_who_subscribed_before_its_table_was_there_is_told_of_it(
         followed.server.close()
         watcher.close()
         followed.close()
+
+
+def test_a_reload_gives_a_sources_table_another_policy(follow: Follow) -> None:
+    followed = follow(
+        "CREATE TABLE t (id int PRIMARY KEY, owner text)",
+        "INSERT INTO t VALUES (1, 'alice'), (2, 'bob')",
+    )
+    watcher = followed.watch("SELECT * FROM public.t")
+    followed.await_equal(watcher)
+    entry = {"type": "shared", "access": "public", "policy": "owner = 'bob'"}
+    followed.server.settings["tables"]["declared"]["public.t"] = entry
+    followed.server.configure(yaml.safe_dump(followed.server.settings))
+    followed.server.signal(signal.SIGHUP)
+    followed.await_equal(watcher, "SELECT * FROM public.t WHERE owner = 'bob'")
+    followed.database.run("UPDATE t SET owner = 'bob'")
+    followed.await_equal(watcher)
