@@ -53,9 +53,9 @@ from kalam_notify.logs import hide, set_level
 from kalam_notify.metrics import Metrics, Pulse, StateCollector
 from kalam_notify.model import SHARED, Identity, Role, TableDef, TableId
 from kalam_notify.model.tables import Catalog
-from kalam_notify.protocol import close
 from kalam_notify.scrape import Scrape, exposition
 from kalam_notify.sockets.context import Shared
+from kalam_notify.sockets.ending import drain, end_revoked
 from kalam_notify.sockets.listeners import Listener
 from kalam_notify.sockets.polls import event_routes
 from kalam_notify.sockets.tls import Tls, tls_of
@@ -69,9 +69,6 @@ from kalam_notify.subscriptions.requests import SubscriptionRequests
 from kalam_notify.version import __version__
 
 _log = logging.getLogger("kalam_notify.worker")
-
-_LOOK_AT_ONCE = 100
-"""Connections that are looked at for a revoked token in one turn of the loop."""
 
 _FIRST_COPIES = 3.0
 """Seconds that a start waits for sources that are new: small tables are there when it listens."""
@@ -214,7 +211,7 @@ class Worker:
         self._ready = True
         announce()
         await self._stopping.wait()
-        await self._drain()
+        await drain(self.shared, self.config.server.drain_seconds)
         self.gate.close()
         self._listening = ()
         for listener in listeners:
@@ -436,22 +433,13 @@ class Worker:
         one = Revocation(kind, name, now, expiry)
         self.revocations.add([one])
         await asyncio.to_thread(self._revocation_file.append, one)
-        await self._end_revoked()
+        await end_revoked(self.shared, self.revocations)
         _log.info("revoked: %s %r until %d", kind, name, expiry)
         return now, expiry
 
     def _found_revoked(self) -> None:
         """Another worker has revoked something."""
-        self._tasks.create_task(self._end_revoked(), name="end revoked")
-
-    async def _end_revoked(self) -> None:
-        """Close the connections whose token no longer holds, a few at a time."""
-        now, leeway = time.time(), self.shared.leeway
-        for number, connection in enumerate(list(self.shared.open_sockets), 1):
-            if self.revocations.refuse(connection.identity, now, leeway):
-                connection.token_revoked()
-            if number % _LOOK_AT_ONCE == 0:
-                await asyncio.sleep(0)
+        self._tasks.create_task(end_revoked(self.shared, self.revocations), name="end revoked")
 
     def _why_not_ready(self) -> str | None:
         if self.shared.is_draining:
@@ -570,26 +558,6 @@ class Worker:
         set_level(config.logging.level)
         self.sources.settings_changed()
         self._renew_subscriptions(before)
-
-    async def _drain(self) -> None:
-        """Close the clients' connections, spread over drain_seconds, so that they do not all
-        come down on the other servers in one moment.
-        """
-        self.shared.is_draining = True
-        loop = asyncio.get_running_loop()
-        started, seconds = loop.time(), self.config.server.drain_seconds
-        waiting = list(self.manager.connections.values())
-        _log.info("draining %d connections", len(waiting))
-        # The last fifth of the time is for the closing handshakes.
-        step = seconds * 0.8 / max(len(waiting), 1)
-        for number, connection in enumerate(waiting):
-            ahead = started + number * step - loop.time()
-            if ahead > 0:
-                await asyncio.sleep(ahead)
-            connection.end(close.SHUTTING_DOWN)
-        for connection in list(self.manager.connections.values()):
-            connection.end(close.SHUTTING_DOWN)
-        await self.shared.all_closed(started + seconds + 1 - loop.time())
 
 
 def _application(routes: Sequence[Route], ingest: Sequence[Route] = ()) -> ASGIApp:
