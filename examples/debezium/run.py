@@ -134,7 +134,7 @@ class Postgres:
 
 
 class Killable:
-    """A program that can be killed and started again."""
+    """A program that can be killed, and is started again whenever it has ended, as a service is."""
 
     def __init__(self, name: str, command: list[str], log: Path, **how: Any) -> None:
         self.name = name
@@ -143,18 +143,34 @@ class Killable:
         )
         self.process = self._start()
         self.kills = 0
+        self._is_wanted = True
+        threading.Thread(target=self._look_after, daemon=True).start()
+
+    def _look_after(self) -> None:
+        while True:
+            code = self.process.wait()
+            if not self._is_wanted:
+                return
+            if code != -signal.SIGKILL:
+                # Debezium Server ends itself where its slot is still taken by its predecessor.
+                say(f"{self.name} ended by itself ({code})")
+                time.sleep(1)
+            self.process = self._start()
 
     def kill(self) -> None:
-        """SIGKILL, and a new start."""
-        self.end(signal.SIGKILL)
+        """SIGKILL; it is started anew."""
         self.kills += 1
-        say(f"killed {self.name}, for the {self.kills}. time")
-        self.process = self._start()
+        say(f"killing {self.name}, for the {self.kills}. time")
+        self._signal(signal.SIGKILL)
 
-    def end(self, number: int = signal.SIGTERM) -> None:
+    def end(self) -> None:
+        self._is_wanted = False
+        self._signal(signal.SIGTERM)
+        self.process.wait()
+
+    def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
-        self.process.wait()
 
 
 def daemon(directory: Path, port: int, secret: str) -> Killable:
@@ -307,7 +323,7 @@ def everything(options: argparse.Namespace) -> Iterator[tuple[Postgres, Killable
         yield database, server, feeder, url
 
 
-def until(true: Any, what: str, seconds: float = 300) -> None:
+def until(true: Any, what: str, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:

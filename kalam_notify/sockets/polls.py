@@ -208,6 +208,8 @@ class PollEndpoint:
         address = shared.proxies.client(peer, headers.getlist("x-forwarded-for"))
         poll = Poll(identity, address, shared.websocket.send_buffer_bytes)
         answer = _Answer(poll, send, headers)
+        address = self._address(scope, headers)
+        shared.by_address[address] += 1
         shared.manager.connect(poll)
         shared.open_sockets.add(poll)
         try:
@@ -228,7 +230,16 @@ class PollEndpoint:
             raise fault from None
         finally:
             shared.requests.disconnect(poll)
+            shared.leave_address(address)
             shared.left(poll)
+
+    def _address(self, scope: Scope, headers: Headers) -> str:
+        """Whom the poll is counted for; raises _Refused where that one has too many open."""
+        peer = scope["client"][0] if scope.get("client") else ""
+        address = self._shared.proxies.client(peer, headers.getlist("x-forwarded-for"))
+        if self._shared.is_full_for(address):
+            raise _Refused(error_answer(429, "too many connections from this address"))
+        return address
 
     async def _told(self, poll: Poll, answer: "_Answer", wait: float) -> None:
         """Answer with what comes of the subscription."""
