@@ -135,7 +135,7 @@ class Runner:
         for name, definition in self._known.items():
             if definition.primary_key:
                 self._known[name] = replace(definition, cut=None)
-            else:
+            elif definition.cut is not None:
                 self._known[name] = replace(definition, cut=CUT_ONLY)
                 _log.warning(
                     "source %s: changes of %s may be missing from here: it has no primary key, so"

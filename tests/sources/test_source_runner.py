@@ -229,6 +229,16 @@ async def test_a_table_without_a_key_is_copied_at_one_stroke_and_once(stage: Sta
     assert await stage.run() == 0
 
 
+async def test_a_table_without_a_key_that_was_never_copied_is_so_in_another_stream(
+    stage: Stage,
+) -> None:
+    stage.source.tables, stage.source.rows = {H: LOOSE}, {H: [{"id": 1, "v": 1}] * 3}
+    stage.source.breaks_after = 2
+    assert await stage.run() == 0
+    stage.source.breaks_after, stage.source.has_lost_its_place = -1, True
+    assert await stage.run() == 3
+
+
 async def test_a_table_that_moves_while_it_is_copied_is_looked_at_again(stage: Stage) -> None:
     stage.source.breaks_after, stage.source.fault = 1, TableMoved("no such column")
 
