@@ -92,6 +92,9 @@ class Runner:
         self._known = {}
         if state is not None:
             self._known = {table: decode_definition(text) for table, text in state.tables.items()}
+        if self._known:
+            # Another worker may have followed until now, and known more tables than this one.
+            self._on_tables(self._known)
         session = await self._source.connect(None if state is None else state.position)
         try:
             self._session = session
