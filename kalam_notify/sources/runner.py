@@ -56,6 +56,7 @@ IDLE_STORE_SECONDS = 10.0
 MOST_UNKEYED_BYTES = 64 * 1024 * 1024
 """Rows of a table without a key that are copied: it has to be done at one stroke."""
 
+_MOST_ATTEMPTS = 5
 _PAGE_ROWS = 500
 _PAGE_BYTES = 1024 * 1024
 
@@ -150,7 +151,7 @@ class Runner:
 
     async def _reconcile(self) -> None:
         """Bring what is known of the tables to what there is, and copy what has to be."""
-        for attempt in range(10):
+        for attempt in range(_MOST_ATTEMPTS):
             there = self._session.definitions
             for name in [name for name in self._known if name not in there]:
                 await self._drop(name)
@@ -160,8 +161,10 @@ class Runner:
             try:
                 for name in due:
                     await self._copy(name)
-            except TableMoved:
-                _log.debug("a table changed while it was copied, for the %d. time", attempt + 1)
+            except TableMoved as moved:
+                _log.debug("a table changed while it was copied: %s", moved)
+                if attempt == _MOST_ATTEMPTS - 1:
+                    raise
                 await self._session.refresh()
                 continue
             finally:
