@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from kalam_notify.log import MemoryLog, PageRequest
 from kalam_notify.model import PostedChange, Row, TableDef, TableId
-from kalam_notify.model.sourced import SourceChange
 from kalam_notify.sources.base import (
     Altered,
     Definition,
@@ -45,7 +44,7 @@ def change(name: TableId, row: Mapping[str, int], *, keyed: bool = True) -> Post
     json = Row(str(dict(row)).replace("'", '"').replace(" ", "").encode())
     if not keyed:
         return PostedChange(name, "", "insert", json, None)
-    return SourceChange(name, "", "insert", json, None, f"[{row['id']}]", if_differs=True)
+    return PostedChange(name, "", "insert", json, None, f"[{row['id']}]", only_if_new=True)
 
 
 class ListSession:
