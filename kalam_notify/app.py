@@ -20,6 +20,7 @@ from kalam_notify.errors import ConfigurationFault, Fault
 from kalam_notify.logs import configure_logging, hide
 from kalam_notify.loops import run as run_loop
 from kalam_notify.sockets.listeners import bind, bind_all, url_of
+from kalam_notify.sources.opening import examine
 from kalam_notify.supervision.messages import Listening
 from kalam_notify.supervision.supervisor import Supervisor
 from kalam_notify.worker import Sockets, Worker
@@ -40,6 +41,9 @@ def run(
     """
     configure_logging(config.logging)
     hide(*config.auth.jwt.secrets, *config.ingest.secrets)
+    for source in config.sources.values():
+        hide(source.password or "")
+    examine(config)
     _make_data_dir(config)
     _raise_file_limit(config.websocket.max_connections)
     reload = _reloader(config, dev, config_file, overrides)
