@@ -238,7 +238,8 @@ class PollEndpoint:
         peer = scope["client"][0] if scope.get("client") else ""
         address = self._shared.proxies.client(peer, headers.getlist("x-forwarded-for"))
         if self._shared.is_full_for(address):
-            raise _Refused(error_answer(429, "too many connections from this address"))
+            why = "too many connections from this address"
+            raise _Refused(error_answer(429, why, headers={"Retry-After": "1"}))
         return address
 
     async def _told(self, poll: Poll, answer: "_Answer", wait: float) -> None:
