@@ -384,7 +384,7 @@ def _go_on(poll: Poll) -> None:
         return
     if poll.ended.code == 1008:
         raise _Over(error_answer(401, poll.ended.reason))
-    raise _Over(_overloaded(poll.ended.reason))
+    raise _Over(_overloaded(poll.ended.reason or "the client has gone"))
 
 
 def _waits_for_changes(poll: Poll, handle: SubscriptionHandle, told: list[bytes]) -> bool:

@@ -36,6 +36,7 @@ from kalam_notify.model import Identity, Role, TableId, UserId
 from kalam_notify.model.tables import Catalog
 from kalam_notify.protocol import messages
 from kalam_notify.protocol.messages import NextBatch, Subscribe, Unsubscribe
+from kalam_notify.sockets import polls
 from kalam_notify.sources.postgres.pgoutput import NotPgoutput
 from kalam_notify.sources.postgres.positions import Position
 from kalam_notify.sources.postgres.transactions import Transactions
@@ -55,6 +56,7 @@ _SETTINGS: dict[str, Any] = {
     "server": {"listen": "127.0.0.1:0", "data_dir": str(_SCRATCH), "drain_seconds": 0},
     "auth": {"jwt": {"secret": "the-fuzzer-signs-with-this-0123456789"}, "anonymous": True},
     "log": {"url": "memory:", "retention": {"max_bytes": "1MiB"}},
+    "ingest": {"hooks": {"h": {"secrets": ["the-secret-of-a-hook"]}}},
     "logging": {"level": "error"},
     "limits": {"max_batch_changes": 100, "max_row_bytes": "16KiB", "max_body_bytes": "64KiB"},
     "tables": {
@@ -261,7 +263,7 @@ def _must_be_lines(fault: ConfigurationFault) -> None:
     assert all(str(one).count("\n") == 0 for one in fault.faults), fault
 
 
-_DOCUMENTED = {200, 204, 400, 401, 403, 404, 405, 413, 415, 426, 429, 503}
+_DOCUMENTED = {200, 204, 304, 400, 401, 403, 404, 405, 410, 413, 415, 426, 429, 503}
 _CODE = re.compile(r"[A-Z_]+")
 
 
@@ -273,6 +275,8 @@ class Http:
 
     def __init__(self) -> None:
         config = _config()
+        # No input is to wait for a change that nobody makes.
+        polls.LONGEST_WAIT = 0.01
         self._loop = uvloop.new_event_loop()
         self._context = application(config)
         self._application = self._loop.run_until_complete(self._context.__aenter__())
