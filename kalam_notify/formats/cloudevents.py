@@ -99,9 +99,9 @@ def changes_of(find: Find, event: Event) -> Iterable[Told]:
             raise MessageFault(label, f"the {name} is missing", name)
     if event.specversion not in ("1.0", "1.0.1", "1.0.2", "0.3"):
         raise MessageFault(label, "specversion is 1.0", "specversion")
-    if event.type.startswith("io.debezium."):
-        return _of_debezium(event)
     data = _data(event, label)
+    if event.type.startswith("io.debezium."):
+        return _of_debezium(event, data)
     reader = find(data)
     if reader is not None:
         return _within(event, reader.read(data))
@@ -109,18 +109,25 @@ def changes_of(find: Find, event: Event) -> Iterable[Told]:
 
 
 def _data(event: Event, label: str) -> msgspec.Raw | bytes:
+    data = event.data
     if event.data_base64 is not None:
         try:
-            return b64decode(event.data_base64, validate=True)
+            data = b64decode(event.data_base64, validate=True)
         except (Error, ValueError):
             raise MessageFault(label, "it is not base64", "data_base64") from None
-    return event.data
+    if isinstance(data, bytes):
+        # Nobody has looked at it yet.
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            raise MessageFault(label, "the data is not UTF-8", "data") from None
+    return data
 
 
-def _of_debezium(event: Event) -> Iterable[Told]:
-    if event.iodebeziumtable is None or event.data is ABSENT or is_null(event.data):
+def _of_debezium(event: Event, told: msgspec.Raw | bytes) -> Iterable[Told]:
+    if event.iodebeziumtable is None or told is ABSENT or is_null(told):
         return ()
-    data, schema, place = _decode_data(event.data), None, "data."
+    data, schema, place = _decode_data(told), None, "data."
     if data.payload is not ABSENT:
         if given(data.schema) is not None:
             schema = schema_of(bytes(data.schema))
@@ -136,8 +143,8 @@ def _of_debezium(event: Event) -> Iterable[Told]:
         lsn=msgspec.Raw(f"{event.id} {event.iodebeziumtxtotalorder}".encode()),
     )
     changes = debezium.changes_of(data, schema, place)
-    for told in changes:
-        told.table_at = "iodebeziumtable"
+    for change in changes:
+        change.table_at = "iodebeziumtable"
     return changes
 
 

@@ -114,6 +114,8 @@ def test_a_bad_value_is_told_where_it_stands_in_the_message(
         ("cloudevents", {"id": ""}, "id", "a CloudEvent of source /shop/api"),
         ("cloudevents", {"specversion": "9"}, "specversion", "a CloudEvent of source /shop/api"),
         ("cloudevents", {"type": "odd"}, "data", "a CloudEvent of source /shop/api"),
+        ("cloudevents", {"data_base64": "/w=="}, "data", "a CloudEvent of source /shop/api"),
+        ("cloudevents", {"data_base64": "?"}, "data_base64", "a CloudEvent of source /shop/api"),
         ("wal2json_2", {"action": "X"}, "action", "a wal2json message"),
     ],
 )
