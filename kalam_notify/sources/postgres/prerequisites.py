@@ -31,7 +31,8 @@ from kalam_notify.sources.postgres.values import Codecs
 _log = logging.getLogger("kalam_notify.sources")
 
 OLDEST: Final = 140000
-_LOCK_TIMEOUT = "SET lock_timeout = '3s'"
+# Whoever waits for a lock keeps others waiting behind it, and here a stream as well.
+_LOCK_TIMEOUT = "SET lock_timeout = '500ms'"
 
 _SERVER = """
 SELECT current_setting('wal_level') AS wal_level,
@@ -302,28 +303,31 @@ async def set_up(connection: Connection, found: Survey) -> list[Missing]:
         try:
             await connection.execute(statement.encode())
             _log.info("set up in the database: %s", statement)
+        except psycopg.errors.LockNotAvailable as fault:
+            refused.append(Missing(f"{statement}: {why(fault)}", "it is tried again"))
         except psycopg.OperationalError:
             raise
         except psycopg.Error as fault:
             refused.append(Missing(f"{statement}: {why(fault)}", f"{statement};"))
     await connection.execute("RESET lock_timeout")
-    await _outlive_writers(connection, [one.oid for one in found.added])
     return refused
 
 
-async def _outlive_writers(connection: Connection, oids: Sequence[int]) -> None:
-    """Wait for the transactions that write to tables which have just been published.
+async def outlive_writers(connection: Connection, found: Survey) -> None:
+    """Wait for the transactions that write to tables which a survey's steps have published.
 
     What they wrote before is not told, and a copy does not see it until they have ended.
     """
-    if not oids:
-        return
-    waits_for = await _writers(connection, oids)
+    oids = [one.oid for one in found.added]
+    waits_for = await writers(connection, oids)
     while waits_for:
         await asyncio.sleep(0.02)
-        waits_for &= await _writers(connection, oids)
+        waits_for &= await writers(connection, oids)
 
 
-async def _writers(connection: Connection, oids: Sequence[int]) -> set[str]:
+async def writers(connection: Connection, oids: Sequence[int]) -> set[str]:
+    """The transactions that hold locks for writing on any of these tables."""
+    if not oids:
+        return set()
     rows = await (await connection.execute(_WRITERS, (list(oids),))).fetchall()
     return {row[0] for row in rows}

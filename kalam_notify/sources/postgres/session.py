@@ -42,7 +42,7 @@ from kalam_notify.sources.postgres.positions import (
     decode_position,
     lsn_number,
 )
-from kalam_notify.sources.postgres.prerequisites import Names, Survey, set_up, survey
+from kalam_notify.sources.postgres.prerequisites import Names, Survey, set_up, survey, writers
 from kalam_notify.sources.postgres.replication import Replication
 from kalam_notify.sources.postgres.transactions import Rest, Transactions
 
@@ -50,6 +50,9 @@ _log = logging.getLogger("kalam_notify.sources")
 
 LOOK_SECONDS: Final = 1.0
 """How often the catalogue is looked at: PostgreSQL tells nobody of an ALTER TABLE."""
+
+RETRY_SECONDS: Final = 5.0
+"""After so long it is tried again to set up what was locked."""
 
 _LOOK = """
 SELECT pg_current_wal_lsn()::text, restart_lsn::text FROM pg_replication_slots WHERE slot_name = %s
@@ -104,8 +107,12 @@ class PgSession:
         # What was complained of already.
         self._told = told
         self._version = ""
+        # Of a table that has just been published, the transactions that wrote to it before: what
+        # they wrote is not told, and a copy does not see it until they have ended.
+        self._writers: dict[int, set[str]] = {table.facts.oid: set() for table in found.tables}
         self._is_altered = False
         self._is_first_look = True
+        self._look_again_at: float | None = None
         self._monitor: asyncio.Task[None] | None = None
         self._wal_end = self._stored = begin.position.lsn
         self._behind_since: float | None = None
@@ -128,11 +135,19 @@ class PgSession:
             if found.steps:
                 found = await survey(control, self._settings, self._names)
             self._complain([*found.missing, *refused])
+            for table in found.tables:
+                # Whoever published it, this server or somebody by hand.
+                if table.facts.oid not in self._writers:
+                    self._writers[table.facts.oid] = await writers(control, [table.facts.oid])
             self._take_survey(found)
+            # What was locked will not be for ever: look again, whatever happens meanwhile.
+            self._look_again_at = time.monotonic() + RETRY_SECONDS if refused else None
 
     def _take_survey(self, found: Survey) -> None:
         self._version = found.version
-        self._tables = {table.id: table for table in found.tables}
+        self._tables = {
+            table.id: table for table in found.tables if not self._writers.get(table.facts.oid)
+        }
         for one in found.unfit:
             self._say(f"{one.label} is not followed: {one.why}")
         for table in found.tables:
@@ -245,6 +260,9 @@ class PgSession:
         self._measure(end)
         if end - kept > self._settings.max_slot_bytes:
             await self._give_up_slot(end - kept)
+        await self._look_at_writers()
+        if self._look_again_at is not None and time.monotonic() >= self._look_again_at:
+            self._look_again_at, self._is_altered = None, True
         if not has_moved and not self._is_first_look:
             # What changes the catalogue is written to the WAL.
             return
@@ -253,6 +271,13 @@ class PgSession:
         if version != self._version:
             self._version = version
             self._is_altered = True
+
+    async def _look_at_writers(self) -> None:
+        """Take tables in whose last writers from before have ended."""
+        for oid, waits_for in self._writers.items():
+            if waits_for:
+                waits_for &= await writers(self._connections.control, [oid])
+                self._is_altered = self._is_altered or not waits_for
 
     def _measure(self, end: int) -> None:
         if self._stored >= self._wal_end:

@@ -20,7 +20,13 @@ from kalam_notify.sources.postgres.connecting import (
     why,
 )
 from kalam_notify.sources.postgres.positions import Position, decode_position
-from kalam_notify.sources.postgres.prerequisites import Names, Survey, set_up, survey
+from kalam_notify.sources.postgres.prerequisites import (
+    Names,
+    Survey,
+    outlive_writers,
+    set_up,
+    survey,
+)
 from kalam_notify.sources.postgres.session import Connections, PgSession
 
 _log = logging.getLogger("kalam_notify.sources")
@@ -104,6 +110,7 @@ class PostgresSource:
         refused = [] if found.missing else await set_up(control, found)
         if found.missing or refused:
             raise SourceRefused(self.name, [*found.missing, *refused])
+        await outlive_writers(control, found)
         return await survey(control, self._settings, self._names) if found.steps else found
 
     async def _begin(
