@@ -18,8 +18,10 @@ from kalam_notify.subscriptions.plans import NO_FD, SubscriptionHandle
 class Poll:
     """The connection behind one request. Full beyond `limit` bytes of messages."""
 
-    def __init__(self, identity: Identity, limit: int) -> None:
+    def __init__(self, identity: Identity, address: str, limit: int) -> None:
         self.connection_id = ConnectionId(0)
+        self.address = address
+        self.opened_at = 0.0
         self.subscriptions: dict[str, SubscriptionHandle] = {}
         self.deflates: Framing = Events.PLAIN
         self.identity = identity

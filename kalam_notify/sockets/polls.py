@@ -22,11 +22,8 @@ from starlette.types import Receive, Scope, Send
 from kalam_notify.auth import bearer_token
 from kalam_notify.errors import AuthenticationFailed, KeysUnavailable, SubscriptionRefused
 from kalam_notify.http.answers import error_answer, fault_answer
-from kalam_notify.model import ANONYMOUS, ConnectionId, Identity
+from kalam_notify.model import ANONYMOUS, Identity
 from kalam_notify.protocol import close, messages
-from kalam_notify.protocol.close import Close
-from kalam_notify.protocol.events import Events, event
-from kalam_notify.protocol.messages import Framing
 from kalam_notify.sockets.asked import (
     POLL_PATH,
     PREFLIGHT,
@@ -34,117 +31,15 @@ from kalam_notify.sockets.asked import (
     STREAM_PATH,
     asked,
     cors_headers,
-    told_of,
 )
 from kalam_notify.sockets.context import Shared
-from kalam_notify.subscriptions.plans import NO_FD, SubscriptionHandle, SubscriptionState
+from kalam_notify.sockets.poll import Poll
+from kalam_notify.subscriptions.plans import SubscriptionHandle, SubscriptionState
 
 LONGEST_WAIT = 25.0
 """Seconds that a request waits for a change; less than most proxies wait for an answer."""
 
 _ALLOW = {"Allow": "GET, OPTIONS"}
-
-
-class Poll:
-    """The connection behind one request. Full beyond `limit` bytes of messages."""
-
-    def __init__(self, identity: Identity, address: str, limit: int) -> None:
-        self.connection_id = ConnectionId(0)
-        self.address = address
-        self.opened_at = 0.0
-        self.subscriptions: dict[str, SubscriptionHandle] = {}
-        self.deflates: Framing = Events.PLAIN
-        self.identity = identity
-        # Set by whatever ends a wait: a message, a refusal, the end of the connection.
-        self.wake = asyncio.Event()
-        # Why it is over, before or instead of an answer.
-        self.ended: Close | None = None
-        # Whether a change has come, not only what answers the request itself.
-        self.has_changes = False
-        # Up to where it has been told everything.
-        self.position: int | None = None
-        self.error: tuple[str, str] | None = None
-        self._limit = limit
-        self._events: list[bytes] = []
-        self._size = 0
-        self._is_full = False
-
-    # What the manager and the fan-out see
-
-    @property
-    def direct_fd(self) -> int:
-        # Asked for when the subscription joins the live ones: it has been told all there was.
-        self.wake.set()
-        return NO_FD
-
-    @property
-    def has_room(self) -> bool:
-        return not self._is_full and self.ended is None
-
-    @property
-    def waiting(self) -> int:
-        return self._size
-
-    def offer(self, frames: bytes) -> bool:
-        self._is_full = self._size > 0 and self._size + len(frames) > self._limit
-        if not self._is_full:
-            self._take(frames)
-        self.has_changes = True
-        self.wake.set()
-        return not self._is_full
-
-    def hold(self, frames: bytes) -> bool:
-        return self.offer(frames)
-
-    def flush(self) -> None:
-        """Nothing is held apart."""
-
-    def take_held(self) -> tuple[int, bytes]:
-        return NO_FD, b""
-
-    def complete(self, frames: bytes, sent: int) -> None:
-        """Nothing is written past it."""
-
-    def send(self, payload: bytes) -> None:
-        code, message = told_of(payload)
-        self.error = code, message
-        self._take(event(payload, Events.PLAIN))
-        self.wake.set()
-
-    def send_frames(self, frames: bytes) -> None:
-        self._take(frames)
-        self.wake.set()
-
-    def end(self, reason: Close) -> None:
-        self.ended = self.ended or reason
-        self.wake.set()
-
-    def token_revoked(self) -> None:
-        self.end(close.AUTH_REVOKED)
-
-    def abort(self) -> None:
-        self.end(close.SHUTTING_DOWN)
-
-    # What the request takes
-
-    def _take(self, events: bytes) -> None:
-        self._events.append(events)
-        self._size += len(events)
-
-    def taken(self) -> list[bytes]:
-        """The messages so far, as JSON; the position follows them."""
-        text = b"".join(self._events)
-        self._events, self._size = [], 0
-        told = []
-        for data, seq in _EVENT.findall(text):
-            told.append(data)
-            if seq:
-                self.position = int(seq)
-        return told
-
-
-# Neither part has a line end of its own.
-_EVENT = re.compile(rb"data: ([^\n]*)\n(?:id: (\d+)\n)?\n")
 
 
 class PollEndpoint:
