@@ -133,6 +133,9 @@ PostedKind = Literal["insert", "update", "delete", "truncate"]
 Values = dict[str, Any]
 
 
+NONE_UNCHANGED: tuple[str, ...] = ()
+
+
 class PostedChange(msgspec.Struct, frozen=True, gc=False):
     """One change of a producer's batch, validated, before the log has given it a place.
 
@@ -153,7 +156,7 @@ class PostedChange(msgspec.Struct, frozen=True, gc=False):
     id: str | None = None
     # Columns that `row` leaves out because they have not changed: they keep their stored values.
     # None: every column that it leaves out.
-    unchanged: tuple[str, ...] | None = ()
+    unchanged: tuple[str, ...] | None = NONE_UNCHANGED
     # Whether it is a duplicate where the stored row is what it would make of it: for a producer
     # that gives its changes no ids. Without a primary key this says nothing.
     only_if_new: bool = False
@@ -228,13 +231,14 @@ def settle(
     A truncate itself is such a delete of no row; `settle_gone` makes the changes that follow it.
     """
     table, owner, row = posted.table, posted.owner, posted.row
-    if posted.unchanged != () and row is not None:
+    # The empty tuple is one object.
+    if posted.unchanged is not NONE_UNCHANGED and row is not None:
         base = base or stored
         before = posted.old if posted.key is None else base and base.row
         row = row if before is None else row.with_columns_of(before, posted.unchanged)
-    if posted.kind == "truncate":
-        return Change(seq, table, owner, "delete", None, None)
     if posted.key is None:
+        if posted.kind == "truncate":
+            return Change(seq, table, owner, "delete", None, None)
         return Change(seq, table, owner, posted.kind, row, posted.old)
     if posted.kind == "delete":
         if stored is None:

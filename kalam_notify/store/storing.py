@@ -145,31 +145,34 @@ def settle_batch(
         return Settled([], [], Appended(0, len(batch), None, None))
     changes: list[Change] = []
     ids: list[str | None] = []
-    seq = last_seq
-    accepted = 0
+    seq, gone = last_seq, 0
     for posted in batch:
         if posted.id is not None:
             if posted.id in seen.ids:
                 continue
             seen.ids[posted.id] = seq + 1
-        change = _place(seq + 1, posted, rows)
-        gone: Sequence[Change] = ()
         if posted.kind == "truncate":
-            gone = settle_gone(seq + 1, posted, rows.clear(posted.table, posted.owner))
-        if change is None or (posted.only_if_new and posted.kind == "truncate" and not gone):
+            cleared = _truncated(seq + 1, posted, rows)
+            seq += len(cleared)
+            gone += max(0, len(cleared) - 1)
+            changes += cleared
+            ids += (posted.id, *[None] * (len(cleared) - 1)) if cleared else ()
             continue
-        seq += 1
-        accepted += 1
-        changes.append(change)
-        ids.append(posted.id)
-        if gone:
-            seq += len(gone)
-            changes += gone
-            ids += [None] * len(gone)
+        change = _place(seq + 1, posted, rows)
+        if change is not None:
+            seq += 1
+            changes.append(change)
+            ids.append(posted.id)
     if batch_key is not None:
         # Also where every change was known by its own id: it leaves with what is newest now.
         seen.batch_keys[batch_key] = seq
-    return Settled(changes, ids, _answer(changes, accepted, len(batch)))
+    return Settled(changes, ids, _answer(changes, len(changes) - gone, len(batch)))
+
+
+def _truncated(seq: int, posted: PostedChange, rows: CurrentRows) -> list[Change]:
+    """A truncate and the deletes behind it; nothing where it was to be new, and finds no row."""
+    gone = settle_gone(seq, posted, rows.clear(posted.table, posted.owner))
+    return [] if posted.only_if_new and not gone else [settle(seq, posted, None), *gone]
 
 
 def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change | None:
@@ -184,9 +187,9 @@ def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change | None:
     change = settle(seq, posted, stored, base)
     if posted.only_if_new and _are_alike(change.row, stored and stored.row):
         return None
-    if posted.unchanged != () and change.row is not None:
-        rows.made(len(change.row.json))
     if change.row is not None:
+        if change.row is not posted.row:
+            rows.made(len(change.row.json))
         rows.put(key, Stored(seq, change.row))
     elif stored is not None:
         rows.drop(key)
