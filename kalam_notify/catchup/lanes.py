@@ -276,10 +276,15 @@ class Lane:
     # What there is to hand out
 
     def _recent(self, cohort: Cohort) -> Span | None:
-        """The next span out of memory, never beyond the position; None: it must be read."""
-        position = self._around.position()
-        held = self._around.log.recent(cohort.cursor, _LOOKED_THROUGH)
-        if held is None:
+        """The next span out of memory, never beyond the position; None: it must be read.
+
+        The fan-out may have read more from the file than memory has come to: there ends what is
+        known here, not at the position.
+        """
+        log = self._around.log
+        position = min(self._around.position(), log.last_seq)
+        held = log.recent(cohort.cursor, _LOOKED_THROUGH)
+        if held is None or position <= cohort.cursor:
             return None
         changes, size = list[Change](), 0
         for change in held:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from helpers.sinks import FakeConnection
 from helpers.world import World, world
 
 from kalam_notify.budget import at_once
+from kalam_notify.catchup.cohorts import Cohort
+from kalam_notify.catchup.lanes import Lane, LaneKey
 from kalam_notify.errors import LogUnavailable
 from kalam_notify.filters import Query, bind
 from kalam_notify.log import MemoryLog, Page, PageRequest
@@ -197,6 +200,18 @@ async def test_what_was_decoded_for_those_behind_is_forgotten() -> None:
         await it.settle()
         held = log.recent(0) or ()
         assert [c for c in held if c.row is not None and c.row._values is not None] == []
+
+
+@pytest.mark.parametrize(("ends_at", "upto"), [(280, None), (285, 285), (296, 296), (300, 296)])
+def test_memory_that_ends_before_the_position_tells_nothing_of_what_lies_between(
+    ends_at: int, upto: int | None
+) -> None:
+    """The fan-out reads from the file what memory could not hold, and is ahead of it then."""
+    log = SimpleNamespace(last_seq=ends_at, recent=lambda after, limit: ())
+    around = SimpleNamespace(log=log, position=lambda: 296)
+    lane = Lane(around, LaneKey(ORDERS.id, "", None))  # type: ignore[arg-type]
+    span = lane._recent(Cohort(280))
+    assert (None if span is None else span.upto) == upto
 
 
 class TestDemoted:

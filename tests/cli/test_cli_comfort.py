@@ -142,8 +142,8 @@ def test_every_verb_and_option_is_in_every_script(scripted: Path, name: str) -> 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (["ta"], {"tail"}),
-        (["con"], {"config"}),
+        (["ta"], {"tables", "tail"}),
+        (["con"], {"config", "connections"}),
         (["--ver"], {"--version"}),
         (["tail", "--ta"], {"--table"}),
         (["tail", "x", "--columns", "a", "--js"], {"--json"}),

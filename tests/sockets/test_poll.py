@@ -23,7 +23,7 @@ def change(seq: int, size: int = 10) -> bytes:
 
 
 def test_it_keeps_messages_and_the_position_they_bring_it_to() -> None:
-    poll = Poll(ANONYMOUS, 1000)
+    poll = Poll(ANONYMOUS, "192.0.2.1", 1000)
     poll.send_frames(framed(b'{"type":"subscription_ack"}', Events.PLAIN))
     assert poll.wake.is_set()
     assert not poll.has_changes
@@ -38,7 +38,7 @@ def test_it_keeps_messages_and_the_position_they_bring_it_to() -> None:
 
 def test_beyond_its_bound_it_takes_no_more_and_its_position_stays() -> None:
     one = change(1)
-    poll = Poll(ANONYMOUS, 2 * len(one))
+    poll = Poll(ANONYMOUS, "192.0.2.1", 2 * len(one))
     assert poll.offer(one)
     assert poll.offer(change(2))
     assert not poll.offer(change(3))
@@ -48,13 +48,13 @@ def test_beyond_its_bound_it_takes_no_more_and_its_position_stays() -> None:
 
 
 def test_a_single_message_beyond_the_bound_is_taken() -> None:
-    poll = Poll(ANONYMOUS, 10)
+    poll = Poll(ANONYMOUS, "192.0.2.1", 10)
     assert poll.offer(change(1, 5000))
     assert not poll.offer(change(2))
 
 
 def test_it_is_woken_when_its_subscription_is_level_refused_or_ended() -> None:
-    poll = Poll(ANONYMOUS, 10)
+    poll = Poll(ANONYMOUS, "192.0.2.1", 10)
     assert poll.direct_fd == NO_FD
     assert poll.wake.is_set()
     poll.wake.clear()
