@@ -71,6 +71,7 @@ interface End {
   reason: string;
   status?: number;
   retryAfter?: number;
+  isForeign?: boolean;
 }
 
 export class Connection {
@@ -227,7 +228,8 @@ export class Connection {
   }
 
   /** Whether to pause before coming back; throws where there is no coming back. */
-  async #judge({ code, reason, status }: End): Promise<boolean> {
+  async #judge({ code, reason, status, isForeign }: End): Promise<boolean> {
+    if (isForeign && status === 403 && this.#mayFallBack && !this.#usesEvents) return false;
     switch (comebackAfter(code, status)) {
       case "never":
         throw status === 403 ? new AuthenticationError(reason, status) : new ConnectionError(status ?? code, reason);

@@ -14,6 +14,8 @@ export interface Refusal {
   reason: string;
   /** How many milliseconds the server wants to be left alone. */
   retryAfter?: number;
+  /** Whether somebody on the way has answered, not the daemon: perhaps only WebSockets are not let through. */
+  isForeign?: boolean;
 }
 
 /** As much of Node's request and response as is used here. */
@@ -36,7 +38,7 @@ export function onRefusal(socket: object, hear: (refusal: Refusal) => void): boo
     let body = "";
     response.setEncoding("utf8");
     response.on("data", (text) => (body += text));
-    response.on("end", () => hear({ status, retryAfter, reason: reasonOf(body, statusMessage) }));
+    response.on("end", () => hear({ status, retryAfter, ...told(body, statusMessage) }));
     response.on("error", () => hear({ status, retryAfter, reason: statusMessage }));
   });
   return on !== undefined;
@@ -52,7 +54,7 @@ export async function askWhy(url: string, timeout: number): Promise<Refusal | un
     const answer = await platform.fetch!(url.replace(/^ws/, "http"), { cache: "no-store", signal });
     const { status } = answer;
     if (status !== 401 && status !== 403) return undefined;
-    return { status, reason: reasonOf(await answer.text(), answer.statusText) };
+    return { status, ...told(await answer.text(), answer.statusText) };
   } catch {
     return undefined; // nobody there, or the answer is not for this page
   } finally {
@@ -60,10 +62,10 @@ export async function askWhy(url: string, timeout: number): Promise<Refusal | un
   }
 }
 
-function reasonOf(body: string, otherwise: string): string {
+function told(body: string, otherwise: string): { reason: string; isForeign?: boolean } {
   try {
-    return (JSON.parse(body) as { error: { message: string } }).error.message;
+    return { reason: (JSON.parse(body) as { error: { message: string } }).error.message };
   } catch {
-    return otherwise;
+    return { reason: otherwise, isForeign: true };
   }
 }
