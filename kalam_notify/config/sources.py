@@ -120,10 +120,34 @@ def _parse(text: str, source: str, faults: list[Fault]) -> object:
     finally:
         if loader is not None:
             loader.dispose()
+    if _contains_itself(raw):
+        cure = "let no alias (*name) stand inside of what its anchor (&name) names"
+        faults.append(Fault(source, "(file)", "a value that contains itself", cure))
+        return None
     for duplicate in loader.duplicates:
         where = f"line {duplicate.line}"
         faults.append(Fault(source, str(duplicate.key), where, "the key is given twice: keep one"))
     return raw
+
+
+def _contains_itself(raw: object) -> bool:
+    """Whether an alias makes a mapping or a list a part of its own: a search for a cycle."""
+    above: set[int] = set()
+    done: set[int] = set()
+    waiting: list[tuple[object, bool]] = [(raw, False)]
+    while waiting:
+        value, is_left = waiting.pop()
+        if is_left:
+            above.discard(id(value))
+            done.add(id(value))
+        elif isinstance(value, Mapping | list) and id(value) not in done:
+            if id(value) in above:
+                return True
+            above.add(id(value))
+            waiting.append((value, True))
+            parts = value.values() if isinstance(value, Mapping) else value
+            waiting.extend((part, False) for part in parts)
+    return False
 
 
 # What a message of the parser quotes may be (the beginning of) a secret; a character is none.

@@ -68,3 +68,25 @@ def test_odd_declarations_of_tables(tmp_path, declared) -> None:
     assert all(line.isprintable() for line in told)
     assert told or {name.lower() for name in declared} == set(tables)
     assert all(table.is_shared or table.policy is None for table in tables.values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: &a {b: *a}", "tables: &t {declared: {x: [1, *t]}}", "a: &a [[*a]]", "a: &a {<<p: *a, wo}"],
+)
+def test_a_value_that_contains_itself_is_a_fault(tmp_path, text) -> None:
+    file = tmp_path / "circle.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationFault, match="contains itself"):
+        load_config(file)
+
+
+def test_an_alias_beside_its_anchor_is_none(tmp_path) -> None:
+    file = tmp_path / "alias.yaml"
+    table = "{type: shared, retention: *once}"
+    file.write_text(f"""
+auth: {{anonymous: true}}
+log: {{retention: &once {{max_age: 1h}}}}
+tables: {{declared: {{a.b: {table}, a.c: {table}}}}}
+""")
+    assert len(load_config(file).tables.declared) == 2
