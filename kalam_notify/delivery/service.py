@@ -290,7 +290,7 @@ class NotificationService:
         ]
         for handle in fallen:
             handle.overfull(self.position)
-        self.position = self._log.last_seq
+        self.position = max(self.position, self._log.last_seq)
         self.on_fallen(fallen)
         self._tell_waiters()
 

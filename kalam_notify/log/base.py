@@ -54,7 +54,10 @@ class EventLog(Protocol):
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes write this log too; False: `last_seq` is `latest()`."""
+        """Whether the log may go on behind what is known here; False: `last_seq` is `latest()`.
+
+        Other processes write it too, or a commit of this one is still being read back.
+        """
 
     async def latest(self) -> int:
         """The newest seq of the log itself, now; `first_seq` and `horizon` are up to date after.

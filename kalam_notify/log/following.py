@@ -298,7 +298,9 @@ class Follower:
         # What the window had taken in when `_edges` was read: the log has grown by the rest.
         self._entered = 0
         # Whether another process has ever been there: what is known here may be behind from then.
-        self.is_shared = False
+        self._others_write = False
+        # The newest seq that somebody has seen in the file.
+        self._heard = 0
         self._looks = FreshCall(self.look)
         self._pull_wanted = asyncio.Event()
         self._pulling: asyncio.Task[None] | None = None
@@ -311,7 +313,7 @@ class Follower:
         self._doorbell.hang(self._rung)
         # Who was here before learns that it is not alone any more, before anything is written here.
         if await asyncio.to_thread(self._doorbell.ring_others):
-            self.is_shared = True
+            self._others_write = True
         self._edges, last_seq = await self._pool.run(_standing)
         self._window.reset(last_seq)
         self._pulling = asyncio.create_task(self._pull(), name="log pull")
@@ -364,6 +366,14 @@ class Follower:
 
     # -- what the file tells ---------------------------------------------------------------------
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether the file may go on behind what is known here.
+
+        Others write to it, or a commit of our own that is too large to be held is being read back.
+        """
+        return self._others_write or self._heard > self.last_seq
+
     async def latest(self) -> int:
         """See EventLog.latest; raises LogUnavailable when the file cannot be read."""
         return await self._looks() if self.is_shared else self.last_seq
@@ -385,6 +395,7 @@ class Follower:
     def hear_of(self, seq: int) -> None:
         """Somebody has seen a seq in the file: pull, unless it has arrived here."""
         if seq > self.last_seq:
+            self._heard = max(self._heard, seq)
             self.want_pull()
 
     # -- moving on -------------------------------------------------------------------------------
@@ -399,7 +410,7 @@ class Follower:
         """
         last_seq = self._window.last_seq
         if before > last_seq:
-            self.want_pull()
+            self.hear_of(changes[-1].seq if changes else before)
             return
         if changes and changes[0].seq <= last_seq:
             changes, sizes = [change for change in changes if change.seq > last_seq], None
@@ -418,7 +429,7 @@ class Follower:
         self._pull_wanted.set()
 
     def _rung(self) -> None:
-        self.is_shared = True
+        self._others_write = True
         self.want_pull()
 
     async def _pull(self) -> None:

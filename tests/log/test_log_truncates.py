@@ -76,6 +76,17 @@ async def test_a_truncate_in_a_batch_takes_what_came_before_it_and_not_what_foll
     assert values(await page_of(log)) == [{"id": 3}]
 
 
+async def test_the_end_of_the_log_is_not_before_a_truncate_that_was_acknowledged(
+    log: EventLog,
+) -> None:
+    """Its changes are too many to be handed over, and are read back a little later."""
+    for _ in range(3):
+        appended = await log.append([put(1), put(2), truncate()])
+        assert appended.last_seq is not None
+        assert log.is_shared or log.last_seq >= appended.last_seq
+        assert await log.latest() >= appended.last_seq
+
+
 async def test_a_truncate_of_an_empty_table_takes_a_seq_and_changes_nothing(log: EventLog) -> None:
     assert await log.append([truncate()]) == Appended(1, 0, 1, 1)
     assert await log.append([truncate(EVENTS)]) == Appended(1, 0, 2, 2)

@@ -83,7 +83,7 @@ async def test_where_nobody_else_writes_what_is_known_is_the_latest(log: EventLo
 @pytest.mark.usefixtures("deaf")
 async def test_latest_is_what_another_process_has_been_acknowledged(pair: Pair) -> None:
     one, other = pair
-    other._follower.is_shared = True
+    other._follower._others_write = True
     for number in range(1, 20):
         await one.append([put(number)])
         assert await other.latest() == number
@@ -92,7 +92,7 @@ async def test_latest_is_what_another_process_has_been_acknowledged(pair: Pair) 
 @pytest.mark.usefixtures("deaf")
 async def test_whoever_learns_of_more_brings_it_here(pair: Pair) -> None:
     one, other = pair
-    other._follower.is_shared = True
+    other._follower._others_write = True
     await one.append([put(1)])
     assert await other.latest() == 1
     async with asyncio.timeout(30):
@@ -122,7 +122,7 @@ async def test_the_horizon_of_a_table_that_trails_the_others_is_learned_too(
     pair: Pair, clock: Clock
 ) -> None:
     one, other = pair
-    other._follower.is_shared = True
+    other._follower._others_write = True
     await one.append([put(1), event(n=1)])
     # First the younger entry's table alone, then the older one's.
     clock.advance(100)
