@@ -35,6 +35,7 @@ from kalam_notify.model.changes import ENTRY_BYTES, Stored, settle_gone
 from kalam_notify.model.sourced import MovedRow, SourceMark
 from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import Indexes, Numbers
+from kalam_notify.store.digest import Digest
 
 # Round numbers among them, since producers like to post batches of a hundred.
 _SIZES = (500, 256, 200, 128, 100, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
@@ -233,6 +234,8 @@ class Posting(NamedTuple):
     key: str | None
     # Of a source's batch: what it says of itself.
     mark: SourceMark | None = None
+    # When it was posted, Unix milliseconds; None: now.
+    at: int | None = None
 
 
 class Group(NamedTuple):
@@ -250,11 +253,12 @@ class Group(NamedTuple):
 
 
 class _Entries(NamedTuple):
-    """Side by side: the changes of a transaction, their ids and their sizes."""
+    """Side by side: the changes of a transaction, their ids, their sizes and their times."""
 
     changes: list[Change]
     ids: list[str | None]
     sizes: list[int]
+    ats: list[int]
 
 
 def store(
@@ -263,19 +267,25 @@ def store(
     indexes: Indexes,
     postings: Sequence[Posting],
     now: float,
+    digest: Digest | None = None,
 ) -> Group:
-    """Store the batches inside the transaction that the caller has begun. `now` is Unix time."""
+    """Store the batches inside the transaction that the caller has begun; `now` is Unix time.
+
+    What is stored depends on the file, the batches and their times alone, however many of them one
+    transaction takes. `digest` is brought on by what was stored.
+    """
     before, count, indexed = connection.execute(
         "SELECT last_seq, indexes, indexed FROM state"
     ).fetchone()
     indexes.refresh(connection, count, indexed)
-    storing = _Storing(connection, numbers, int(now * 1000), _seen(connection, postings), before)
+    around = _Around(connection, numbers, int(now * 1000), digest)
+    storing = _Storing(around, _seen(connection, postings), before)
     try:
         group = storing.at_once(postings)
     except TooMuchToHold:
         # It may have come some way: what it says it has seen was not stored.
         seen = _seen(connection, postings)
-        storing = _Storing(connection, numbers, int(now * 1000), seen, before)
+        storing = _Storing(around, seen, before)
         group = storing.in_portions(postings)
     _write_batch_keys(connection, storing.seen.batch_keys)
     _write_state(connection, storing.last_seq, storing.bytes)
@@ -283,15 +293,21 @@ def store(
     return group
 
 
+class _Around(NamedTuple):
+    """What one transaction has around it."""
+
+    connection: Connection
+    numbers: Numbers
+    # Unix milliseconds, of batches that bring no time of their own.
+    now: int
+    digest: Digest | None
+
+
 class _Storing:
     """The batches of one transaction on their way into the file."""
 
-    def __init__(
-        self, connection: Connection, numbers: Numbers, at: int, seen: Seen, before: int
-    ) -> None:
-        self._connection = connection
-        self._numbers = numbers
-        self._at = at
+    def __init__(self, around: _Around, seen: Seen, before: int) -> None:
+        self._connection, self._numbers, self._now, self._digest = around
         self.seen = seen
         self._before = before
         self.last_seq = before
@@ -308,9 +324,17 @@ class _Storing:
             self.last_seq = settled[-1].appended.last_seq or self.last_seq
         changes = [change for one in settled for change in one.changes]
         ids = [id for one in settled for id in one.ids]
-        sizes = self._write(changes, ids, rows)
+        ats = [
+            self._at(posting)
+            for posting, one in zip(postings, settled, strict=True)
+            for _ in one.changes
+        ]
+        sizes = self._write(changes, ids, ats, rows)
         answers = [one.appended for one in settled]
         return Group(self._before, self.last_seq, changes, sizes, answers)
+
+    def _at(self, posting: Posting) -> int:
+        return self._now if posting.at is None else posting.at
 
     def in_portions(self, postings: Sequence[Posting]) -> Group:
         """A few changes at a time, whose rows are let go of again."""
@@ -324,13 +348,14 @@ class _Storing:
         before, start, accepted = self.last_seq, 0, 0
         while start < len(batch):
             if batch[start].kind == "truncate":
-                accepted += self._truncate(batch[start])
+                accepted += self._truncate(batch[start], self._at(posting))
                 start += 1
                 continue
             portion, rows = self._portion(batch, start)
             settled = settle_batch(portion, None, self.last_seq, self.seen, rows)
             self.last_seq = settled.appended.last_seq or self.last_seq
-            self._write(settled.changes, settled.ids, rows)
+            ats = [self._at(posting)] * len(settled.changes)
+            self._write(settled.changes, settled.ids, ats, rows)
             accepted += settled.appended.accepted
             start += len(portion)
         if key is not None:
@@ -352,7 +377,7 @@ class _Storing:
             except TooMuchToHold:
                 size = max(1, size // 4)
 
-    def _truncate(self, posted: PostedChange) -> int:
+    def _truncate(self, posted: PostedChange, at: int) -> int:
         """Delete all rows of a table and owner; 0 when that was done before, by its id."""
         if posted.id is not None:
             if posted.id in self.seen.ids:
@@ -363,21 +388,27 @@ class _Storing:
         if posted.only_if_new and not found:
             return 0
         own = settle(self.last_seq + 1, posted, None)
-        _write_log(
-            self._connection, self._numbers, _Entries([own], [posted.id], [own.size]), self._at
-        )
+        entry = _Entries([own], [posted.id], [own.size], [at])
+        _write_log(self._connection, self._numbers, entry)
         # The seqs follow on the newest entry's, which was just written.
-        gone = self._connection.execute(_GONE, (self._at, ENTRY_BYTES, number, posted.owner))
+        gone = self._connection.execute(_GONE, (at, ENTRY_BYTES, number, posted.owner))
+        if self._digest is not None:
+            self._digest.add([own])
+            self._digest.add_gone(self._connection.execute(_GONE_SEQS, (own.seq,)))
         self._connection.execute(_CLEAR, (number, posted.owner))
         self.last_seq = own.seq + gone.rowcount
         (size,) = self._connection.execute(_SIZE_FROM, (own.seq,)).fetchone()
         self.bytes += size
         return 1
 
-    def _write(self, changes: list[Change], ids: list[str | None], rows: "RowsAtHand") -> list[int]:
+    def _write(
+        self, changes: list[Change], ids: list[str | None], ats: list[int], rows: "RowsAtHand"
+    ) -> list[int]:
         sizes = [change.size for change in changes]
-        _write_log(self._connection, self._numbers, _Entries(changes, ids, sizes), self._at)
+        _write_log(self._connection, self._numbers, _Entries(changes, ids, sizes, ats))
         rows.write()
+        if self._digest is not None:
+            self._digest.add(changes)
         self.bytes += sum(sizes)
         return sizes
 
@@ -387,6 +418,7 @@ INSERT INTO log (at, tbl, owner, kind, size, old_seq, old)
 SELECT ?, tbl, owner, 'delete', ? + length(CAST(row AS BLOB)), seq, row
 FROM rows INDEXED BY rows_by_seq WHERE tbl = ? AND owner = ? ORDER BY seq
 """
+_GONE_SEQS = "SELECT seq, old_seq FROM log WHERE seq > ? ORDER BY seq"
 _ANY = "SELECT EXISTS (SELECT 1 FROM rows WHERE tbl = ? AND owner = ?)"
 _CLEAR = "DELETE FROM rows WHERE tbl = ? AND owner = ?"
 _SIZE_FROM = "SELECT sum(size) FROM log WHERE seq >= ?"
@@ -429,30 +461,30 @@ def _seen_keys_template(size: int) -> str:
 
 
 def _log_template(size: int) -> str:
-    # ?1 and ?2 are the same for all entries: the seq before the first, and the time.
+    # ?1 is the same for all entries: the seq before the first.
     entries = ",".join(
-        f"(?1+{n + 1},?2,?,?,?,?,?,?,CAST(? AS TEXT),CAST(? AS TEXT))" for n in range(size)
+        f"(?1+{n + 1},?,?,?,?,?,?,?,CAST(? AS TEXT),CAST(? AS TEXT))" for n in range(size)
     )
     return (
         f"INSERT INTO log (seq, at, tbl, owner, kind, size, old_seq, id, row, old) VALUES {entries}"
     )
 
 
-_LOG_WIDTH = 8
+_LOG_WIDTH = 9
 
 
 def _write_log(
     connection: Connection,
     numbers: Numbers,
     entries: _Entries,
-    at: int,
 ) -> None:
     changes = entries.changes
     number = _numbers_of(connection, numbers, (change.table for change in changes))
     values: list[Any] = []
-    for change, id, size in zip(*entries, strict=True):
+    for change, id, size, at in zip(*entries, strict=True):
         row, old = change.row, change.old
         values += (
+            at,
             number[change.table],
             change.owner,
             change.kind,
@@ -464,8 +496,8 @@ def _write_log(
         )
     for start, size in pieces(len(changes)):
         piece = values[start * _LOG_WIDTH : (start + size) * _LOG_WIDTH]
-        shared = (changes[start].seq - 1, at)
-        connection.execute(statement(_log_template, size), (*shared, *piece))
+        before = changes[start].seq - 1
+        connection.execute(statement(_log_template, size), (before, *piece))
 
 
 def _write_batch_keys(connection: Connection, keys: dict[str, int]) -> None:

@@ -16,6 +16,7 @@ from kalam_notify.model import SHARED, PostedChange
 from kalam_notify.store import schema, storing
 from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import Indexes, Numbers
+from kalam_notify.store.digest import Digest
 from kalam_notify.store.storing import Posting, store
 
 
@@ -41,27 +42,36 @@ changes = st.one_of(
     ),
 )
 postings = st.lists(
-    st.builds(Posting, st.lists(changes, max_size=6), st.one_of(st.none(), st.just("key"))),
+    st.builds(
+        Posting,
+        st.lists(changes, max_size=6),
+        st.one_of(st.none(), st.just("key")),
+        st.none(),
+        st.integers(0, 2**53),
+    ),
     min_size=1,
     max_size=3,
 )
 
 
-def stored(directory: Path, groups: list[list[Posting]]) -> tuple[list[Any], list[list[Appended]]]:
+def stored(
+    directory: Path, groups: list[list[Posting]]
+) -> tuple[list[Any], list[list[Appended]], int]:
+    """The tables, the answers and the digest when each group is a transaction of its own."""
     schema.prepare(directory / "kalam.db")
     connection = schema.open_writer(directory / "kalam.db", "os")
     numbers, indexes = Numbers({table.id: table for table in TABLES}), Indexes()
     # Not in the order of what is written, which may differ.
     numbers.of(connection, ORDERS.id), numbers.of(connection, EVENTS.id)
-    answers = []
+    answers, digest = [], Digest()
     for group in groups:
         connection.execute("BEGIN IMMEDIATE")
-        answers.append(store(connection, numbers, indexes, group, 1.0).answers)
+        answers.append(store(connection, numbers, indexes, group, 1.0, digest).answers)
         connection.execute("COMMIT")
     tables = ("log", "rows", "batch_keys", "state")
     found = [connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
     connection.close()
-    return found, answers
+    return found, answers, digest.value
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -75,6 +85,18 @@ def test_portions_store_what_would_be_stored_at_once(
             patch.setattr(storing, "_MOST_HELD", 30)
             patch.setattr(storing, "_PORTION", portion)
             assert stored(Path(other), groups) == expected
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(groups=st.lists(postings, min_size=1, max_size=4))
+def test_how_batches_are_grouped_into_transactions_changes_nothing(
+    groups: list[list[Posting]],
+) -> None:
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        found, answers, digest = stored(Path(one), groups)
+        alone = stored(Path(other), [[posting] for group in groups for posting in group])
+        each = [[answer] for group in answers for answer in group]
+        assert alone == (found, each, digest)
 
 
 async def test_a_post_that_touches_long_rows_is_stored_and_told(

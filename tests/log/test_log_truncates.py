@@ -201,9 +201,9 @@ async def test_many_rows_made_of_a_long_one_are_not_held_together(
     written: list[int] = []
     write = storing._write_log
 
-    def watched(connection: object, numbers: object, entries: storing._Entries, at: int) -> None:
+    def watched(connection: object, numbers: object, entries: storing._Entries) -> None:
         written.append(sum(entries.sizes))
-        write(connection, numbers, entries, at)  # type: ignore[arg-type]
+        write(connection, numbers, entries)  # type: ignore[arg-type]
 
     monkeypatch.setattr(storing, "_write_log", watched)
     log = new_log("sqlite", tmp_path, Clock())
