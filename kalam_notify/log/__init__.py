@@ -9,7 +9,8 @@ from pathlib import Path
 from kalam_notify.log.base import EventLog, OnAppend, reaches
 from kalam_notify.log.following import ring_all
 from kalam_notify.log.memory import MemoryLog
-from kalam_notify.log.sqlite import WINDOW_BYTES, SqliteLog
+from kalam_notify.log.sqlite import SqliteLog
+from kalam_notify.log.stored import WINDOW_BYTES
 from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 from kalam_notify.store.schema import Durability

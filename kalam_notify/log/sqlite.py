@@ -1,71 +1,246 @@
-"""The embedded log: one SQLite file, one writing thread, a few reading ones.
+"""The embedded log: one SQLite file whose order is that of its appends.
 
-    append --> Writer (thread) --commit--> report --> event loop: Follower, then PendingAppends
-                                  |
-                                  +--> Doorbell of other processes --> their Follower
+    append --> Writer (thread) --commit--> report --> event loop
 
-Several processes may share the file. `writer` says how batches become commits, `following` how the
-changes of all processes reach the window in memory, `reader` how the rest is read from the file.
-A change is in the window before its producer is answered, unless another process wrote before it.
+`stored` says how it is read. Several processes may append to the file.
 
-What survives a crash is what `schema` says: every acknowledged batch, and no half of any.
+Batches queue up while a commit waits for the disk; all that have come by then go into the next
+transaction together (up to a bound), so the cost of an fsync is shared by everyone who waited for
+it. A transaction that fails for its own sake (a batch that cannot be stored) is taken apart and
+its batches are tried one by one; one that fails for the disk's sake fails for all.
+
+Retention takes its turns between groups, one bounded step a turn, so appends never wait for more
+than a step of it.
 """
 
 import asyncio
-import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from kalam_notify.errors import Compacted, DamagedFile, LogUnavailable, StorageFault
-from kalam_notify.log.base import OnAppend
-from kalam_notify.log.following import Doorbell, Follower
-from kalam_notify.log.soundness import Soundness
-from kalam_notify.log.writer import (
-    IndexOrder,
-    Outcome,
-    PendingAppends,
-    Probe,
-    Recovered,
-    Report,
-    Trimmed,
-    TrimOrder,
-    Waiting,
-    WriteLock,
-    Writer,
-)
-from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
-from kalam_notify.model.hints import NO_HINTS, Hints
-from kalam_notify.model.sourced import SourceMark, SourceState
-from kalam_notify.store import pages, reader, schema
-from kalam_notify.store.access import may_look_up
-from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
-from kalam_notify.store.catalog import refuse_changed_shapes, refuse_unfit
+from kalam_notify.errors import LogUnavailable
+from kalam_notify.log.stored import WINDOW_BYTES, StoredLog, is_the_disks, weight
+from kalam_notify.log.writing import IndexOrder, Probe, Recovered, WriteLock, WritingThread
+from kalam_notify.model import PostedChange, TableDef, TableId
+from kalam_notify.model.sourced import SourceMark
+from kalam_notify.store import schema
+from kalam_notify.store.base import Appended
+from kalam_notify.store.catalog import Numbers, refuse_unfit
 from kalam_notify.store.files import (
     HighWaterMark,
     LogFiles,
     LogTime,
     MovedFiles,
-    cure,
     found_high_water,
     says_more,
 )
-from kalam_notify.store.filtering import LoopFilter
-from kalam_notify.store.reader import ReaderPool
-from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
-from kalam_notify.store.sampling import newest_columns
-from kalam_notify.store.soundness import is_damage, told
-from kalam_notify.store.sourced import source_states, source_version
-from kalam_notify.store.storing import NOTHING, Posting
+from kalam_notify.store.indexing import follow_all
+from kalam_notify.store.retention import TRIM_SECONDS, AgeClass, Retention, age_classes
+from kalam_notify.store.soundness import is_damage
+from kalam_notify.store.sourced import write_mark
+from kalam_notify.store.storing import NOTHING, Group, Posting, store
+from kalam_notify.store.trimming import Edges, Step, edges, newest_at, trim_by_age, trim_by_bytes
 
-WINDOW_BYTES = 32 * 1024 * 1024
-WATCH_SECONDS = 1.0
-
-HANGING_SECONDS = 3.0
+GROUP_CHANGES = 4096
+GROUP_BYTES = 8 * 1024 * 1024
 
 
-class SqliteLog:
+class Waiting(NamedTuple):
+    """A batch in the queue; `size` in bytes of row JSON, `number` is for whoever posted it."""
+
+    posting: Posting
+    size: int
+    number: int
+
+
+class TrimOrder(NamedTuple):
+    """Apply retention until nothing is due."""
+
+    classes: Sequence[AgeClass]
+    max_bytes: int | None
+    number: int
+
+
+class Outcome(NamedTuple):
+    """What became of the batches of one transaction: stored as a group, or refused with a fault."""
+
+    numbers: Sequence[int]
+    group: Group | None
+    fault: LogUnavailable | None
+
+
+class Trimmed(NamedTuple):
+    """A finished order. `edges` is None when the log could not be read or written."""
+
+    number: int
+    removed: int
+    edges: Edges | None
+
+
+Report = Outcome | Trimmed | Recovered | None
+"""What the thread tells: a transaction, a finished trim, or None as its last word."""
+
+
+class Writer(WritingThread):
+    """The writing thread of a log whose order is that of its appends.
+
+    `report` is called in it, for each transaction in order.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        files: LogFiles,
+        write_lock: WriteLock,
+        mark: HighWaterMark,
+        declared: Mapping[TableId, TableDef],
+        clock: LogTime,
+        report: Callable[[Report], None],
+        on_fault: Callable[[BaseException], None],
+    ) -> None:
+        numbers = Numbers(declared)
+        super().__init__(connect, files, write_lock, mark, declared, numbers, report, on_fault)
+        self._mark = mark
+        self._clock = clock
+        self._waiting: deque[Waiting] = deque()
+        self._trims: deque[_Trim] = deque()
+        # How far each age class has walked: entries below are of other classes, for good.
+        self._walked: dict[AgeClass, int] = {}
+
+    def _opened(self, connection: sqlite3.Connection) -> None:
+        self._clock.not_before(newest_at(connection))
+
+    def _take(self, order: Waiting | TrimOrder) -> None:
+        match order:
+            case Waiting():
+                self._waiting.append(order)
+            case TrimOrder():
+                self._trims.append(_Trim(order))
+                self._try_indexes_again()
+
+    def _has_work(self) -> bool:
+        return bool(self._waiting or self._trims)
+
+    def _must_finish(self) -> bool:
+        return bool(self._waiting)
+
+    def _work(self) -> None:
+        if self._waiting:
+            with self._write_lock.turn():
+                # What has come while others wrote goes along.
+                self._collect()
+                outcomes = list(self._store_group(self._next_group()))
+            for outcome in outcomes:
+                self._report(outcome)
+        # After every group, not only when none waits: producers that never pause must not keep
+        # the log from being trimmed.
+        if self._trims and not self._stopping:
+            with self._write_lock.turn():
+                self._trim_step(self._trims[0])
+
+    def _end(self) -> None:
+        for trim in self._trims:
+            self._report(Trimmed(trim.order.number, trim.removed, None))
+
+    def _next_group(self) -> list[Waiting]:
+        group = [self._waiting.popleft()]
+        changes, size = len(group[0].posting.batch), group[0].size
+        while self._waiting:
+            changes += len(self._waiting[0].posting.batch)
+            size += self._waiting[0].size
+            if changes > GROUP_CHANGES or size > GROUP_BYTES:
+                break
+            group.append(self._waiting.popleft())
+        return group
+
+    def _store_group(self, waiting: Sequence[Waiting]) -> Iterator[Outcome]:
+        try:
+            group = self._store(waiting)
+        except (sqlite3.OperationalError, MovedFiles) as fault:
+            yield self._refused(waiting, fault)
+        except Exception as fault:
+            if is_damage(fault):
+                yield self._refused(waiting, fault)
+                return
+            # Not the disk: one of the batches cannot be stored. The others must not pay for it.
+            if len(waiting) == 1:
+                yield self._refused(waiting, fault)
+                return
+            for one in waiting:
+                yield from self._store_group([one])
+        else:
+            if self._complaints.standing:
+                self._complaints.over()
+            if group.last_seq > group.before:
+                self._mark.set(group.last_seq)
+            yield Outcome([one.number for one in waiting], group, None)
+
+    def _store(self, waiting: Sequence[Waiting]) -> Group:
+        postings = [one.posting for one in waiting]
+        with self._transaction() as connection:
+            group = store(connection, self._numbers, self._indexes, postings, self._clock())
+            for posting in postings:
+                if posting.mark is not None:
+                    write_mark(connection, posting.mark)
+            return group
+
+    def _refused(self, waiting: Sequence[Waiting], cause: Exception) -> Outcome:
+        self._complaints.say(
+            type(cause).__name__, f"changes could not be stored: {type(cause).__name__}: {cause}"
+        )
+        fault = LogUnavailable(f"the log could not store the changes: {cause}")
+        fault.__cause__ = cause
+        return Outcome([one.number for one in waiting], None, fault)
+
+    def _trim_step(self, trim: "_Trim") -> None:
+        try:
+            with self._transaction() as connection:
+                # What retention takes away, they could not follow any more.
+                follow_all(connection)
+                finished = trim.step(connection, self._walked, self._clock())
+                found = edges(connection) if finished else None
+        except Exception as fault:
+            kind = type(fault).__name__
+            self._complaints.say(f"trim {kind}", f"retention could not be applied: {kind}: {fault}")
+            finished, found = True, None
+        if finished:
+            self._trims.popleft()
+            self._report(Trimmed(trim.order.number, trim.removed, found))
+
+
+class _Trim:
+    """An order under way: age classes one after the other, then bytes."""
+
+    def __init__(self, order: TrimOrder) -> None:
+        self.order = order
+        self.removed = 0
+        self._classes = deque(order.classes)
+
+    def step(self, connection: sqlite3.Connection, walked: dict[AgeClass, int], now: float) -> bool:
+        """One step; True when nothing more is due."""
+        if self._classes:
+            members = self._classes[0]
+            step = trim_by_age(connection, members, walked.get(members, 0), now)
+            walked[members] = step.upto
+            if not step.more:
+                self._classes.popleft()
+            more = step.more or bool(self._classes) or self.order.max_bytes is not None
+        else:
+            step = self._bytes_step(connection)
+            more = step.more
+        self.removed += step.removed
+        return not more
+
+    def _bytes_step(self, connection: sqlite3.Connection) -> Step:
+        if self.order.max_bytes is None:
+            return Step(0, 0, more=False)
+        return trim_by_bytes(connection, self.order.max_bytes)
+
+
+class SqliteLog(StoredLog):
     """An EventLog in one SQLite file.
 
     `clock` gives Unix time in seconds; ages in retention are told by it. `trim_seconds` is how
@@ -85,14 +260,11 @@ class SqliteLog:
         ticking: Callable[[], float] = time.monotonic,
         begin: int = 0,
     ) -> None:
-        self.on_append: OnAppend | None = None
-        self._path = path
+        super().__init__(path, window_bytes)
         self._begin = begin
+        self._durability = durability
         self._retention = retention or Retention()
         self._trim_seconds = trim_seconds
-        self._declared: dict[TableId, TableDef] = {}
-        self._soundness = Soundness(path)
-        self._files = LogFiles(path)
         self._writer = Writer(
             lambda: schema.open_writer(path, durability),
             self._files,
@@ -103,133 +275,36 @@ class SqliteLog:
             self._report,
             self._soundness.met,
         )
-        self._pool = ReaderPool(path, self._soundness.met)
-        self._names = reader.TableNames()
-        self._doorbell = Doorbell(path.parent)
-        self._follower = Follower(self._pool, self._names, self._doorbell, window_bytes)
-        self._pending = PendingAppends()
-        # Why changes cannot be stored at the moment, and why the file is not what it should be.
-        self._append_fault: str | None = None
-        self._moved: str | None = None
         self._upkeep: asyncio.Task[None] | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._open = False
-
-    # -- life ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open or create the file and begin to follow it."""
-        self._loop = asyncio.get_running_loop()
-        self._writer_ended = self._loop.create_future()
-        self._row_filter = LoopFilter()
-        await asyncio.to_thread(schema.prepare, self._path, self._begin)
-        try:
-            await self._refuse_damaged()
-            await asyncio.to_thread(self._writer.start)
-            self._open = True
-            self._check_shapes(self._declared.values())
-            await self._follower.start()
-        except (sqlite3.Error, OSError, MovedFiles, LogUnavailable) as fault:
-            await self.close()
-            if is_damage(fault) or is_damage(fault.__cause__):
-                raise DamagedFile(told(self._path, str(fault.__cause__ or fault))) from fault
-            raise StorageFault(
-                f"{self._path}: cannot be used as a log: {fault}; {cure(self._path, fault)}"
-            ) from fault
-        except BaseException:
-            await self.close()
-            raise
-        self._writer.put(IndexOrder())
+        await super().start()
         self._upkeep = asyncio.create_task(self._look_after(), name="log retention")
-        self._watch = asyncio.create_task(self._watch_files(), name="log files")
 
-    async def _refuse_damaged(self) -> None:
-        found = await self._soundness.start()
-        if found is not None:
-            raise DamagedFile(found)
+    def _prepare(self) -> None:
+        schema.prepare(self._path, self._begin)
 
-    async def close(self) -> None:
-        """Store what has been posted, then let go of threads, pipe and file."""
-        await self._soundness.close()
-        if not self._open:
-            return
-        self._open = False
+    async def _begin_writing(self) -> None:
+        self._writer_ended = self._loop.create_future()
+        await asyncio.to_thread(self._writer.start)
+
+    async def _end_writing(self) -> None:
         self._writer.stop()
         await self._writer_ended
         self._writer.join()
-        for task in (self._upkeep, self._watch):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        await self._follower.stop()
-        await self._pool.close()
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.gather(self._upkeep, return_exceptions=True)
 
-    def declare(self, tables: Iterable[TableDef]) -> None:
-        """See EventLog.declare. Before `start` the file is not looked at; `start` does then."""
-        tables = list(tables)
-        if self._open:
-            self._check_shapes(tables)
-        concerned = any(table.indexes or table.id in self._declared for table in tables)
-        self._declared.update({table.id: table for table in tables})
-        if self._open and concerned:
-            self._writer.put(IndexOrder())
+    def _indexes_changed(self) -> None:
+        self._writer.put(IndexOrder())
 
-    def _check_shapes(self, tables: Iterable[TableDef]) -> None:
-        with self._pool.connection() as connection:
-            refuse_changed_shapes(connection, tables)
-
-    def newest_columns(self, table: TableDef, owner: Owner) -> Collection[str] | None:
-        self._require_open()
-        with self._pool.connection() as connection:
-            return newest_columns(connection, table, owner)
-
-    def _require_open(self) -> None:
-        if not self._open:
-            raise LogUnavailable("the log is closed")
-
-    # -- edges -----------------------------------------------------------------------------------
-
-    @property
-    def first_seq(self) -> int:
-        return self._follower.first_seq
-
-    @property
-    def base(self) -> int:
-        return self._follower.base
-
-    @property
-    def last_seq(self) -> int:
-        return self._follower.last_seq
-
-    @property
-    def is_shared(self) -> bool:
-        return self._follower.is_shared
+    def _probe(self) -> None:
+        self._writer.put(Probe())
 
     async def latest(self) -> int:
         self._require_open()
         return await self._follower.latest()
-
-    @property
-    def waiting_bytes(self) -> int:
-        return self._pending.waiting_bytes
-
-    def horizon(self, table: TableId | None = None) -> int:
-        return self._follower.horizon(table)
-
-    def statistics(self) -> dict[str, float]:
-        return {
-            **self._pending.statistics(),
-            **self._follower.statistics(),
-            "file_bytes": _size(self._path) + _size(schema.wal_path(self._path)),
-        }
-
-    async def wait_beyond(self, seq: int) -> None:
-        await self._follower.wait_beyond(seq)
-
-    def recent(self, after: int, limit: int | None = None) -> Sequence[Change] | None:
-        return self._follower.recent(after, limit)
-
-    # -- writing ---------------------------------------------------------------------------------
 
     async def append(
         self,
@@ -244,7 +319,7 @@ class SqliteLog:
             raise LogUnavailable(self._soundness.reason)
         if not batch and batch_key is None and mark is None:
             return NOTHING
-        size = sum(_weight(change) for change in batch)
+        size = sum(weight(change) for change in batch)
         number, stored = self._pending.for_batch(size)
         self._writer.put(Waiting(Posting(batch, batch_key, mark), size, number))
         appended = await stored
@@ -252,14 +327,6 @@ class SqliteLog:
             # The table's horizon has moved: readers below it are to learn so from now on.
             await self._follower.look()
         return appended
-
-    async def sources(self) -> dict[str, SourceState]:
-        async with self._reading():
-            return await self._pool.run(source_states)
-
-    async def source_version(self) -> int:
-        async with self._reading():
-            return await self._pool.run(source_version)
 
     def retain(self, retention: Retention) -> None:
         self._retention = retention
@@ -286,33 +353,22 @@ class SqliteLog:
                         self._follower.hear_of(group.last_seq)
                     else:
                         self._follower.advance(group.before, group.changes, group.sizes)
-                elif report.fault is not None and _is_the_disks(report.fault):
+                elif report.fault is not None and is_the_disks(report.fault):
                     self._append_fault = str(report.fault)
-                self._pending.finish_batches(report, self.on_append)
+                for place, number in enumerate(report.numbers):
+                    if group is not None:
+                        self._pending.answer(number, group.answers[place], self.on_append)
+                    elif report.fault is not None:
+                        self._pending.refuse(number, report.fault)
             case Recovered():
                 self._append_fault = None
             case Trimmed(edges=edges):
                 self._follower.learn(edges)
-                self._pending.finish_trim(report)
+                self._pending.finish_trim(report.number, report.removed)
             case None:
                 self._writer_ended.set_result(None)
 
-    async def _watch_files(self) -> None:
-        """Every second: whether the files are still there, and after a fault whether it is over."""
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            self._moved = await asyncio.to_thread(self._why_moved) or await self._why_marked()
-            if self._append_fault is not None:
-                self._writer.put(Probe())
-
-    def _why_moved(self) -> str | None:
-        try:
-            self._files.check()
-        except MovedFiles as moved:
-            return str(moved)
-        return None
-
-    async def _why_marked(self) -> str | None:
+    async def _why_misled(self) -> str | None:
         """What is wrong with the mark: it tells no seq that the log has not given."""
         try:
             mark = await asyncio.to_thread(found_high_water, self._path)
@@ -323,77 +379,11 @@ class SqliteLog:
             return None
         return says_more(self._path)
 
-    def why_not_ready(self) -> str | None:
-        """See EventLog.why_not_ready."""
-        if not self._open:
-            return "the log is closed"
-        if self._soundness.reason is not None:
-            return self._soundness.reason
-        if self._moved is not None or self._append_fault is not None:
-            return self._moved or self._append_fault
-        waited = self._pending.longest_wait
-        if waited > HANGING_SECONDS:
-            return f"the log has not stored a change for {waited:.0f} s"
-        return None
-
     async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(self._trim_seconds)
             self._follower.want_pull()
             await self.trim()
-
-    # -- reading ---------------------------------------------------------------------------------
-
-    async def read(
-        self,
-        after: int,
-        *,
-        limit: int,
-        max_bytes: int,
-        table: TableId | None = None,
-        owner: Owner | None = None,
-    ) -> Span:
-        async with self._reading():
-            return await self._pool.run(
-                reader.read, self._names, after, limit, max_bytes, table, owner
-            )
-
-    async def page(self, request: PageRequest) -> Page:
-        async with self._reading():
-            page = None
-            if may_look_up(request.table, request.hints):
-                page = await self._pool.run(pages.quick_page, request, self._row_filter)
-            if page is None:
-                page = await self._pool.scan(pages.page, request, self._row_filter)
-        self._follower.hear_of(page.as_of)
-        return page
-
-    async def newest(
-        self,
-        table: TableDef,
-        owner: Owner,
-        matches: Matches | None,
-        count: int,
-        hints: Hints = NO_HINTS,
-    ) -> tuple[int, int]:
-        async with self._reading():
-            return await self._pool.scan(
-                pages.newest, table, owner, matches, count, hints, self._row_filter
-            )
-
-    async def access_path(self, table: TableDef, owner: Owner, hints: Hints) -> str:
-        async with self._reading():
-            return await self._pool.run(pages.access_path, table, owner, hints)
-
-    @contextlib.asynccontextmanager
-    async def _reading(self) -> AsyncIterator[None]:
-        self._require_open()
-        try:
-            yield
-        except Compacted:
-            # Another process may have moved the horizon, and who is told so looks at it next.
-            await self._follower.look()
-            raise
 
 
 def _concerns_others(report: Report) -> bool:
@@ -404,25 +394,3 @@ def _concerns_others(report: Report) -> bool:
             return removed > 0
         case _:
             return False
-
-
-def _is_the_disks(fault: LogUnavailable) -> bool:
-    """Whether it would have refused any batch, not this one."""
-    cause = fault.__cause__
-    return isinstance(cause, sqlite3.OperationalError | MovedFiles) or is_damage(cause)
-
-
-def _weight(change: PostedChange) -> int:
-    size = 0
-    if change.row is not None:
-        size += len(change.row.json)
-    if change.old is not None:
-        size += len(change.old.json)
-    return size
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

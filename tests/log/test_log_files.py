@@ -12,13 +12,13 @@ from log_kit import TABLES, Clock, everything, new_log, put, seqs
 
 from kalam_notify.errors import LogUnavailable, StorageFault
 from kalam_notify.log import SqliteLog
-from kalam_notify.log import sqlite as sqlite_log
+from kalam_notify.log import stored as stored_log
 from kalam_notify.logs import Complaints
 
 
 @pytest.fixture
 async def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SqliteLog]:
-    monkeypatch.setattr(sqlite_log, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(stored_log, "WATCH_SECONDS", 0.01)
     (tmp_path / "data").mkdir()
     log = new_log("sqlite", tmp_path / "data", Clock())
     assert isinstance(log, SqliteLog)
@@ -153,7 +153,7 @@ async def test_a_disk_that_takes_nothing_is_told_until_it_does_again(
 async def test_an_append_that_hangs_is_told(
     log: SqliteLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_log, "HANGING_SECONDS", 0.0)
+    monkeypatch.setattr(stored_log, "HANGING_SECONDS", 0.0)
     with log._writer._write_lock.turn():
         pass
     connection = sqlite3.connect(log._path, isolation_level=None)

@@ -10,7 +10,7 @@ from log_kit import EVENTS, FOREVER, ORDERS, PLENTY, TABLES, Clock, event, page_
 from kalam_notify.errors import Compacted
 from kalam_notify.log import EventLog, Retention, SqliteLog
 from kalam_notify.log.following import Doorbell, ring_all
-from kalam_notify.log.writer import WriteLock
+from kalam_notify.log.writing import WriteLock
 from kalam_notify.model import TableDef
 from kalam_notify.singleflight import FreshCall
 

@@ -1,12 +1,7 @@
-"""The one thread that writes the file: group commit, then a step of retention.
+"""The one thread of a process that writes the file, and who waits for it.
 
-Batches queue up while a commit waits for the disk; all that have come by then go into the next
-transaction together (up to a bound), so the cost of an fsync is shared by everyone who waited for
-it. A transaction that fails for its own sake (a batch that cannot be stored) is taken apart and
-its batches are tried one by one; one that fails for the disk's sake fails for all.
-
-Retention takes its turns between groups, one bounded step a turn, so appends never wait for more
-than a step of it.
+What is written is the subclass's: it says what its orders are and does a little of them at a time.
+Between its steps the indexes follow the log and are built, one bounded step a turn.
 
 Where several processes share the file, they take turns by a lock beside SQLite's (`WriteLock`).
 SQLite's own wait for its write lock is a poll with ever longer sleeps, up to a tenth of a second:
@@ -16,6 +11,8 @@ SQLite's lock is still what protects the file; this one only says who asks for i
 that cannot give it loses nothing but pace. Like SQLite's, it is let go when its holder dies.
 
 The lock is on the directory, which is always there and is nobody else's to lock.
+
+Who has posted a batch, or wants a trim, waits by a number on the event loop (`PendingAppends`).
 """
 
 import asyncio
@@ -25,28 +22,24 @@ import os
 import sqlite3
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from kalam_notify.errors import LogUnavailable
 from kalam_notify.log.base import OnAppend
 from kalam_notify.logs import Complaints
 from kalam_notify.model import TableDef, TableId
 from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import Indexes, Numbers
-from kalam_notify.store.files import HighWaterMark, LogFiles, LogTime, MovedFiles
-from kalam_notify.store.indexing import IndexWork, follow_all, follow_step
+from kalam_notify.store.files import HighWaterMark, LogFiles, MovedFiles
+from kalam_notify.store.indexing import IndexWork, follow_step
 from kalam_notify.store.reader import last_seq
-from kalam_notify.store.retention import AgeClass
 from kalam_notify.store.soundness import is_damage
-from kalam_notify.store.sourced import write_mark
-from kalam_notify.store.storing import Group, Posting, store
-from kalam_notify.store.trimming import Edges, Step, edges, newest_at, trim_by_age, trim_by_bytes
+
+_logger = logging.getLogger(__name__)
 
 
 class WriteLock:
@@ -121,23 +114,10 @@ class PendingAppends:
         future = self._trims[number] = asyncio.get_running_loop().create_future()
         return number, future
 
-    def finish_batches(self, outcome: "Outcome", on_append: OnAppend | None) -> None:
-        """Answer everybody whose batch was in this transaction, in order."""
-        group = outcome.group
-        now = time.monotonic()
-        for place, number in enumerate(outcome.numbers):
-            posted = self._posted.pop(number)
-            self.waiting_bytes -= posted.size
-            if group is not None:
-                self._acknowledge(posted, group.answers[place], now - posted.since, on_append)
-            else:
-                self._append_faults += 1
-                if not posted.future.done() and outcome.fault is not None:
-                    posted.future.set_exception(outcome.fault)
-
-    def _acknowledge(
-        self, posted: _Posted, appended: Appended, seconds: float, on_append: OnAppend | None
-    ) -> None:
+    def answer(self, number: int, appended: Appended, on_append: OnAppend | None) -> None:
+        """A batch has been stored: tell who waits for it."""
+        posted = self._taken(number)
+        seconds = time.monotonic() - posted.since
         self._appends += 1
         self._changes += appended.accepted
         self._last_append_seconds = seconds
@@ -146,11 +126,23 @@ class PendingAppends:
         if on_append is not None:
             on_append(seconds, appended)
 
-    def finish_trim(self, trimmed: "Trimmed") -> None:
+    def refuse(self, number: int, fault: Exception) -> None:
+        """A batch was not stored, or nobody knows: raise `fault` where it is waited for."""
+        posted = self._taken(number)
+        self._append_faults += 1
+        if not posted.future.done():
+            posted.future.set_exception(fault)
+
+    def _taken(self, number: int) -> _Posted:
+        posted = self._posted.pop(number)
+        self.waiting_bytes -= posted.size
+        return posted
+
+    def finish_trim(self, number: int, removed: int) -> None:
         """Answer who waits for this trim."""
-        future = self._trims.pop(trimmed.number)
+        future = self._trims.pop(number)
         if not future.done():
-            future.set_result(trimmed.removed)
+            future.set_result(removed)
 
     def statistics(self) -> dict[str, float]:
         return {
@@ -163,46 +155,8 @@ class PendingAppends:
         }
 
 
-_logger = logging.getLogger(__name__)
-
-GROUP_CHANGES = 4096
-GROUP_BYTES = 8 * 1024 * 1024
-
-
-class Waiting(NamedTuple):
-    """A batch in the queue; `size` in bytes of row JSON, `number` is for whoever posted it."""
-
-    posting: Posting
-    size: int
-    number: int
-
-
 class IndexOrder(NamedTuple):
     """Bring the indexes of the file to what the declared tables ask for."""
-
-
-class TrimOrder(NamedTuple):
-    """Apply retention until nothing is due."""
-
-    classes: Sequence[AgeClass]
-    max_bytes: int | None
-    number: int
-
-
-class Outcome(NamedTuple):
-    """What became of the batches of one transaction: stored as a group, or refused with a fault."""
-
-    numbers: Sequence[int]
-    group: Group | None
-    fault: LogUnavailable | None
-
-
-class Trimmed(NamedTuple):
-    """A finished order. `edges` is None when the log could not be read or written."""
-
-    number: int
-    removed: int
-    edges: Edges | None
 
 
 class Probe(NamedTuple):
@@ -217,24 +171,25 @@ class _Stop(NamedTuple):
     pass
 
 
-Report = Outcome | Trimmed | Recovered | None
-"""What the thread tells: a transaction, a finished trim, or None as its last word."""
+class WritingThread:
+    """What is common to all who write. `report` is called in the thread, None as its last word, and
+    `on_fault` for what goes wrong in any transaction.
 
-
-class Writer:
-    """The writing thread. `report` is called in it, for each transaction in order, and `on_fault`
-    for what goes wrong in any.
+    `numbers` are those of the tables that changes are stored under; `mark` is None where the file
+    is derived, and may be an older copy.
     """
+
+    name = "kalam-log-writer"
 
     def __init__(
         self,
         connect: Callable[[], sqlite3.Connection],
         files: LogFiles,
         write_lock: WriteLock,
-        mark: HighWaterMark,
+        mark: HighWaterMark | None,
         declared: Mapping[TableId, TableDef],
-        clock: LogTime,
-        report: Callable[[Report], None],
+        numbers: Numbers,
+        report: Callable[[Any], None],
         on_fault: Callable[[BaseException], None],
     ) -> None:
         self._connect = connect
@@ -242,29 +197,24 @@ class Writer:
         self._complaints = Complaints(_logger)
         self._write_lock = write_lock
         self._high_water = mark
-        self._clock = clock
         self._report = report
         self._on_fault = on_fault
-        self._numbers = Numbers(declared)
+        self._numbers = numbers
         self._indexes = Indexes()
         self._connection: sqlite3.Connection | None = None
-        self._inbox: SimpleQueue[Waiting | TrimOrder | IndexOrder | Probe | _Stop] = SimpleQueue()
-        self._waiting: deque[Waiting] = deque()
-        self._trims: deque[_Trim] = deque()
+        self._inbox: SimpleQueue[Any] = SimpleQueue()
         self._index_work = IndexWork(declared, self._numbers)
         self._indexes_due = self._indexes_failed = False
-        # How far each age class has walked: entries below are of other classes, for good.
-        self._walked: dict[AgeClass, int] = {}
         self._is_probed = False
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="kalam-log-writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
 
     def start(self) -> None:
         self._connection = self._open()
-        self._clock.not_before(newest_at(self._connection))
+        self._opened(self._connection)
         self._thread.start()
 
-    def put(self, order: Waiting | TrimOrder | IndexOrder | Probe) -> None:
+    def put(self, order: Any) -> None:
         self._inbox.put(order)
 
     def stop(self) -> None:
@@ -274,21 +224,36 @@ class Writer:
     def join(self) -> None:
         self._thread.join()
 
+    # What a subclass does
+
+    def _opened(self, connection: sqlite3.Connection) -> None:
+        """The file has been opened, in the thread that starts this one."""
+
+    def _take(self, order: Any) -> None:
+        """Keep an order that has come."""
+        raise NotImplementedError
+
+    def _has_work(self) -> bool:
+        """Whether there is something to do at once."""
+        raise NotImplementedError
+
+    def _must_finish(self) -> bool:
+        """Whether there is something to do even where the thread is to end."""
+        raise NotImplementedError
+
+    def _work(self) -> None:
+        """Do a little of it."""
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        """The thread ends: answer whoever still waits."""
+
+    # The thread
+
     def _run(self) -> None:
-        while not self._stopping or self._waiting:
+        while not self._stopping or self._must_finish():
             self._collect()
-            if self._waiting:
-                with self._write_lock.turn():
-                    # What has come while others wrote goes along.
-                    self._collect()
-                    outcomes = list(self._store_group(self._next_group()))
-                for outcome in outcomes:
-                    self._report(outcome)
-            # After every group, not only when none waits: producers that never pause must not keep
-            # the log from being trimmed.
-            if self._trims and not self._stopping:
-                with self._write_lock.turn():
-                    self._trim_step(self._trims[0])
+            self._work()
             if self._is_probed and not self._stopping:
                 self._is_probed = False
                 with self._write_lock.turn():
@@ -299,27 +264,19 @@ class Writer:
             if self._indexes_due and not self._stopping:
                 with self._write_lock.turn():
                     self._index_step()
-        for trim in self._trims:
-            self._report(Trimmed(trim.order.number, trim.removed, None))
+        self._end()
         self._forget_connection()
         self._write_lock.close()
-        self._high_water.close()
+        if self._high_water is not None:
+            self._high_water.close()
         self._report(None)
 
     def _collect(self) -> None:
         """Take all that has arrived; wait for something when there is nothing to do."""
-        idle = (
-            not self._waiting and not self._trims and not self._indexes_due and not self._is_probed
-        )
+        idle = not self._has_work() and not self._indexes_due and not self._is_probed
         while idle or not self._inbox.empty():
             idle = False
             match self._inbox.get():
-                case Waiting() as waiting:
-                    self._waiting.append(waiting)
-                case TrimOrder() as order:
-                    self._trims.append(_Trim(order))
-                    self._indexes_due |= self._indexes_failed
-                    self._indexes_failed = False
                 case IndexOrder():
                     self._index_work.begin()
                     self._indexes_due = True
@@ -327,56 +284,13 @@ class Writer:
                     self._is_probed = True
                 case _Stop():
                     self._stopping = True
+                case order:
+                    self._take(order)
 
-    def _next_group(self) -> list[Waiting]:
-        group = [self._waiting.popleft()]
-        changes, size = len(group[0].posting.batch), group[0].size
-        while self._waiting:
-            changes += len(self._waiting[0].posting.batch)
-            size += self._waiting[0].size
-            if changes > GROUP_CHANGES or size > GROUP_BYTES:
-                break
-            group.append(self._waiting.popleft())
-        return group
-
-    def _store_group(self, waiting: Sequence[Waiting]) -> Iterator[Outcome]:
-        try:
-            group = self._store(waiting)
-        except (sqlite3.OperationalError, MovedFiles) as fault:
-            yield self._refused(waiting, fault)
-        except Exception as fault:
-            if is_damage(fault):
-                yield self._refused(waiting, fault)
-                return
-            # Not the disk: one of the batches cannot be stored. The others must not pay for it.
-            if len(waiting) == 1:
-                yield self._refused(waiting, fault)
-                return
-            for one in waiting:
-                yield from self._store_group([one])
-        else:
-            if self._complaints.standing:
-                self._complaints.over()
-            if group.last_seq > group.before:
-                self._high_water.set(group.last_seq)
-            yield Outcome([one.number for one in waiting], group, None)
-
-    def _store(self, waiting: Sequence[Waiting]) -> Group:
-        postings = [one.posting for one in waiting]
-        with self._transaction() as connection:
-            group = store(connection, self._numbers, self._indexes, postings, self._clock())
-            for posting in postings:
-                if posting.mark is not None:
-                    write_mark(connection, posting.mark)
-            return group
-
-    def _refused(self, waiting: Sequence[Waiting], cause: Exception) -> Outcome:
-        self._complaints.say(
-            type(cause).__name__, f"changes could not be stored: {type(cause).__name__}: {cause}"
-        )
-        fault = LogUnavailable(f"the log could not store the changes: {cause}")
-        fault.__cause__ = cause
-        return Outcome([one.number for one in waiting], None, fault)
+    def _try_indexes_again(self) -> None:
+        """An index that could not be built is tried anew: what was wrong may be right by now."""
+        self._indexes_due |= self._indexes_failed
+        self._indexes_failed = False
 
     def _probe(self) -> None:
         try:
@@ -387,21 +301,6 @@ class Writer:
             return
         self._complaints.over()
         self._report(Recovered())
-
-    def _trim_step(self, trim: "_Trim") -> None:
-        try:
-            with self._transaction() as connection:
-                # What retention takes away, they could not follow any more.
-                follow_all(connection)
-                finished = trim.step(connection, self._walked, self._clock())
-                found = edges(connection) if finished else None
-        except Exception as fault:
-            kind = type(fault).__name__
-            self._complaints.say(f"trim {kind}", f"retention could not be applied: {kind}: {fault}")
-            finished, found = True, None
-        if finished:
-            self._trims.popleft()
-            self._report(Trimmed(trim.order.number, trim.removed, found))
 
     def _follow_step(self) -> None:
         """Bring the indexes nearer to the end of the log."""
@@ -430,7 +329,8 @@ class Writer:
             self._files.check()
         connection = self._begun()
         try:
-            self._high_water.check(lambda: last_seq(connection))
+            if self._high_water is not None:
+                self._high_water.check(lambda: last_seq(connection))
             yield connection
             connection.execute("COMMIT")
             self._numbers.committed()
@@ -478,32 +378,3 @@ class Writer:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-class _Trim:
-    """An order under way: age classes one after the other, then bytes."""
-
-    def __init__(self, order: TrimOrder) -> None:
-        self.order = order
-        self.removed = 0
-        self._classes = deque(order.classes)
-
-    def step(self, connection: sqlite3.Connection, walked: dict[AgeClass, int], now: float) -> bool:
-        """One step; True when nothing more is due."""
-        if self._classes:
-            members = self._classes[0]
-            step = trim_by_age(connection, members, walked.get(members, 0), now)
-            walked[members] = step.upto
-            if not step.more:
-                self._classes.popleft()
-            more = step.more or bool(self._classes) or self.order.max_bytes is not None
-        else:
-            step = self._bytes_step(connection)
-            more = step.more
-        self.removed += step.removed
-        return not more
-
-    def _bytes_step(self, connection: sqlite3.Connection) -> Step:
-        if self.order.max_bytes is None:
-            return Step(0, 0, more=False)
-        return trim_by_bytes(connection, self.order.max_bytes)
