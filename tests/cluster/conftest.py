@@ -1,11 +1,13 @@
 """A nats-server for all tests of a process, and a stream's name for each."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import count
+from typing import Any
 
 import pytest
-
 from cluster.nats_kit import Gate, NatsCluster, NatsServer
+
+from kalam_notify.log.nats.link import Link, NatsPlace
 
 _numbers = count(1)
 
@@ -48,3 +50,22 @@ def nats_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsClust
     servers = NatsCluster(tmp_path_factory.mktemp("cluster")).start()
     yield servers
     servers.close()
+
+
+@pytest.fixture
+async def make_link(
+    nats_server: NatsServer, stream: str
+) -> AsyncIterator[Callable[..., Awaitable[Link]]]:
+    """Makes links to the test's stream on the common server, or on `servers`; all connected."""
+    made: list[Link] = []
+
+    async def make(*servers: str, **options: Any) -> Link:
+        link = Link(NatsPlace(servers or (nats_server.url,), stream), **options)
+        made.append(link)
+        await link.start()
+        assert await link.wait_connected(30)
+        return link
+
+    yield make
+    for link in made:
+        await link.close()

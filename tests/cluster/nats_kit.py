@@ -77,7 +77,9 @@ class NatsServer:
         config = self.directory / "server.conf"
         config.write_text(self._configuration())
         with (self.directory / "output.txt").open("ab") as output:
-            self.process = subprocess.Popen([_program(), "-c", config], stdout=output, stderr=output)
+            self.process = subprocess.Popen(
+                [_program(), "-c", config], stdout=output, stderr=output
+            )
 
     def wait_usable(self) -> None:
         until(self._greets, f"{self.name} is usable: {self.output[-2000:]}")
@@ -103,7 +105,9 @@ class NatsServer:
             routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in self._routes)
             place = f"listen: 127.0.0.1:{self.route_port}"
             # Nobody is told of a way around what a test puts in between.
-            lines.append(f"cluster {{ name: kit, {place}, routes: [{routes}], no_advertise: true }}")
+            lines.append(
+                f"cluster {{ name: kit, {place}, routes: [{routes}], no_advertise: true }}"
+            )
         return "\n".join([*lines, self._extra, ""])
 
     @property

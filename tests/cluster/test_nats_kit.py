@@ -4,7 +4,6 @@ import contextlib
 import socket
 
 import pytest
-
 from cluster.nats_kit import ApiFault, Gate, NatsCluster, NatsServer
 
 STREAM = {"subjects": ["K.log"], "storage": "file"}

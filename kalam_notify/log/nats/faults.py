@@ -1,20 +1,20 @@
 """What can go wrong between a node and its stream.
 
-    LogFault
-    ├── NewerFormat          a message that only a later release understands
-    └── StreamFault
-        ├── NoAnswer         nobody answered, or cannot at the moment: ask again later
-        ├── NoStream         there is no stream of this name
-        ├── WrongLast        published on a condition that does not hold: another was first
-        ├── TooLarge         more than the servers take in a message
-        ├── Refused          any other no of a server
-        ├── Trimmed          the stream begins behind what was to be read next
-        ├── Astray           the stream did not give what follows, time and again
-        └── CopyFault
-            ├── NoPeer       no node offers its file
-            └── CopyFailed   a copy that was begun came to nothing
-    StorageFault
-    └── WrongStream          the stream is made for something else: the start is refused
+LogFault
+├── NewerFormat          a message that only a later release understands
+└── StreamFault
+    ├── NoAnswer         nobody answered, or cannot at the moment: ask again later
+    ├── NoStream         there is no stream of this name
+    ├── WrongLast        published on a condition that does not hold: another was first
+    ├── TooLarge         more than the servers take in a message
+    ├── Refused          any other no of a server
+    ├── Trimmed          the stream begins behind what was to be read next
+    ├── Astray           the stream did not give what follows, time and again
+    └── CopyFault
+        ├── NoPeer       no node offers its file
+        └── CopyFailed   a copy that was begun came to nothing
+StorageFault
+└── WrongStream          the stream is made for something else: the start is refused
 """
 
 from typing import Any

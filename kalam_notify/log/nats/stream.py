@@ -124,7 +124,7 @@ def headers_of(raw: bytes) -> dict[str, str] | None:
 
 
 def stream_info(answer: Mapping[str, Any]) -> StreamInfo:
-    """What STREAM.INFO or STREAM.CREATE answered; raises NoAnswer where the stream has no leader."""
+    """What STREAM.INFO or STREAM.CREATE answered; raises NoAnswer where there is no leader."""
     cluster = answer.get("cluster")
     leader = cluster.get("leader") if cluster else None
     if cluster and not leader:
@@ -205,6 +205,7 @@ def check_config(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     name = wanted["name"]
     for field, value in (*wanted.items(), *_NEVER.items()):
         has = found.get(field)
+        shown: tuple[Any, Any] = has, value
         match field:
             case "name" | "num_replicas":
                 continue
@@ -218,7 +219,7 @@ def check_config(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
                 has = {key: (has or {}).get(key) for key in value}
                 is_well, shown = has == value, (has, value)
             case _:
-                is_well, shown = has == value or not (has or value), (has, value)
+                is_well = has == value or not (has or value)
         if not is_well:
             raise WrongStream(name, field, *shown)
 
