@@ -1,13 +1,12 @@
 """The link against real servers: the stream's API, and connections that end."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 from cluster.nats_kit import Gate, NatsCluster, NatsServer
+from cluster.streams import settled, surely
 
 from kalam_notify.log.nats.faults import (
     NoAnswer,
@@ -21,12 +20,6 @@ from kalam_notify.log.nats.link import Link, NatsPlace, Received
 from kalam_notify.log.nats.stream import direct_message
 
 MakeLink = Callable[..., Awaitable[Link]]
-
-
-async def settled(link: Link) -> None:
-    """Return when the server has taken in all that was sent before."""
-    with contextlib.suppress(NoStream):
-        await link.info()
 
 
 class Changes:
@@ -316,13 +309,3 @@ async def test_three_servers_lose_their_leader_and_nothing_else(nats_cluster: Na
         assert info.leader != leader.name
     finally:
         await link.close()
-
-
-async def surely(ask: Callable[[], Awaitable[Any]]) -> Any:
-    """Ask until there is an answer."""
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                return await ask()
-            except NoAnswer:
-                await asyncio.sleep(0.05)

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -34,6 +35,11 @@ ASK_SECONDS = 5.0
 _NO_RESPONDERS = "503"
 
 _logger = logging.getLogger(__name__)
+
+
+def new_inbox() -> str:
+    """A subject that nobody else uses; what is below it is the caller's, too."""
+    return f"_INBOX.{secrets.token_hex(11)}"
 
 
 class Subscription:
@@ -75,7 +81,8 @@ class Line:
         self._name = name
         self._connection: Connection | None = None
         self._lost: asyncio.Future[str] | None = None
-        self._is_up = asyncio.Event()
+        self._is_up, self._is_down = asyncio.Event(), asyncio.Event()
+        self._is_down.set()
         self._keeper: asyncio.Task[None] | None = None
         self._subscriptions: list[Subscription] = []
         # What was asked over the connection there is, by the last token of its inbox.
@@ -127,6 +134,11 @@ class Line:
                 await self._is_up.wait()
         return self.is_connected
 
+    async def wait_lost(self, generation: int) -> None:
+        """Return when the connection of this generation is there no more."""
+        while self.is_connected and self.generation == generation:
+            await self._is_down.wait()
+
     async def _keep_connected(self, security: Security) -> None:
         complaints = Complaints(_logger)
         servers = list(self.place.servers)
@@ -154,7 +166,7 @@ class Line:
         connection = Connection(server, self._note_lost)
         try:
             await connection.open(self._name, security, leaves_lame_ducks=has_others)
-            self._inbox = connection.new_inbox()
+            self._inbox = new_inbox()
             await connection.listen(connection.register(self._take_answer), f"{self._inbox}.*")
             self._connection = connection
             for subscription in list(self._subscriptions):
@@ -181,12 +193,14 @@ class Line:
             # At once, so that nobody asks over it any more.
             if self._connection is connection:
                 self._is_up.clear()
+                self._is_down.set()
 
     def _take_up(self, connection: Connection) -> None:
         self.generation += 1
         self.max_payload = connection.max_payload
         self.connected_since, self.away_since = time.monotonic(), None
         self._is_up.set()
+        self._is_down.clear()
         _logger.info("connected to NATS at %s", told(connection.server))
         self.on_up()
 
@@ -194,6 +208,7 @@ class Line:
         was_up = self.connected_since is not None
         self._connection = None
         self._is_up.clear()
+        self._is_down.set()
         for future in self._asked.values():
             if not future.done():
                 future.set_exception(NoAnswer(f"the connection to NATS was lost: {reason}"))
