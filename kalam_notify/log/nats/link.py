@@ -133,7 +133,6 @@ class Link(Line):
         Raises NoAnswer, WrongLast, TooLarge, Refused.
         """
         head = {"Kalam-Format": FORMAT, "Kalam-Mid": mid, "Nats-Msg-Id": mid, **(headers or {})}
-        head["Nats-Expected-Stream"] = self.stream
         if expected_last_seq is not None:
             head["Nats-Expected-Last-Sequence"] = str(expected_last_seq)
         size = len(payload) + _HEADER_LINE

@@ -111,15 +111,14 @@ def stored_message(answer: Mapping[str, Any]) -> StreamMessage:
 
 def headers_of(raw: bytes) -> dict[str, str] | None:
     """Headers in a message's own form; a status line is put under `STATUS`."""
-    first, _, rest = raw.partition(b"\r\n")
+    first, *lines = raw.decode("utf-8", "replace").split("\r\n")
     headers: dict[str, str] = {}
-    status = first[9:12]  # behind NATS/1.0
-    if status:
-        headers[STATUS] = status.decode("ascii", "replace")
-    for line in rest.split(b"\r\n"):
-        name, colon, value = line.partition(b":")
+    if status := first[9:12]:  # behind NATS/1.0
+        headers[STATUS] = status
+    for line in lines:
+        name, colon, value = line.partition(":")
         if colon:
-            headers[name.decode("utf-8", "replace")] = value.strip().decode("utf-8", "replace")
+            headers[name] = value.strip()
     return headers or None
 
 
