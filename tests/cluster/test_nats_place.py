@@ -2,7 +2,7 @@
 
 import pytest
 
-from kalam_notify.log.nats.place import parse_place
+from kalam_notify.log.nats.place import parse_place, sign_in
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,18 @@ def test_a_place_shows_no_password() -> None:
     with pytest.raises(ValueError, match="nats://a:9") as told:
         parse_place("nats://u:geheim@a:9")
     assert "geheim" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("server", "found"),
+    [
+        ("nats://a:1", (None, None, None)),
+        ("nats://u:p%2F%40:x@a:1", ("u", "p/@:x", None)),
+        ("tls://u:@[::1]:1", ("u", "", None)),
+        ("nats://t%20k@a:1", (None, None, "t k")),
+    ],
+)
+def test_what_stands_before_a_host_is_decoded(
+    server: str, found: tuple[str | None, str | None, str | None]
+) -> None:
+    assert sign_in(server) == found

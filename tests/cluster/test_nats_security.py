@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 from kalam_notify.errors import StorageFault
+from kalam_notify.log.nats.credentials import read_credentials
 from kalam_notify.log.nats.link import Link, NatsPlace
 
 # -- what it takes to be believed --------------------------------------------------------------
@@ -97,14 +98,15 @@ class Certificates:
         )
 
 
+_KINDS = {"O": 14 << 3, "A": 0, "U": 20 << 3}
+
+
 class Nkey:
     """A key as NATS writes them: base 32 of its kind, the key and a CRC."""
 
-    KINDS = {"O": 14 << 3, "A": 0, "U": 20 << 3}
-
     def __init__(self, kind: str) -> None:
         self.private = Ed25519PrivateKey.generate()
-        prefix = self.KINDS[kind]
+        prefix = _KINDS[kind]
         raw = self.private.public_key().public_bytes_raw()
         self.public = self.text(bytes([prefix]) + raw)
         head = bytes([(18 << 3) | (prefix >> 5), (prefix & 31) << 3])
@@ -149,6 +151,7 @@ class Accounts:
         self._operator = operator.jwt(operator, "operator", operators)
         self._system = system.public
         everything = {"type": "user", "subs": -1, "data": -1, "payload": -1}
+        self.user_key = user.private
         self.user_jwt, self.user_seed = ours.jwt(user, "kalam", everything), user.seed
 
     @property
@@ -178,14 +181,11 @@ class Accounts:
 
 
 def test_the_files_are_read_as_nsc_writes_them(tmp_path: Path) -> None:
-    """The seed is of the examples of github.com/nats-io/nkeys, made by its own tool."""
-    from kalam_notify.log.nats.credentials import read_credentials
-
     accounts = Accounts()
     jwt, key = read_credentials(accounts.write_creds(tmp_path / "k.creds"))
     assert jwt == accounts.user_jwt
     assert accounts.user_seed.startswith("SU")
-    assert Nkey.text(bytes([20 << 3]) + key.public_key().public_bytes_raw()).startswith("U")
+    assert key.sign(b"nonce") == accounts.user_key.sign(b"nonce")
 
 
 async def test_credentials_are_signed_in_with(tmp_path: Path) -> None:
@@ -206,14 +206,16 @@ async def test_credentials_are_signed_in_with(tmp_path: Path) -> None:
         ("", "nsc generate creds"),
         ("seed", "no user's nkey, or damaged"),
         ("SUAAAA", "no user's nkey, or damaged"),
-        (Nkey("A").seed, "no user's nkey, or damaged"),
+        ("an account's", "no user's nkey, or damaged"),
     ],
 )
 async def test_credentials_of_no_use_are_told_with_their_file(
     tmp_path: Path, text: str | None, cure: str
 ) -> None:
     path = tmp_path / "k.creds"
-    if text:
+    if text == "an account's":
+        Accounts().write_creds(path, Nkey("A").seed)
+    elif text:
         Accounts().write_creds(path, text)
     elif text is not None:
         path.write_text(text)

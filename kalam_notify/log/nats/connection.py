@@ -29,7 +29,7 @@ from nats.protocol.command import sub_cmd, unsub_cmd
 
 from kalam_notify.log.nats.credentials import Security
 from kalam_notify.log.nats.faults import NoAnswer
-from kalam_notify.log.nats.place import told
+from kalam_notify.log.nats.place import sign_in, told
 from kalam_notify.log.nats.stream import headers_of
 
 CONNECT_SECONDS = 2.0
@@ -69,11 +69,16 @@ class Connection(Client):
         With `leaves_lame_ducks` a server that is about to end is left as soon as it says so.
         """
         self._leaves_lame_ducks = leaves_lame_ducks
+        # nats-py would not decode them.
+        user, password, token = sign_in(self.server)
         try:
             async with asyncio.timeout(2 * CONNECT_SECONDS):
                 await self.connect(
-                    [self.server],
+                    [told(self.server)],
                     name=name,
+                    user=user,
+                    password=password,
+                    token=token,
                     allow_reconnect=False,
                     connect_timeout=CONNECT_SECONDS,  # type: ignore[arg-type] # any number
                     # The same server once more, then NoServersError.

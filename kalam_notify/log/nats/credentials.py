@@ -20,8 +20,8 @@ from kalam_notify.errors import StorageFault
 _BLOCK = r"-+BEGIN {name}-+\s+([A-Za-z0-9._=-]+?)\s+-+END {name}-+"
 _JWT = re.compile(_BLOCK.format(name="NATS USER JWT"))
 _SEED = re.compile(_BLOCK.format(name="USER NKEY SEED"))
-_USER_SEED = bytes([18 << 3 | 20 >> 1])
-"""The first byte of a seed (18), and what it is a seed of: a user (20)."""
+_USER_SEED = bytes([18 << 3 | 20 >> 2, (20 << 3 & 31) << 3])
+"""Five bits that say it is a seed (S is the 18th letter from A), five of whose (U, the 20th)."""
 
 
 class Security(NamedTuple):
@@ -72,7 +72,7 @@ def _user_key(path: Path, seed: str) -> bytes:
         raw = b""
     body, crc = raw[:-2], raw[-2:]
     # XMODEM is the CRC-16 that binascii has; the nkey holds it with its low byte first.
-    if len(body) != 34 or body[:1] != _USER_SEED or _crc(body) != crc:
+    if len(body) != 34 or body[:2] != _USER_SEED or _crc(body) != crc:
         raise StorageFault(
             f"the seed in {path} is no user's nkey, or damaged: make the file again with"
             " `nsc generate creds`"

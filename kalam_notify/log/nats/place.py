@@ -2,6 +2,7 @@
 
 import re
 from typing import NamedTuple
+from urllib.parse import unquote
 
 PORT = 4222
 
@@ -25,6 +26,25 @@ def told(server: str) -> str:
     """A server's URL as it may be shown: without user and password."""
     scheme, _, rest = server.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+class SignIn(NamedTuple):
+    """What stands before a host: user and password, or a token alone; None where nothing does."""
+
+    user: str | None
+    password: str | None
+    token: str | None
+
+
+def sign_in(server: str) -> SignIn:
+    """What a server's URL says to sign in with, decoded."""
+    text, at, _ = server.partition("://")[2].rpartition("@")
+    if not at:
+        return SignIn(None, None, None)
+    user, colon, password = text.partition(":")
+    if not colon:
+        return SignIn(None, None, unquote(user))
+    return SignIn(unquote(user), unquote(password), None)
 
 
 def parse_place(url: str) -> NatsPlace:
