@@ -6,6 +6,7 @@ They end with the run of the tests, however that ends: see loadtest/harness/leas
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -141,6 +142,8 @@ class NatsServer:
         """SIGSTOP: it keeps its connections and does nothing."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        # Its threads go on for a moment.
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
         self._is_frozen = True
 
     def thaw(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -290,6 +291,26 @@ async def test_a_refusal_of_the_server_is_no_end(own_server: NatsServer) -> None
         await link.send("x" * 5000)
         await changes.until("up", "down", "up")
         assert (await link.ensure_stream()).messages == 0
+    finally:
+        await link.close()
+
+
+async def test_a_server_that_is_about_to_end_is_left_before_it_does(
+    own_server: NatsServer, gate: Gate
+) -> None:
+    gate.sever()
+    changes = Changes()
+    link = Link(NatsPlace((own_server.url, gate.url), "S"), **changes.callbacks)
+    await link.start()
+    try:
+        await changes.until("up")
+        assert link.server == own_server.url
+        await asyncio.to_thread(gate.restore)
+        assert own_server.process is not None
+        own_server.process.send_signal(signal.SIGUSR2)
+        await changes.until("up", "down", "up")
+        assert link.server == gate.url
+        assert own_server.is_running
     finally:
         await link.close()
 

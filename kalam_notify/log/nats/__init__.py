@@ -1,8 +1,14 @@
 """The log on NATS JetStream: how a node reaches the stream that gives all nodes one order.
 
-    Link         one connection at a time, to any of the servers, for ever; the API of the stream
-    Tail         what the stream holds behind a sequence, complete and in order, for the applier
-    copying      a node's file, whole, from one node to another over the same connection
+    place         where it is: servers and a stream, read from `log.url`
+    credentials   what a node signs in with
+    connection    one connection to one server, until it is lost; all of nats-py is here
+    line          one connection after the other, for ever; who asks, and who listens
+    link          over it, the API of the stream; `stream` has what it says as values
+    tail          what the stream holds behind a sequence, whole and in order; decided in `reading`
+    copying       a node's file, from another node; the one that gives it is `offering`
+    faults        what can go wrong
 
-Only `connection` knows nats-py (`kalam-notify[nats]`), so that the rest can be loaded without.
+nats-py (`kalam-notify[nats]`) is needed by `connection`, and so by `line`, `link`, `tail`,
+`copying` and `offering`; the rest can be loaded without.
 """

@@ -31,6 +31,8 @@ from kalam_notify.logs import Complaints
 _PAUSE = (0.1, 0.5)
 """Between two rounds of all servers, in seconds; drawn, so that nodes do not come all at once."""
 
+_SHORT_SECONDS = 1.0
+
 ASK_SECONDS = 5.0
 _NO_RESPONDERS = "503"
 
@@ -94,6 +96,7 @@ class Line:
         # Monotonic; None while it is the other way round.
         self.connected_since: float | None = None
         self.away_since: float | None = None
+        self._up_at = float("-inf")
         # The bytes that a message may have, headers included, as it was told last.
         self.max_payload = 1024 * 1024
 
@@ -143,22 +146,27 @@ class Line:
         complaints = Complaints(_logger)
         servers = list(self.place.servers)
         random.shuffle(servers)
-        failures = 0
+        untried = len(servers)
         while True:
             # The one that was lost comes last.
             servers.append(servers.pop(0))
             try:
                 await self._stay_connected(servers[-1], security, len(servers) > 1)
-                failures = 0
                 complaints.over()
+                # Another one at once, unless this one has let us in only to throw us out.
+                untried = 0 if self._is_short_lived() else len(servers)
             except (NoAnswer, TimeoutError, OSError) as fault:
                 complaints.say("away", f"no connection to NATS: {fault}")
-                failures += 1
+                untried -= 1
             except Exception:
                 _logger.exception("the connection to NATS failed")
-                failures += 1
-            if failures % len(servers) == 0:
+                untried -= 1
+            if untried <= 0:
                 await asyncio.sleep(random.uniform(*_PAUSE))
+                untried = len(servers)
+
+    def _is_short_lived(self) -> bool:
+        return time.monotonic() - self._up_at < _SHORT_SECONDS
 
     async def _stay_connected(self, server: str, security: Security, has_others: bool) -> None:
         """Connect, and return when the connection is lost; raises where it cannot be had."""
@@ -172,8 +180,9 @@ class Line:
             for subscription in list(self._subscriptions):
                 await self._listen(subscription, connection)
             await connection.confirm()
-            if not lost.done():
-                self._take_up(connection)
+            if lost.done():
+                raise NoAnswer(f"{told(server)}: {lost.result()}")
+            self._take_up(connection)
             _logger.warning("lost the connection to NATS at %s: %s", told(server), await lost)
         except asyncio.CancelledError:
             # For `close`, which is not in such a hurry.
@@ -198,7 +207,8 @@ class Line:
     def _take_up(self, connection: Connection) -> None:
         self.generation += 1
         self.max_payload = connection.max_payload
-        self.connected_since, self.away_since = time.monotonic(), None
+        self._up_at = time.monotonic()
+        self.connected_since, self.away_since = self._up_at, None
         self._is_up.set()
         self._is_down.clear()
         _logger.info("connected to NATS at %s", told(connection.server))
