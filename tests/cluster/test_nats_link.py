@@ -4,11 +4,13 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from cluster.nats_kit import Gate, NatsCluster, NatsServer
 from cluster.streams import settled, surely
 
+from kalam_notify.log.nats.connection import Connection
 from kalam_notify.log.nats.faults import (
     NoAnswer,
     NoStream,
@@ -313,6 +315,31 @@ async def test_a_server_that_is_about_to_end_is_left_before_it_does(
         assert own_server.is_running
     finally:
         await link.close()
+
+
+async def test_a_link_closes_though_its_cancellation_is_lost_while_it_connects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost: list[str] = []
+    is_connecting = asyncio.Event()
+
+    async def open_(connection: Connection, *_: Any, **__: Any) -> None:
+        is_connecting.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if lost:
+                raise
+            lost.append("as wait_for does")
+        raise NoAnswer("not there")
+
+    monkeypatch.setattr(Connection, "open", open_)
+    link = Link(NatsPlace(("nats://127.0.0.1:1",), "S"))
+    await link.start()
+    await is_connecting.wait()
+    async with asyncio.timeout(30):
+        await link.close()
+    assert lost
 
 
 async def test_three_servers_lose_their_leader_and_nothing_else(nats_cluster: NatsCluster) -> None:

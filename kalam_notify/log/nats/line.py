@@ -32,6 +32,7 @@ _PAUSE = (0.1, 0.5)
 """Between two rounds of all servers, in seconds; drawn, so that nodes do not come all at once."""
 
 _SHORT_SECONDS = 1.0
+_CANCEL_SECONDS = 0.1
 
 ASK_SECONDS = 5.0
 _NO_RESPONDERS = "503"
@@ -111,9 +112,12 @@ class Line:
 
     async def close(self) -> None:
         """Send what is left, and go."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        keeper = self._keeper
+        while keeper is not None and not keeper.done():
+            # Again and again: `wait_for`, which nats-py connects by, loses it if what it waits for
+            # comes at the same time (Python before 3.12).
+            keeper.cancel()
+            await asyncio.wait({keeper}, timeout=_CANCEL_SECONDS)
         connection, is_up = self._connection, self.is_connected
         if connection is not None:
             if is_up:
