@@ -40,7 +40,7 @@ def run(
     `config_file` and `overrides` are what a SIGHUP reads the configuration from again.
     """
     configure_logging(config.logging)
-    hide(*config.auth.jwt.secrets, *config.ingest.secrets)
+    hide(*config.auth.jwt.secrets, *config.ingest.secrets, *config.log.secrets)
     for source in config.sources.values():
         hide(source.password or "")
     examine(config)

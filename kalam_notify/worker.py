@@ -363,7 +363,7 @@ class Worker:
 
     def _new_tokens(self, config: Config, before: TokenVerifier | None = None) -> TokenVerifier:
         """Reads the files that the settings name; raises ConfigurationFault."""
-        hide(*config.auth.jwt.secrets, *config.ingest.secrets)
+        hide(*config.auth.jwt.secrets, *config.ingest.secrets, *config.log.secrets)
         return TokenVerifier(
             config.auth.jwt,
             before=before,

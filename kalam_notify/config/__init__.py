@@ -5,6 +5,7 @@ from kalam_notify.config.advice import require_authentication, warnings
 from kalam_notify.config.credentials import PLACEHOLDER_SECRET, ROLES
 from kalam_notify.config.dev import dev_config
 from kalam_notify.config.load import load_config
+from kalam_notify.config.nats_settings import NatsSettings, NatsTlsSettings, is_nats
 from kalam_notify.config.reload import Differences, reload_differences, reloaded
 from kalam_notify.config.settings import (
     ApiKey,
@@ -36,6 +37,8 @@ __all__ = [
     "LogSettings",
     "LoggingSettings",
     "MetricsSettings",
+    "NatsSettings",
+    "NatsTlsSettings",
     "Override",
     "RetentionSettings",
     "ServerSettings",
@@ -43,6 +46,7 @@ __all__ = [
     "TlsSettings",
     "WebSocketSettings",
     "dev_config",
+    "is_nats",
     "load_config",
     "parse_address",
     "reload_differences",

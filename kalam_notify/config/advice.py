@@ -1,12 +1,17 @@
 """What starts, or would start, but deserves a word: warnings, and what `serve` insists on."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from kalam_notify.config.credentials import PLACEHOLDER_SECRET
-from kalam_notify.config.settings import Config, JwtSettings
+from kalam_notify.config.nats_settings import NatsSettings, is_nats
+from kalam_notify.config.settings import Config, JwtSettings, LogSettings
 from kalam_notify.errors import ConfigurationFault, Fault
 
 SHORTEST_SECRET_BYTES = 32
+
+SECONDS_OF_A_NEW_LEADER = 10
+"""A leader that died was followed by another within 4.6 to 8.5 s wherever it was measured."""
 
 
 def warnings(config: Config) -> list[str]:
@@ -23,9 +28,37 @@ def _warnings(config: Config) -> Iterator[str]:
         )
     if config.log.url == "memory:":
         yield "log.url: memory: keeps nothing: a restart forgets every change and row"
+    yield from _nats(config.log)
     for name, table in config.tables.declared.items():
         if not table.is_shared and table.access != "private":
             yield f"tables.declared.{name}.access: has no meaning for a user table"
+
+
+def _nats(log: LogSettings) -> Iterator[str]:
+    if not is_nats(log.url):
+        if log.nats != NatsSettings():
+            yield "log.nats: has no meaning unless log.url is nats://…: nothing of it is used"
+        return
+    for fault in _lacking_package(log.url):
+        yield f"{fault[0]}: {fault[1]}: {fault[2]}"
+    nats = log.nats
+    if nats.replicas % 2 == 0:
+        yield (
+            f"log.nats.replicas: {nats.replicas} copies survive the loss of no more servers than "
+            f"{nats.replicas - 1} do: give an odd number"
+        )
+    for name in ("append_timeout", "stale_after"):
+        if getattr(nats, name) < SECONDS_OF_A_NEW_LEADER:
+            yield (
+                f"log.nats.{name}: is shorter than the stream may take to find a new leader "
+                f"({SECONDS_OF_A_NEW_LEADER} s)"
+            )
+
+
+def _lacking_package(url: str) -> Iterator[tuple[str, str, str]]:
+    if is_nats(url) and find_spec("nats") is None:
+        cure = "pip install 'kalam-notify[nats]'"
+        yield "log.url", "a log on NATS needs a package that is not installed", cure
 
 
 def _authentication(config: Config) -> Iterator[str]:
@@ -63,6 +96,12 @@ def require_authentication(config: Config, source: str) -> None:
 
 def _is_quoted(secret: str) -> bool:
     return len(secret) > 1 and secret[0] == secret[-1] and secret[0] in "'\""
+
+
+def lacking(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Why `serve` may not start with this configuration: key, value and cure of each."""
+    yield from lacking_authentication(config)
+    yield from _lacking_package(config.log.url)
 
 
 def lacking_authentication(config: Config) -> Iterator[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from kalam_notify.config.addresses import parse_address
 from kalam_notify.config.keys import PublicKey, fits, load_public_keys, prepare_secret
+from kalam_notify.config.nats_settings import NatsSettings
 from kalam_notify.config.readers import BadValue
 from kalam_notify.config.settings import Config, JwtSettings, WebSocketSettings
 from kalam_notify.config.source_settings import chosen_by
@@ -125,6 +126,29 @@ def _log(config: Config) -> Iterator[Finding]:
     if config.log.url == "memory:" and config.server.workers > 1:
         cure = "a log in memory serves one process: set server.workers to 1, or log.url to sqlite:"
         yield Finding(("log.url", "server.workers"), show(config.log.url), cure)
+    yield from _nats(config.log.nats)
+
+
+def _nats(nats: NatsSettings) -> Iterator[Finding]:
+    at = "log.nats."
+    if nats.close_clients_after < nats.stale_after:
+        keys = (at + "close_clients_after", at + "stale_after")
+        cure = f"give at least log.nats.stale_after ({nats.stale_after:g} s), or lower that"
+        yield Finding(keys, show(nats.close_clients_after), cure)
+    if (nats.tls.cert is None) != (nats.tls.key is None):
+        keys = (at + "tls.cert", at + "tls.key")
+        missing = keys if nats.tls.cert is None else keys[::-1]
+        yield Finding(missing, "null", "cert and key go together: give both or neither")
+    files = {
+        "credentials": (nats.credentials, "a .creds file of NATS"),
+        "tls.ca": (nats.tls.ca, "a PEM file"),
+        "tls.cert": (nats.tls.cert, "a PEM file"),
+        "tls.key": (nats.tls.key, "a PEM file"),
+    }
+    for name, (path, what) in files.items():
+        if path is not None and not _is_readable(path):
+            cure = f"give the path of {what} that can be read"
+            yield Finding((at + name,), repr(str(path)), cure)
 
 
 def _jwt(jwt: JwtSettings) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kalam_notify.config.advice import lacking_authentication
+from kalam_notify.config.advice import lacking
 from kalam_notify.config.checks import check
 from kalam_notify.config.decode import Decoder
 from kalam_notify.config.settings import Config
@@ -43,6 +43,6 @@ def load_config(
 
 def _insist(config: Config, blamed: str, sources: Mapping[str, str], faults: list[Fault]) -> None:
     told = [fault.key for fault in faults]
-    for key, value, cure in lacking_authentication(config):
+    for key, value, cure in lacking(config):
         if not any(f"{other}.".startswith(f"{key}.") for other in told):
             faults.append(Fault(sources.get(key, blamed), key, value, cure))

@@ -8,6 +8,7 @@ may come as text, so that one reader serves all sources.
 import json
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
@@ -252,6 +253,7 @@ boolean = Reader(_read_boolean)
 text = Reader(_read_text)
 plain_text = Reader(_read_plain_text)
 """Text that is no language of its own: without white space at its ends, and filled in."""
+file_path = Reader(lambda value: Path(_read_plain_text(value)))
 workers = Reader(_read_workers)
 auto_or_flag = Reader(_read_auto_or_flag)
 auto_or_limit = Reader(_read_auto_or_limit)

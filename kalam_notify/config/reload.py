@@ -15,6 +15,10 @@ RELOADABLE = (
     "websocket",
     "auth",
     "log.retention",
+    "log.nats.append_timeout",
+    "log.nats.stale_after",
+    "log.nats.close_clients_after",
+    "log.nats.snapshot_serving",
     "tables",
     "ingest",
     "limits",
@@ -54,11 +58,18 @@ def reloaded(running: Config, new: Config) -> Config:
         strict_origin=new.server.strict_origin,
         trusted_proxies=new.server.trusted_proxies,
     )
+    nats = replace(
+        running.log.nats,
+        append_timeout=new.log.nats.append_timeout,
+        stale_after=new.log.nats.stale_after,
+        close_clients_after=new.log.nats.close_clients_after,
+        snapshot_serving=new.log.nats.snapshot_serving,
+    )
     return replace(
         new,
         server=server,
         sources=running.sources,
-        log=replace(running.log, retention=new.log.retention),
+        log=replace(running.log, retention=new.log.retention, nats=nats),
         logging=replace(running.logging, level=new.logging.level),
     )
 

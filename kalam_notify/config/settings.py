@@ -16,6 +16,12 @@ from kalam_notify.config import readers as r
 from kalam_notify.config.addresses import listen_address, network, origin, web_address
 from kalam_notify.config.credentials import role_names, secret_text
 from kalam_notify.config.hooks import IngestSettings
+from kalam_notify.config.nats_settings import (
+    NatsSettings,
+    read_nats_url,
+    secrets_of,
+    without_secrets,
+)
 from kalam_notify.config.source_settings import SourceSettings
 from kalam_notify.model import TableDef, TableId
 
@@ -41,12 +47,10 @@ ALGORITHMS = (
     "EdDSA",
 )
 
-_file_path = r.Reader(lambda value: Path(r.plain_text.read(value)))
-
 
 class TlsSettings(msgspec.Struct, frozen=True):
-    cert: Annotated[Path | None, r.nullable(_file_path)] = None
-    key: Annotated[Path | None, r.nullable(_file_path)] = None
+    cert: Annotated[Path | None, r.nullable(r.file_path)] = None
+    key: Annotated[Path | None, r.nullable(r.file_path)] = None
 
 
 class ServerSettings(msgspec.Struct, frozen=True):
@@ -57,7 +61,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     workers: Annotated[int, r.workers] = 1
     # None: wherever it is given.
     io_uring: Annotated[bool | None, r.auto_or_flag] = None
-    data_dir: Annotated[Path, _file_path] = Path("kalam-data")
+    data_dir: Annotated[Path, r.file_path] = Path("kalam-data")
     drain_seconds: Annotated[float, r.duration(allow_zero=True)] = 10.0
     # Lower case, `scheme://host[:port]` or `*`; empty: every origin.
     allowed_origins: Annotated[tuple[str, ...], r.list_of(origin)] = ()
@@ -164,19 +168,44 @@ class RetentionSettings(msgspec.Struct, frozen=True):
     max_bytes: Size = GIB
 
 
+LOG_URL_CURE = (
+    "give sqlite: (a file in data_dir), sqlite:/path/file.db, memory:, or for several nodes "
+    "nats://host:4222/STREAM"
+)
+
+
 def _read_log_url(value: object) -> str:
     url = r.text.read(value)
-    if url != "memory:" and not url.startswith("sqlite:"):
-        raise r.BadValue("give sqlite: (a file in data_dir), sqlite:/path/file.db or memory:")
+    try:
+        if url.startswith(("nats:", "tls:")):
+            return read_nats_url(url)
+        if url != "memory:" and not url.startswith("sqlite:"):
+            raise r.BadValue(LOG_URL_CURE)
+    except r.BadValue as refusal:
+        # The fault shows what is to blame, and that may hold a password.
+        refusal.item = without_secrets(url)
+        raise
     return url
 
 
 class LogSettings(msgspec.Struct, frozen=True):
+    # May hold a password: `secrets` tells.
     url: Annotated[str, r.Reader(_read_log_url)] = "sqlite:"
     durability: Annotated[Literal["commit", "os"], r.choice("commit", "os")] = "commit"
     # Bytes of the newest changes that are held in memory.
     window_bytes: Size = 32 * MIB
     retention: RetentionSettings = RetentionSettings()
+    # Where url names a stream.
+    nats: NatsSettings = NatsSettings()
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Passwords in the URL."""
+        return secrets_of(self.url)
+
+    def __repr__(self) -> str:
+        """Without what the URL may hide: a configuration may end up in a log line."""
+        return f"LogSettings(url={without_secrets(self.url)!r}, durability={self.durability!r}, …)"
 
 
 class TablesSettings(msgspec.Struct, frozen=True):

@@ -76,13 +76,14 @@ def test_the_example_files_commented_examples_are_valid(tmp_path) -> None:
         live = re.sub(r"^( *)#: ?", r"\1", block, flags=re.MULTILINE)
         if default.split(":")[0] == live.split(":")[0]:
             text = text.replace(block + default, live)
-    # A key file and a key set that the test has no use for.
-    text = re.sub(r"^ *(public_key|jwks_url): .*\n", "", text, flags=re.MULTILINE)
+    # Files and a key set that the test has no use for.
+    text = re.sub(r"^ *(public_key|jwks_url|credentials): .*\n", "", text, flags=re.MULTILINE)
     file = tmp_path / "live.yaml"
     file.write_text(text)
     config = load_config(file)
     assert [key.name for key in config.auth.api_keys] == ["feeder"]
     assert config.server.trusted_proxies == ("10.0.0.0/8", "127.0.0.1")
+    assert config.log.url == "nats://a:4222,b:4222,c:4222/KALAM"
     orders = config.tables.declared["app.orders"]
     assert orders.primary_key == ("id",)
     assert orders.policy == "tenant = CLAIM('tenant')"

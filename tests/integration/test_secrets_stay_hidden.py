@@ -53,6 +53,10 @@ BAD_CONFIGURATIONS = [
     "ingest: {{hooks: {{a: {0}}}}}",
     "ingest: {{hooks: [{0}]}}",
     "ingest: {{hooks: {{a: {{secrets: {0}, format: xml}}}}}}",
+    "log: {{url: 'nats://u:{0}@a/no.stream'}}",
+    "log: {{url: 'nats://u:{0}@a:0,{0}@b/KALAM'}}",
+    "log: {{url: 'nats://{0}/KALAM/'}}",
+    "log: {{url: ['nats://u:{0}@a/KALAM']}}",
     "{0}",
     "secret: {0}",
 ]
