@@ -14,7 +14,7 @@ What survives a crash is what `schema` says: every acknowledged batch, and no ha
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from kalam_notify.errors import Compacted, DamagedFile, LogUnavailable, StorageFault
@@ -208,6 +208,12 @@ class StoredLog:
             self._files.check()
         except MovedFiles as moved:
             return str(moved)
+        return None
+
+    def adjust(self, nats: Mapping[str, Any]) -> None:
+        pass
+
+    def why_leave(self) -> str | None:
         return None
 
     def why_not_ready(self) -> str | None:
