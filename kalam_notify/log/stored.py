@@ -16,6 +16,7 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kalam_notify.errors import Compacted, DamagedFile, LogUnavailable, StorageFault
 from kalam_notify.log.base import OnAppend

@@ -124,6 +124,7 @@ class Applied(NamedTuple):
 
     upto: int
     digest: int
+    epoch: int
     last_seq: int
     groups: Sequence[Group]
     answers: Sequence[Answer]
@@ -257,7 +258,8 @@ class _Transaction:
         self._numbers = numbers
         self._indexes = indexes
         self._shapes = shapes
-        self._digest = Digest(read_state(connection).digest)
+        state = read_state(connection)
+        self._digest, self._epoch = Digest(state.digest), state.epoch
         self._postings: list[Posting] = []
         self._waiting: list[_Waiting] = []
         self._groups: list[Group] = []
@@ -284,6 +286,7 @@ class _Transaction:
         return Applied(
             upto,
             self._digest.value,
+            self._epoch,
             last_seq,
             self._groups,
             self._answers,
@@ -431,6 +434,7 @@ class _Transaction:
     def _begin_epoch(self, number: int, base: int) -> None:
         self._connection.execute(_BEGIN_EPOCH, (base,))
         self._connection.execute("UPDATE stream SET epoch = ?", (number,))
+        self._epoch = number
 
 
 # A log that has given no seq begins here. Whoever stands before a later life's base begins anew.

@@ -62,7 +62,7 @@ from kalam_notify.log.nats.tail import Tail
 from kalam_notify.log.stored import WINDOW_BYTES, StoredLog, weight
 from kalam_notify.log.writing import IndexOrder, Probe, Recovered
 from kalam_notify.model import PostedChange
-from kalam_notify.model.sourced import SourceMark
+from kalam_notify.model.sourced import SourceMark, SourceState
 from kalam_notify.singleflight import FreshCall
 from kalam_notify.store import schema
 from kalam_notify.store.base import Appended
@@ -70,6 +70,7 @@ from kalam_notify.store.catalog import refuse_unfit, stored_tables
 from kalam_notify.store.files import LogFiles
 from kalam_notify.store.retention import TRIM_SECONDS, AgeClass, Retention, age_classes
 from kalam_notify.store.soundness import check
+from kalam_notify.store.sourced import source_states, source_version
 from kalam_notify.store.storing import NOTHING, Posting
 from kalam_notify.store.trimming import Due, Edges, due_by_age, due_by_bytes, edges
 
@@ -130,6 +131,8 @@ class NatsLog(StoredLog):
         self.append_timeout = append_timeout
         self.stale_after = stale_after
         self.close_clients_after = close_clients_after
+        # Seconds that the start waits for the stream; it goes on without.
+        self.start_patience = 5.0
         self._link = link
         self._retention = retention or Retention()
         self._trim_seconds = trim_seconds
@@ -195,6 +198,10 @@ class NatsLog(StoredLog):
             asyncio.create_task(self._watch_link(), name="link"),
             asyncio.create_task(self._follow_file(), name="answers"),
         ]
+        # Whoever starts to follow the log from here begins at its end, if that can be had.
+        give_up = self._loop.time() + self.start_patience
+        while not self._is_level and self._standstill is None and self._loop.time() < give_up:
+            await self._more_applied(0.05)
 
     async def _end_writing(self) -> None:
         await self._drain()
@@ -499,7 +506,9 @@ class NatsLog(StoredLog):
             case Progress(applied=applied):
                 self._append_fault = None
                 self._waiting_size = max(0, self._waiting_size - report.size)
-                self._state = self._state._replace(applied=applied.upto, digest=applied.digest)
+                self._state = self._state._replace(
+                    applied=applied.upto, digest=applied.digest, epoch=applied.epoch
+                )
                 for group in applied.groups:
                     if group.changes is None:
                         self._follower.hear_of(group.last_seq)
@@ -618,6 +627,14 @@ class NatsLog(StoredLog):
         self._require_level()
         async with super()._reading():
             yield
+
+    async def sources(self) -> dict[str, SourceState]:
+        """See EventLog.sources. Asked at the start, whether or not this node has caught up."""
+        return await self._pool.run(source_states)
+
+    async def source_version(self) -> int:
+        """See EventLog.source_version."""
+        return await self._pool.run(source_version)
 
     # -- writing ---------------------------------------------------------------------------------
 
