@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from kalam_notify.config.addresses import parse_address
 from kalam_notify.config.keys import PublicKey, fits, load_public_keys, prepare_secret
-from kalam_notify.config.nats_settings import NatsSettings, is_nats
+from kalam_notify.config.nats_settings import NatsSettings
 from kalam_notify.config.readers import BadValue
 from kalam_notify.config.settings import Config, JwtSettings, WebSocketSettings
 from kalam_notify.config.source_settings import chosen_by
@@ -126,9 +126,6 @@ def _log(config: Config) -> Iterator[Finding]:
     if config.log.url == "memory:" and config.server.workers > 1:
         cure = "a log in memory serves one process: set server.workers to 1, or log.url to sqlite:"
         yield Finding(("log.url", "server.workers"), show(config.log.url), cure)
-    if is_nats(config.log.url) and config.sources:
-        cure = "a source is followed by a server with a log of its own: remove it, or set log.url"
-        yield Finding(("sources", "log.url"), ", ".join(config.sources), f"{cure} to sqlite:")
     yield from _nats(config.log.nats)
 
 
