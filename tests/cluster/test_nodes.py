@@ -287,6 +287,9 @@ async def test_a_message_of_a_later_release_stops_the_node_and_says_why(
     with pytest.raises(LogUnavailable, match="upgrade"):
         await a.append([put(2)])
     await link.close()
+    # That the stream is still the same does not make it able to.
+    await a._fence()
+    assert "upgrade this node" in (a.why_not_ready() or "")
 
 
 async def test_messages_of_others_are_passed_over(

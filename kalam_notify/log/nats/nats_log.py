@@ -159,8 +159,10 @@ class NatsLog(StoredLog):
         self._applied_more = asyncio.Event()
         # Whether everything that was in the stream at the first connection has been applied.
         self._is_level = False
-        # Why this node cannot go on with the stream, until somebody does something about it.
-        self._standstill: str | None = None
+        # Why this node cannot go on with the stream: for as long as this process lives, or until it
+        # has found its way back.
+        self._broken: str | None = None
+        self._parted: str | None = None
         self._disagreements = 0
         self._disagreement: str | None = None
         self._away_since: float | None = None
@@ -311,7 +313,7 @@ class NatsLog(StoredLog):
             raise Parted(self._disagreement, owes_epoch=True)
         await self._compare(info)
         self._hear(info.last_seq)
-        self._standstill = None
+        self._parted = None
 
     async def _compare(self, info: StreamInfo) -> None:
         """Raise Parted unless the stream goes on where this file ends."""
@@ -347,7 +349,8 @@ class NatsLog(StoredLog):
 
     async def _rejoin(self, parted: Parted) -> None:
         """Come back to the stream with another file: another node's, or an empty one."""
-        _logger.warning("%s", parted)
+        if self._parted is None:
+            _logger.warning("%s", parted)
         self._is_level = False
         await self._snapshots.stop()
         into = self._path.with_suffix(".copy")
@@ -397,6 +400,8 @@ class NatsLog(StoredLog):
         self._pool.forget()
         await asyncio.to_thread(self._replace, file)
         self._files = LogFiles(self._path)
+        self._walked.clear()
+        self._broken = None
         await self._start_applier()
         await self._follower.begin_anew()
 
@@ -432,7 +437,7 @@ class NatsLog(StoredLog):
                 await self._publish_epoch()
         await self._in_applier(lambda connection: set_created(connection, info.created))
         self._hear(info.last_seq)
-        self._standstill = None
+        self._parted = None
 
     async def _publish_epoch(self) -> None:
         """The first message of the stream, or nothing where another node was first."""
@@ -528,7 +533,8 @@ class NatsLog(StoredLog):
                 self._advanced()
             case Stuck(reason=reason, for_good=for_good):
                 if for_good:
-                    self._stand_still(reason)
+                    _logger.error("%s", reason)
+                    self._broken = reason
                 else:
                     self._append_fault = reason
             case Recovered():
@@ -537,10 +543,14 @@ class NatsLog(StoredLog):
                 if self._applier_ended is not None and not self._applier_ended.done():
                     self._applier_ended.set_result(None)
 
+    @property
+    def _standstill(self) -> str | None:
+        return self._broken or self._parted
+
     def _stand_still(self, reason: str) -> None:
-        if self._standstill != reason:
+        if self._parted != reason:
             _logger.error("%s", reason)
-        self._standstill = reason
+        self._parted = reason
 
     def _advanced(self) -> None:
         self._applied_more.set()
@@ -675,7 +685,12 @@ class NatsLog(StoredLog):
             self._follower.learn(found)
             if not steps:
                 return removed
-            answer = await self._publisher.publish(Trim(self._seen(), tuple(steps)))
+            try:
+                answer = await self._publisher.publish(Trim(self._seen(), tuple(steps)))
+            except LogUnavailable:
+                # What may still be there is found again from the beginning.
+                self._walked.clear()
+                raise
             removed += answer.removed
 
     def _due_and_edges(self, connection: Any) -> tuple[list[TrimStep], Edges]:
