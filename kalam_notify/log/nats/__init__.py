@@ -9,6 +9,15 @@
     copying       a node's file, from another node; the one that gives it is `offering`
     faults        what can go wrong
 
+and what a node makes of it:
+
+    message       what the messages say, in a format with a number
+    publisher     what is posted here goes into the stream, and is answered when it was applied
+    applying      state + message -> state, by rules that read neither clock nor settings
+    applier       the thread that does so, many messages in a transaction
+    nats_log      the log: who applies, whether the stream is still the same, what else to do
+    opening       a log from its settings
+
 nats-py (`kalam-notify[nats]`) is needed by `connection`, and so by `line`, `link`, `tail`,
 `copying` and `offering`; the rest can be loaded without.
 """
