@@ -317,7 +317,7 @@ def test_a_url_names_the_log(tmp_path: Path) -> None:
         open_log("memory:", tmp_path),
     ]
     assert [type(log) for log in logs] == [SqliteLog, SqliteLog, MemoryLog]
-    for url in ("", "sqlite", "memory:x", "nats://host"):
+    for url in ("", "sqlite", "memory:x", "kafka://host"):
         with pytest.raises(ValueError, match="is no log"):
             open_log(url, tmp_path)
 
