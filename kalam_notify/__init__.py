@@ -12,7 +12,7 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     sql/            the language: SELECT ... WHERE ... to a tree, its types and its normal form
     filters/        conditions at work: bound to a subscriber, compiled, found in an index
     store/          the state derived from the changes: entries, rows, keys, retention, pages
-    log/            the order of changes: its interface, SQLite and memory behind it
+    log/            the order of changes: its interface; SQLite, memory and NATS behind it
     sources/        databases whose tables are followed: copied, then told change by change
     auth/           tokens and API keys to identities
     subscriptions/  handles and their states, plans, ConnectionsManager with its indexes, requests

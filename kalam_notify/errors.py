@@ -14,6 +14,7 @@
     └── LogFault                 an edge of the event log
         ├── Compacted            the position asked for has been trimmed by retention
         └── LogUnavailable       the log cannot take or give changes now (disk full, closed)
+            └── OutcomeUnknown   ... and may have taken what it was given all the same
 
 A module that needs a finer kind subclasses one of these leaves; nothing outside the tree is raised
 on purpose.
@@ -146,3 +147,7 @@ class Compacted(LogFault):
 
 class LogUnavailable(LogFault):
     """The log cannot take or give changes now. The batch in hand was not stored."""
+
+
+class OutcomeUnknown(LogUnavailable):
+    """The batch in hand may have been stored, or may not: post it again with the same key."""

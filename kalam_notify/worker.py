@@ -31,7 +31,7 @@ from kalam_notify.auth.revocation_file import RevocationFile
 from kalam_notify.auth.tokens import Kind, Revocation, Revocations
 from kalam_notify.budget import Budget
 from kalam_notify.catchup.feeder import Feeder
-from kalam_notify.config import Config, reload_differences, reloaded
+from kalam_notify.config import Config, is_nats, reload_differences, reloaded
 from kalam_notify.delivery.ring import open_ring
 from kalam_notify.delivery.service import SHARED_NOTIFY_CHUNK_SIZE, NotificationService
 from kalam_notify.delivery.stats import FanoutStats
@@ -53,9 +53,10 @@ from kalam_notify.logs import hide, set_level
 from kalam_notify.metrics import Metrics, Pulse, StateCollector
 from kalam_notify.model import SHARED, Identity, Role, TableDef, TableId
 from kalam_notify.model.tables import Catalog
+from kalam_notify.protocol import close
 from kalam_notify.scrape import Scrape, exposition
 from kalam_notify.sockets.context import Shared
-from kalam_notify.sockets.ending import drain, end_revoked
+from kalam_notify.sockets.ending import drain, end_all, end_revoked
 from kalam_notify.sockets.listeners import Listener
 from kalam_notify.sockets.polls import event_routes
 from kalam_notify.sockets.tls import Tls, tls_of
@@ -72,6 +73,8 @@ _log = logging.getLogger("kalam_notify.worker")
 
 _FIRST_COPIES = 3.0
 """Seconds that a start waits for sources that are new: small tables are there when it listens."""
+
+_LEAVE_SECONDS = 1.0
 
 _GRACE = 3.0
 """Seconds that requests in hand and closing handshakes get after the drain."""
@@ -131,6 +134,7 @@ class Worker:
             config.log.durability,
             Retention(retention.max_age, retention.max_bytes),
             config.log.window_bytes,
+            _of_nats(config) if is_nats(config.log.url) else None,
         )
         self.catalog = Catalog(
             config.tables.declared.values(),
@@ -200,6 +204,7 @@ class Worker:
             tasks.create_task(collect_in_small_steps(), name="garbage"),
             tasks.create_task(self._revocation_file.watch(self._found_revoked), name="revocations"),
             tasks.create_task(self.pulse.run(), name="pulse"),
+            tasks.create_task(self._send_away(), name="send away"),
             *self.sources.start(tasks),
         ]
         self._keep_keys_fresh()
@@ -222,6 +227,15 @@ class Worker:
         await asyncio.gather(*running, return_exceptions=True)
         if self._ring is not None:
             self._ring.close()
+
+    async def _send_away(self) -> None:
+        """Close the connections while this server is cut off from its log, for others go on."""
+        while True:
+            await asyncio.sleep(_LEAVE_SECONDS)
+            reason = self.log.why_leave()
+            if reason is not None and self.manager.connections:
+                _log.warning("%s: its clients are sent to another server", reason)
+                await end_all(self.shared, close.CUT_OFF)
 
     def _build(self, tasks: asyncio.TaskGroup) -> None:
         config, clock = self.config, asyncio.get_running_loop().time
@@ -553,11 +567,29 @@ class Worker:
             max_tables=config.limits.max_tables,
         )
         self.log.retain(Retention(config.log.retention.max_age, config.log.retention.max_bytes))
+        self.log.adjust(_of_nats(config))
         self.requests.configure(config.websocket, config.limits.subscriptions_per_user)
         self.shared.configure(config)
         set_level(config.logging.level)
         self.sources.settings_changed()
         self._renew_subscriptions(before)
+
+
+def _of_nats(config: Config) -> dict[str, Any]:
+    """What `open_log` is told of a log on NATS."""
+    nats = config.log.nats
+    return {
+        "replicas": nats.replicas,
+        "create": nats.create,
+        "credentials": nats.credentials,
+        "ca": nats.tls.ca,
+        "cert": nats.tls.cert,
+        "key": nats.tls.key,
+        "append_timeout": nats.append_timeout,
+        "stale_after": nats.stale_after,
+        "close_clients_after": nats.close_clients_after,
+        "snapshot_serving": nats.snapshot_serving,
+    }
 
 
 def _application(routes: Sequence[Route], ingest: Sequence[Route] = ()) -> ASGIApp:

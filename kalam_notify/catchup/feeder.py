@@ -171,7 +171,7 @@ class Feeder:
         head = None
         while head is None:
             try:
-                head = await self.log.latest()
+                head = await self.log.latest(_told(handle))
             except LogUnavailable as fault:
                 await asyncio.sleep(self.faults.met(fault))
         self.faults.over()
@@ -217,3 +217,9 @@ class Feeder:
             sink = handle.sink
             self._manager.close(handle)
             sink.send(error)
+
+
+def _told(handle: SubscriptionHandle) -> int:
+    """The position that the client says it was told."""
+    options = handle.options
+    return 0 if options is None else options.from_seq or 0

@@ -4,7 +4,9 @@
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kalam_notify.log.base import EventLog, OnAppend, reaches
 from kalam_notify.log.following import ring_all
@@ -43,11 +45,14 @@ def open_log(
     durability: Durability = "commit",
     retention: Retention | None = None,
     window_bytes: int = WINDOW_BYTES,
+    nats: Mapping[str, Any] | None = None,
 ) -> EventLog:
     """The log named by `log.url`, not started yet.
 
-    `sqlite:` lives in `data_dir`, `sqlite:/path/file.db` where it says, `memory:` nowhere. What
-    has to be in memory of a file is bounded by `window_bytes`. Raises ValueError for any other url.
+    `sqlite:` lives in `data_dir`, `sqlite:/path/file.db` where it says, `memory:` nowhere, and
+    `nats://host:4222/STREAM` in a stream, with a file of this node in `data_dir`; `nats` are then
+    what `open_node` takes. What has to be in memory of a file is bounded by `window_bytes`. Raises
+    ValueError for any other url.
     """
     scheme, colon, place = url.partition(":")
     match scheme, colon, place:
@@ -60,10 +65,17 @@ def open_log(
                 window_bytes=window_bytes,
                 begin=_begin(),
             )
+        case "nats" | "tls", ":", _:
+            # nats-py is not needed for any other log.
+            from kalam_notify.log.nats.opening import open_node
+
+            return open_node(
+                url, data_dir, retention=retention, window_bytes=window_bytes, **(nats or {})
+            )
         case "memory", ":", "":
             return MemoryLog(retention=retention, begin=_begin())
         case _:
-            raise ValueError(f"{url!r} is no log; use sqlite:, sqlite:/path/file.db or memory:")
+            raise ValueError(f"{url!r} is no log; use sqlite:, nats://… or memory:")
 
 
 def _begin() -> int:
@@ -82,6 +94,8 @@ def wake_followers(url: str, data_dir: Path) -> None:
     scheme, _, place = url.partition(":")
     if scheme == "sqlite":
         ring_all(_file(place, data_dir).parent)
+    elif scheme in ("nats", "tls"):
+        ring_all(data_dir)
 
 
 def _file(place: str, data_dir: Path) -> Path:

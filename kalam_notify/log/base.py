@@ -22,8 +22,8 @@ Invariant: `append` returns only after the batch is durable, and a batch is visi
 Invariant: a page of rows and the position it stands at (`as_of`) agree exactly.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
 from kalam_notify.model.hints import NO_HINTS, Hints
@@ -59,8 +59,10 @@ class EventLog(Protocol):
         Other processes write it too, or a commit of this one is still being read back.
         """
 
-    async def latest(self) -> int:
+    async def latest(self, at_least: int = 0) -> int:
         """The newest seq of the log itself, now; `first_seq` and `horizon` are up to date after.
+
+        Less than `at_least`, which somebody has been told of, only where that is certain.
 
         Not below the seq of any change that was acknowledged, by whichever process, before the
         call. Where the log is not shared this does not give the event loop a turn.
@@ -82,6 +84,9 @@ class EventLog(Protocol):
         After a failed append until one has succeeded (it is tried every second), while one has
         been waiting for more than three, and while a file is not the one that was opened.
         """
+
+    def why_leave(self) -> str | None:
+        """Why clients had better go on with another server; None: they are well here."""
 
     async def start(self) -> None:
         """Open the log; raises StorageFault for files this release must not touch."""
@@ -113,7 +118,8 @@ class EventLog(Protocol):
 
         The `mark` of a source is stored with its batch, which may be empty; see `sources`.
 
-        Raises LogUnavailable when nothing of it was stored, and ValueError for a table that the
+        Raises LogUnavailable when nothing of it was stored, OutcomeUnknown when nobody knows, and
+        ValueError for a table that the
         log was never told of. Cancelling the wait does not take the batch back.
         """
 
@@ -149,6 +155,9 @@ class EventLog(Protocol):
 
     def retain(self, retention: Retention) -> None:
         """Keep by another retention from the next trim on."""
+
+    def adjust(self, nats: Mapping[str, Any]) -> None:
+        """Take other settings of a log on NATS, of which those that can change do."""
 
     async def trim(self) -> int:
         """Apply retention now, as the log does by itself from time to time; the entries removed."""

@@ -303,6 +303,8 @@ class Follower:
         self._heard = 0
         self._looks = FreshCall(self.look)
         self._pull_wanted = asyncio.Event()
+        # Told of every ring, too.
+        self.on_ring: Callable[[], None] = lambda: None
         self._pulling: asyncio.Task[None] | None = None
 
     # -- life ------------------------------------------------------------------------------------
@@ -317,6 +319,14 @@ class Follower:
         self._edges, last_seq = await self._pool.run(_standing)
         self._window.reset(last_seq)
         self._pulling = asyncio.create_task(self._pull(), name="log pull")
+
+    async def begin_anew(self) -> None:
+        """The file has been replaced: begin at the end of the one that is there."""
+        self._edges, last_seq = await self._pool.run(_standing)
+        self._heard = 0
+        self._window.reset(last_seq)
+        self._entered = self._window.entered
+        self._waiters.wake()
 
     async def stop(self) -> None:
         """Stop pulling, then take the doorbell down; harmless where `start` failed or never ran."""
@@ -418,6 +428,11 @@ class Follower:
             self._window.extend(changes, sizes)
             self._waiters.wake()
 
+    def skip_to(self, last_seq: int, floor: int) -> None:
+        """The log ends at `last_seq`: where that is its floor, nothing lies in between."""
+        if last_seq == floor:
+            self._skip_to(floor)
+
     def _skip_to(self, horizon: int) -> None:
         """Go on behind a horizon, unless what lies before it has arrived in the meantime."""
         if self.last_seq < horizon:
@@ -431,6 +446,7 @@ class Follower:
     def _rung(self) -> None:
         self._others_write = True
         self.want_pull()
+        self.on_ring()
 
     async def _pull(self) -> None:
         """Read what other processes have written, whenever there is reason to look."""

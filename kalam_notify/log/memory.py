@@ -9,8 +9,9 @@ of all tables is complete before that.
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.log.base import OnAppend
@@ -159,7 +160,7 @@ class MemoryLog:
     def is_shared(self) -> bool:
         return False
 
-    async def latest(self) -> int:
+    async def latest(self, at_least: int = 0) -> int:
         return self.last_seq
 
     @property
@@ -170,6 +171,12 @@ class MemoryLog:
         if table is None:
             return max(self._horizons.values(), default=0)
         return self._horizons.get(table, 0)
+
+    def adjust(self, nats: Mapping[str, Any]) -> None:
+        pass
+
+    def why_leave(self) -> str | None:
+        return None
 
     def why_not_ready(self) -> str | None:
         return None if self._open else "the log is closed"

@@ -302,7 +302,7 @@ class SqliteLog(StoredLog):
     def _probe(self) -> None:
         self._writer.put(Probe())
 
-    async def latest(self) -> int:
+    async def latest(self, at_least: int = 0) -> int:
         self._require_open()
         return await self._follower.latest()
 

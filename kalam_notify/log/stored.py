@@ -14,8 +14,9 @@ What survives a crash is what `schema` says: every acknowledged batch, and no ha
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kalam_notify.errors import Compacted, DamagedFile, LogUnavailable, StorageFault
 from kalam_notify.log.base import OnAppend
@@ -208,6 +209,12 @@ class StoredLog:
             self._files.check()
         except MovedFiles as moved:
             return str(moved)
+        return None
+
+    def adjust(self, nats: Mapping[str, Any]) -> None:
+        pass
+
+    def why_leave(self) -> str | None:
         return None
 
     def why_not_ready(self) -> str | None:

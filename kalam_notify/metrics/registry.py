@@ -9,7 +9,7 @@ Nothing is counted per delivery: the fan-out adds its sums per chunk to plain in
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -201,6 +201,28 @@ class StateCollector(Collector):
         oldest = statistics["oldest_at"]
         age = max(time.time() - oldest, 0.0) if oldest else 0.0
         yield _gauge("log_oldest_seconds", "Age of the oldest change in the log", age)
+        if "lag_messages" in statistics:
+            yield from _of_a_node(statistics)
+
+
+def _of_a_node(statistics: Mapping[str, float]) -> Iterator[Metric]:
+    for name, text in (
+        ("lag_messages", "Messages of the stream that this node has not applied"),
+        ("connected", "Whether there is a connection to a NATS server"),
+        ("epoch", "The number of the log's life in its stream"),
+    ):
+        yield _gauge(f"log_{name}", text, statistics[name])
+    mismatches = CounterMetricFamily(
+        PREFIX + "log_digest_mismatches", "Times that another node's digest was another"
+    )
+    mismatches.add_metric([], statistics["digest_mismatches"])
+    yield mismatches
+    copied = CounterMetricFamily(
+        PREFIX + "log_snapshot_bytes", "Bytes of files copied between nodes", labels=["direction"]
+    )
+    for direction in ("sent", "received"):
+        copied.add_metric([direction], statistics[f"snapshot_bytes_{direction}"])
+    yield copied
 
 
 def _of_sources(statuses: Sequence[SourceStatus]) -> Iterator[Metric]:

@@ -34,6 +34,14 @@ async def drain(shared: Shared, seconds: float) -> None:
     await shared.all_closed(started + seconds + 1 - shared.clock())
 
 
+async def end_all(shared: Shared, why: close.Close) -> None:
+    """Close every connection for one reason, a few at a time."""
+    for number, connection in enumerate(list(shared.manager.connections.values()), 1):
+        connection.end(why)
+        if number % _LOOK_AT_ONCE == 0:
+            await asyncio.sleep(0)
+
+
 async def end_revoked(shared: Shared, revocations: Revocations) -> None:
     """Close the connections whose token no longer holds, a few at a time."""
     now = time.time()

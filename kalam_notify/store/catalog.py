@@ -74,6 +74,12 @@ SELECT EXISTS (SELECT 1 FROM rows WHERE tbl = ?1) OR EXISTS (SELECT 1 FROM log W
 """
 
 
+def is_filled(connection: Connection, table: int) -> bool:
+    """Whether the file holds changes or rows of a table, by its number."""
+    (filled,) = connection.execute(_HAS_DATA, (table,)).fetchone()
+    return bool(filled)
+
+
 class StoredTable(NamedTuple):
     number: int
     shape: Shape
@@ -110,8 +116,7 @@ def refuse_changed_shapes(connection: Connection, tables: Iterable[TableDef]) ->
 
 
 def _refuse_if_filled(connection: Connection, table: TableDef, known: StoredTable) -> None:
-    (filled,) = connection.execute(_HAS_DATA, (known.number,)).fetchone()
-    if filled:
+    if is_filled(connection, known.number):
         raise shape_changed(table.id, known.shape, Shape.of(table))
 
 

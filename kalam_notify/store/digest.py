@@ -7,6 +7,7 @@ a bad disk has made unequal; it is no proof against somebody who means harm.
 
 import struct
 from collections.abc import Iterable
+from sqlite3 import Connection
 from zlib import crc32
 
 from kalam_notify.model import Change
@@ -32,9 +33,12 @@ class Digest:
                 value = crc32(change.row.json, value)
         self.value = value
 
-    def add_gone(self, gone: Iterable[tuple[int, int]]) -> None:
-        """Take in deletes, each as its seq and the seq of the row that it deleted."""
+    def add_stored(self, connection: Connection, after: int, upto: int) -> None:
+        """Take in the changes of a stretch of a file's log."""
         value = self.value
-        for seq, old_seq in gone:
-            value = crc32(_PLACE(seq, old_seq, b"d"), value)
+        query = "SELECT seq, old_seq, kind, row FROM log WHERE seq > ? AND seq <= ? ORDER BY seq"
+        for seq, old_seq, kind, row in connection.execute(query, (after, upto)):
+            value = crc32(_PLACE(seq, old_seq or 0, kind[:1]), value)
+            if row is not None:
+                value = crc32(row, value)
         self.value = value

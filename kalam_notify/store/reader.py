@@ -306,6 +306,8 @@ class ReaderPool:
             _SCAN_THREADS, thread_name_prefix="kalam-log-scanner"
         )
         self._idle: list[sqlite3.Connection] = []
+        # Connections of an earlier one are of a file that was replaced.
+        self._generation = 0
 
     async def run(
         self,
@@ -346,6 +348,7 @@ class ReaderPool:
     def connection(self) -> Iterator[sqlite3.Connection]:
         """A connection for the calling thread; raises LogUnavailable for what goes wrong on it."""
         connection: sqlite3.Connection | None = None
+        generation = self._generation
         try:
             connection = self._take()
             yield connection
@@ -357,8 +360,10 @@ class ReaderPool:
             self._on_fault(fault)
             raise LogUnavailable(f"the log could not be read: {fault}") from fault
         finally:
-            if connection is not None:
+            if connection is not None and generation == self._generation:
                 self._idle.append(connection)
+            elif connection is not None:
+                connection.close()
 
     def _take(self) -> sqlite3.Connection:
         try:
@@ -373,7 +378,10 @@ class ReaderPool:
         self.forget()
 
     def forget(self) -> None:
-        """Close the connections that nobody uses, and with them what they hold of the file."""
+        """Let go of the connections, and with them of what they hold of the file; those in use are
+        closed when their query has ended.
+        """
+        self._generation += 1
         for connection in self._idle:
             connection.close()
         self._idle.clear()

@@ -136,10 +136,11 @@ ALTER TABLE state ADD COLUMN sources INTEGER NOT NULL DEFAULT 0;
 }
 
 
-def prepare(path: Path, begin: int = 0) -> None:
+def prepare(path: Path, begin: int = 0, *, heeds_mark: bool = True) -> None:
     """Create the file, or make sure that it is a log of this version; else StorageFault.
 
-    A log that has never given a seq begins after `begin`.
+    A log that has never given a seq begins after `begin`. `heeds_mark` is False for a file that is
+    derived from elsewhere, of which an older copy is no loss.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +151,8 @@ def prepare(path: Path, begin: int = 0) -> None:
                 # Nothing has been given yet, by whichever release or worker.
                 set_begin = "UPDATE state SET base = ?1, last_seq = ?1 WHERE last_seq = 0"
                 connection.execute(set_begin, (begin,))
-            _go_on_behind_the_mark(path, connection)
+            if heeds_mark:
+                _go_on_behind_the_mark(path, connection)
     except (sqlite3.Error, OSError) as fault:
         if is_damage(fault):
             raise DamagedFile(told(path, str(fault))) from fault

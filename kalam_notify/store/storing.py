@@ -35,7 +35,6 @@ from kalam_notify.model.changes import ENTRY_BYTES, Stored, settle_gone
 from kalam_notify.model.sourced import MovedRow, SourceMark
 from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import Indexes, Numbers
-from kalam_notify.store.digest import Digest
 
 # Round numbers among them, since producers like to post batches of a hundred.
 _SIZES = (500, 256, 200, 128, 100, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
@@ -146,31 +145,34 @@ def settle_batch(
         return Settled([], [], Appended(0, len(batch), None, None))
     changes: list[Change] = []
     ids: list[str | None] = []
+    made: Sequence[Change]
     seq, gone = last_seq, 0
     for posted in batch:
-        if posted.id is not None:
-            if posted.id in seen.ids:
-                continue
-            seen.ids[posted.id] = seq + 1
-        if posted.kind == "truncate":
-            cleared = _truncated(seq + 1, posted, rows)
-            seq += len(cleared)
-            gone += max(0, len(cleared) - 1)
-            changes += cleared
-            ids += (posted.id, *[None] * (len(cleared) - 1)) if cleared else ()
+        if posted.id is not None and posted.id in seen.ids:
             continue
-        change = _place(seq + 1, posted, rows)
-        if change is not None:
-            seq += 1
-            changes.append(change)
-            ids.append(posted.id)
+        if posted.kind == "truncate":
+            made = _truncated(seq + 1, posted, rows)
+            gone += max(0, len(made) - 1)
+        else:
+            change = _place(seq + 1, posted, rows)
+            made = () if change is None else (change,)
+        if not made:
+            # It leaves no id behind, for no entry would bring it.
+            continue
+        if posted.id is not None:
+            seen.ids[posted.id] = seq + 1
+        seq += len(made)
+        changes += made
+        ids.append(posted.id)
+        if len(made) > 1:
+            ids += [None] * (len(made) - 1)
     if batch_key is not None:
         # Also where every change was known by its own id: it leaves with what is newest now.
         seen.batch_keys[batch_key] = seq
     return Settled(changes, ids, _answer(changes, len(changes) - gone, len(batch)))
 
 
-def _truncated(seq: int, posted: PostedChange, rows: CurrentRows) -> list[Change]:
+def _truncated(seq: int, posted: PostedChange, rows: CurrentRows) -> Sequence[Change]:
     """A truncate and the deletes behind it; nothing where it was to be new, and finds no row."""
     gone = settle_gone(seq, posted, rows.clear(posted.table, posted.owner))
     return [] if posted.only_if_new and not gone else [settle(seq, posted, None), *gone]
@@ -267,18 +269,17 @@ def store(
     indexes: Indexes,
     postings: Sequence[Posting],
     now: float,
-    digest: Digest | None = None,
 ) -> Group:
     """Store the batches inside the transaction that the caller has begun; `now` is Unix time.
 
     What is stored depends on the file, the batches and their times alone, however many of them one
-    transaction takes. `digest` is brought on by what was stored.
+    transaction takes.
     """
     before, count, indexed = connection.execute(
         "SELECT last_seq, indexes, indexed FROM state"
     ).fetchone()
     indexes.refresh(connection, count, indexed)
-    around = _Around(connection, numbers, int(now * 1000), digest)
+    around = _Around(connection, numbers, int(now * 1000))
     storing = _Storing(around, _seen(connection, postings), before)
     try:
         group = storing.at_once(postings)
@@ -300,14 +301,13 @@ class _Around(NamedTuple):
     numbers: Numbers
     # Unix milliseconds, of batches that bring no time of their own.
     now: int
-    digest: Digest | None
 
 
 class _Storing:
     """The batches of one transaction on their way into the file."""
 
     def __init__(self, around: _Around, seen: Seen, before: int) -> None:
-        self._connection, self._numbers, self._now, self._digest = around
+        self._connection, self._numbers, self._now = around
         self.seen = seen
         self._before = before
         self.last_seq = before
@@ -379,22 +379,19 @@ class _Storing:
 
     def _truncate(self, posted: PostedChange, at: int) -> int:
         """Delete all rows of a table and owner; 0 when that was done before, by its id."""
-        if posted.id is not None:
-            if posted.id in self.seen.ids:
-                return 0
-            self.seen.ids[posted.id] = self.last_seq + 1
+        if posted.id is not None and posted.id in self.seen.ids:
+            return 0
         number = self._numbers.of(self._connection, posted.table)
         (found,) = self._connection.execute(_ANY, (number, posted.owner)).fetchone()
         if posted.only_if_new and not found:
             return 0
+        if posted.id is not None:
+            self.seen.ids[posted.id] = self.last_seq + 1
         own = settle(self.last_seq + 1, posted, None)
         entry = _Entries([own], [posted.id], [own.size], [at])
         _write_log(self._connection, self._numbers, entry)
         # The seqs follow on the newest entry's, which was just written.
         gone = self._connection.execute(_GONE, (at, ENTRY_BYTES, number, posted.owner))
-        if self._digest is not None:
-            self._digest.add([own])
-            self._digest.add_gone(self._connection.execute(_GONE_SEQS, (own.seq,)))
         self._connection.execute(_CLEAR, (number, posted.owner))
         self.last_seq = own.seq + gone.rowcount
         (size,) = self._connection.execute(_SIZE_FROM, (own.seq,)).fetchone()
@@ -407,8 +404,6 @@ class _Storing:
         sizes = [change.size for change in changes]
         _write_log(self._connection, self._numbers, _Entries(changes, ids, sizes, ats))
         rows.write()
-        if self._digest is not None:
-            self._digest.add(changes)
         self.bytes += sum(sizes)
         return sizes
 
@@ -418,7 +413,6 @@ INSERT INTO log (at, tbl, owner, kind, size, old_seq, old)
 SELECT ?, tbl, owner, 'delete', ? + length(CAST(row AS BLOB)), seq, row
 FROM rows INDEXED BY rows_by_seq WHERE tbl = ? AND owner = ? ORDER BY seq
 """
-_GONE_SEQS = "SELECT seq, old_seq FROM log WHERE seq > ? ORDER BY seq"
 _ANY = "SELECT EXISTS (SELECT 1 FROM rows WHERE tbl = ? AND owner = ?)"
 _CLEAR = "DELETE FROM rows WHERE tbl = ? AND owner = ?"
 _SIZE_FROM = "SELECT sum(size) FROM log WHERE seq >= ?"

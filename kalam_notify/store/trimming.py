@@ -64,28 +64,56 @@ def newest_at(connection: Connection) -> float:
     return 0.0 if found is None else found[0] / 1000
 
 
-def trim_by_age(connection: Connection, members: AgeClass, after: int, now: float) -> Step:
-    """Remove entries of one age class that are due, beginning after a position."""
+class Due(NamedTuple):
+    """Entries that may leave: `after < seq <= upto`, of the tables of these numbers (None: of all).
+
+    `more`: whether the next step may find more.
+    """
+
+    after: int
+    upto: int
+    numbers: Sequence[int] | None
+    more: bool
+
+
+def due_by_age(
+    connection: Connection, members: AgeClass, after: int, now: float, limit: int = STEP_ENTRIES
+) -> Due:
+    """Entries of one age class that are due, beginning after a position, among the next `limit`."""
     cutoff = int((now - members.max_age) * 1000)
-    (end,) = connection.execute(_STEP_END, (after, STEP_ENTRIES)).fetchone()
+    (end,) = connection.execute(_STEP_END, (after, limit)).fetchone()
     if end is None:
-        return Step(0, after, more=False)
+        return Due(after, after, (), more=False)
     (young,) = connection.execute(_FIRST_YOUNG, (after, end, cutoff)).fetchone()
     upto = end if young is None else young - 1
-    removed = _remove(connection, after, upto, _numbers_of(connection, members))
-    return Step(removed, upto, more=young is None)
+    return Due(after, upto, _numbers_of(connection, members), more=young is None)
+
+
+def due_by_bytes(connection: Connection, max_bytes: int, limit: int = STEP_ENTRIES) -> Due:
+    """The oldest entries while the log holds more than `max_bytes`, at most `limit`."""
+    (held,) = connection.execute("SELECT bytes FROM state").fetchone()
+    if held <= max_bytes:
+        return Due(0, 0, (), more=False)
+    (upto,) = connection.execute(_OVER_BYTES, (limit, held - max_bytes)).fetchone()
+    if upto is not None:
+        return Due(0, upto, None, more=False)
+    (end,) = connection.execute(_STEP_END, (0, limit)).fetchone()
+    return Due(0, end, None, more=True)
+
+
+def trim_by_age(connection: Connection, members: AgeClass, after: int, now: float) -> Step:
+    """Remove entries of one age class that are due, beginning after a position."""
+    return _removed(connection, due_by_age(connection, members, after, now))
 
 
 def trim_by_bytes(connection: Connection, max_bytes: int) -> Step:
     """Remove the oldest entries while the log holds more than `max_bytes`."""
-    (held,) = connection.execute("SELECT bytes FROM state").fetchone()
-    if held <= max_bytes:
-        return Step(0, 0, more=False)
-    (upto,) = connection.execute(_OVER_BYTES, (STEP_ENTRIES, held - max_bytes)).fetchone()
-    if upto is not None:
-        return Step(_remove(connection, 0, upto, None), upto, more=False)
-    (end,) = connection.execute(_STEP_END, (0, STEP_ENTRIES)).fetchone()
-    return Step(_remove(connection, 0, end, None), end, more=True)
+    return _removed(connection, due_by_bytes(connection, max_bytes))
+
+
+def _removed(connection: Connection, due: Due) -> Step:
+    after, upto, numbers, more = due
+    return Step(remove(connection, after, upto, numbers), upto, more)
 
 
 def _numbers_of(connection: Connection, members: AgeClass) -> Sequence[int] | None:
@@ -95,8 +123,11 @@ def _numbers_of(connection: Connection, members: AgeClass) -> Sequence[int] | No
     return None if len(chosen) == len(stored) else chosen
 
 
-def _remove(connection: Connection, after: int, upto: int, numbers: Sequence[int] | None) -> int:
+def remove(connection: Connection, after: int, upto: int, numbers: Sequence[int] | None) -> int:
+    """Remove these entries, with the keys that came with them; how many there were."""
     due = "seq > ? AND seq <= ?"
+    if upto <= after or numbers == ():
+        return 0
     if numbers is not None:
         due += f" AND tbl IN ({','.join(map(str, numbers))})"
     tally = connection.execute(

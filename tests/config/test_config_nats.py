@@ -4,6 +4,7 @@ import pytest
 
 from kalam_notify.config import Config, NatsSettings, NatsTlsSettings, load_config, warnings
 from kalam_notify.config import advice as advice_module
+from kalam_notify.config.advice import lacking
 from kalam_notify.config.reload import reload_differences, reloaded
 from kalam_notify.errors import ConfigurationFault
 
@@ -162,8 +163,11 @@ def test_how_long_nats_is_waited_for_can_be_reloaded_and_the_rest_cannot(load, t
     assert merged.log.url == "nats://a/KALAM"
 
 
-def test_sources_may_be_told_through_a_log_on_nats(load) -> None:
-    assert load(f"{NATS}sources: {{shop: {{postgres: 'postgresql://db/shop'}}}}").sources
+def test_a_server_with_a_log_on_nats_does_not_start_with_sources(load) -> None:
+    config = load(f"{NATS}sources: {{shop: {{postgres: 'postgresql://db/shop'}}}}")
+    assert [(key, value) for key, value, _ in lacking(config) if key == "sources"] == [
+        ("sources", "shop")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,7 @@ class Follower:
         options: dict[str, Any] = {"batch_size": 7, "on_gap": "snapshot"}
         while not self._has_ended():
             try:
-                url = self._url or self._server.ws_url
-                async with wire(url, self._server.token(), open_timeout=60) as client:
+                async with wire(self._address(), self._server.token(), open_timeout=60) as client:
                     await client.subscribe("s", f"SELECT * FROM {TABLE} {self.where}", options)
                     while not self._has_ended():
                         self.view.apply(await client.hear(60))
@@ -96,6 +95,9 @@ class Follower:
             except (OSError, EOFError, WebSocketException, TimeoutError):
                 self.returns += 1
                 await asyncio.sleep(0.05)
+
+    def _address(self) -> str:
+        return self._url or self._server.ws_url
 
     def _has_ended(self) -> bool:
         return self.view.ready and "end" in self.view.rows

@@ -57,7 +57,7 @@ postings = st.lists(
 def stored(
     directory: Path, groups: list[list[Posting]]
 ) -> tuple[list[Any], list[list[Appended]], int]:
-    """The tables, the answers and the digest when each group is a transaction of its own."""
+    """The tables, the answers and a digest when each group is a transaction of its own."""
     schema.prepare(directory / "kalam.db")
     connection = schema.open_writer(directory / "kalam.db", "os")
     numbers, indexes = Numbers({table.id: table for table in TABLES}), Indexes()
@@ -66,8 +66,13 @@ def stored(
     answers, digest = [], Digest()
     for group in groups:
         connection.execute("BEGIN IMMEDIATE")
-        answers.append(store(connection, numbers, indexes, group, 1.0, digest).answers)
+        group_stored = store(connection, numbers, indexes, group, 1.0)
+        answers.append(group_stored.answers)
         connection.execute("COMMIT")
+        if group_stored.changes is None:
+            digest.add_stored(connection, group_stored.before, group_stored.last_seq)
+        else:
+            digest.add(group_stored.changes)
     tables = ("log", "rows", "batch_keys", "state")
     found = [connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
     connection.close()

@@ -1,0 +1,23 @@
+"""The log on NATS JetStream: how a node reaches the stream that gives all nodes one order.
+
+    place         where it is: servers and a stream, read from `log.url`
+    credentials   what a node signs in with
+    connection    one connection to one server, until it is lost; all of nats-py is here
+    line          one connection after the other, for ever; who asks, and who listens
+    link          over it, the API of the stream; `stream` has what it says as values
+    tail          what the stream holds behind a sequence, whole and in order; decided in `reading`
+    copying       a node's file, from another node; the one that gives it is `offering`
+    faults        what can go wrong
+
+and what a node makes of it:
+
+    message       what the messages say, in a format with a number
+    publisher     what is posted here goes into the stream, and is answered when it was applied
+    applying      state + message -> state, by rules that read neither clock nor settings
+    applier       the thread that does so, many messages in a transaction
+    nats_log      the log: who applies, whether the stream is still the same, what else to do
+    opening       a log from its settings
+
+nats-py (`kalam-notify[nats]`) is needed by `connection`, and so by `line`, `link`, `tail`,
+`copying` and `offering`; the rest can be loaded without.
+"""

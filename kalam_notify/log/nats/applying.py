@@ -1,0 +1,513 @@
+"""state + message -> state: what a node makes of the stream, in its own file.
+
+A node's file is derived: any node that applies the same messages from the same beginning has the
+same log, the same rows and the same keys, whatever its clock, its settings and the way it grouped
+messages into transactions. So nothing here reads a clock or a setting: times are the messages' own,
+tables come with the shape they were posted under, and what retention removes is named by a message.
+
+Beside the tables of every log (`schema`) the file holds
+
+    stream     one row: which stream it is, the last message applied, a digest of all changes
+               (`digest`), and the number of the log's life
+    messages   one row per message of ours that was applied: who published it, when it came into the
+               stream, where the log stood after it, and what was answered; `undo` is what taking it
+               back needs beside the log (MessagePack: keys, positions; nil where it cannot be)
+
+A message and its row come in one transaction, so that whatever the moment of a crash the file is
+the state after a whole number of messages.
+"""
+
+from collections import ChainMap, deque
+from collections.abc import Iterator, Mapping, Sequence
+from sqlite3 import Connection
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import structs
+
+from kalam_notify.log.nats.message import (
+    Batches,
+    Body,
+    Control,
+    Epoch,
+    Seen,
+    Trim,
+    TrimStep,
+)
+from kalam_notify.model import Change, TableDef, TableId
+from kalam_notify.store.base import Appended
+from kalam_notify.store.catalog import (
+    Indexes,
+    Numbers,
+    Shape,
+    is_filled,
+    shape_changed,
+    stored_table,
+    stored_tables,
+)
+from kalam_notify.store.digest import Digest
+from kalam_notify.store.indexing import follow_all
+from kalam_notify.store.sourced import write_mark
+from kalam_notify.store.storing import Group, Posting, pieces, store
+from kalam_notify.store.trimming import remove
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS stream (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    format INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    created TEXT NOT NULL DEFAULT '',
+    applied INTEGER NOT NULL DEFAULT 0,
+    digest INTEGER NOT NULL DEFAULT 0,
+    epoch INTEGER NOT NULL DEFAULT 0
+) STRICT
+"""
+_MESSAGES = """
+CREATE TABLE IF NOT EXISTS messages (
+    stream_seq INTEGER PRIMARY KEY,
+    mid TEXT NOT NULL UNIQUE,
+    at INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    digest INTEGER NOT NULL,
+    answers BLOB NOT NULL,
+    undo BLOB
+) STRICT
+"""
+STATE_FORMAT = 1
+
+KEPT_MILLISECONDS = 600_000
+"""So long, by the stream's clock, a message is remembered at least: what a publisher sends a second
+time must be known, and it tries again for much less."""
+
+
+class Applicable(NamedTuple):
+    """A message of the stream, read. `body` is None where it is none of ours."""
+
+    seq: int
+    at: int
+    mid: str
+    body: Body | None
+    # Of the message's body.
+    size: int
+
+
+class NodeState(NamedTuple):
+    """Where a node's file stands."""
+
+    name: str
+    created: str
+    applied: int
+    digest: int
+    epoch: int
+
+
+class Answer(NamedTuple):
+    """What became of a message: of each of its batches, or the entries that it removed.
+
+    A batch is answered with a text where it was refused by rule.
+    """
+
+    mid: str
+    batches: Sequence[Appended | str]
+    removed: int = 0
+
+
+class _PackedAppended(msgspec.Struct, array_like=True, frozen=True):
+    accepted: int
+    duplicates: int
+    first_seq: int | None
+    last_seq: int | None
+
+
+class Applied(NamedTuple):
+    """What one transaction has applied."""
+
+    upto: int
+    digest: int
+    epoch: int
+    last_seq: int
+    groups: Sequence[Group]
+    answers: Sequence[Answer]
+    # Whether horizons or the beginning of the log have moved.
+    edges_moved: bool
+    # A message told another digest than this node had at that place.
+    disagrees: str | None
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_answers = msgspec.msgpack.Decoder(tuple[list[_PackedAppended | str], int]).decode
+_unpack_undo = msgspec.msgpack.Decoder(tuple[list[str], list[tuple[str, str | None]]]).decode
+_NOTHING_TO_UNDO = _pack(((), ()))
+
+
+def prepare_state(connection: Connection, name: str) -> NodeState:
+    """Create the node's tables where they are missing; the state. ValueError for another stream."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(_TABLES)
+    connection.execute(_MESSAGES)
+    connection.execute(
+        "INSERT OR IGNORE INTO stream (one, format, name) VALUES (1, ?, ?)", (STATE_FORMAT, name)
+    )
+    (number,) = connection.execute("SELECT format FROM stream").fetchone()
+    state = read_state(connection)
+    connection.execute("COMMIT")
+    if number != STATE_FORMAT:
+        raise ValueError(f"state format {number}, but this release reads format {STATE_FORMAT}")
+    if state.name != name:
+        raise ValueError(f"it is of the stream {state.name}, not of {name}")
+    return state
+
+
+def read_state(connection: Connection) -> NodeState:
+    """Where the file stands."""
+    name, created, applied, digest, epoch = connection.execute(
+        "SELECT name, created, applied, digest, epoch FROM stream"
+    ).fetchone()
+    return NodeState(name.decode(), created.decode(), applied, digest, epoch)
+
+
+def set_created(connection: Connection, created: str) -> None:
+    """The file is of the stream that was created then."""
+    connection.execute("UPDATE stream SET created = ?", (created,))
+
+
+class AppliedMessage(NamedTuple):
+    """What the file remembers of a message."""
+
+    seq: int
+    mid: str
+    at: int
+
+
+def applied_message(connection: Connection, upto: int) -> AppliedMessage | None:
+    """The newest message that was applied, at or before a place in the stream."""
+    found = connection.execute(
+        "SELECT stream_seq, mid, at FROM messages WHERE stream_seq <= ?"
+        " ORDER BY stream_seq DESC LIMIT 1",
+        (upto,),
+    ).fetchone()
+    return None if found is None else AppliedMessage(found[0], found[1].decode(), found[2])
+
+
+def answers_to(connection: Connection, mids: Sequence[str]) -> list[Answer]:
+    """What was answered to those of these messages that have been applied."""
+    found: list[Answer] = []
+    for start, size in pieces(len(mids)):
+        marks = ",".join("?" * size)
+        query = f"SELECT mid, answers FROM messages WHERE mid IN ({marks})"
+        for mid, blob in connection.execute(query, mids[start : start + size]):
+            batches, removed = _unpack_answers(blob)
+            told = [one if isinstance(one, str) else _appended(one) for one in batches]
+            found.append(Answer(mid.decode(), told, removed))
+    return found
+
+
+def _appended(packed: _PackedAppended) -> Appended:
+    return Appended(packed.accepted, packed.duplicates, packed.first_seq, packed.last_seq)
+
+
+class Applying:
+    """The state machine. Its caller begins and ends the transactions, and says how they ended.
+
+    `declared` are this node's own tables, for its indexes only.
+    """
+
+    def __init__(self, declared: Mapping[TableId, TableDef]) -> None:
+        # The shapes under which tables were last posted.
+        self._shapes: dict[TableId, TableDef] = {}
+        # Only the first of them is ever written to.
+        self.numbers = Numbers(ChainMap(self._shapes, declared))  # type: ignore[arg-type]
+
+    def apply(
+        self, connection: Connection, indexes: Indexes, messages: Sequence[Applicable]
+    ) -> Applied:
+        """Apply messages that follow on the last one; inside the caller's transaction."""
+        work = _Transaction(connection, self.numbers, indexes, self._shapes)
+        known = _known(
+            connection, [message.mid for message in messages if message.body is not None]
+        )
+        for message in messages:
+            work.add(message, is_known=message.mid in known)
+            known.add(message.mid)
+        return work.finish(messages[-1].seq)
+
+
+def _known(connection: Connection, mids: Sequence[str]) -> set[str]:
+    return {answer.mid for answer in answers_to(connection, mids)}
+
+
+class _Waiting(NamedTuple):
+    """A message whose batches are to be stored, and the reasons why some are not."""
+
+    message: Applicable
+    refused: Mapping[int, str]
+    batches: int
+
+
+class _Transaction:
+    """One transaction's messages: batches gathered until something else needs them stored."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        numbers: Numbers,
+        indexes: Indexes,
+        shapes: dict[TableId, TableDef],
+    ) -> None:
+        self._connection = connection
+        self._numbers = numbers
+        self._indexes = indexes
+        self._shapes = shapes
+        state = read_state(connection)
+        self._digest, self._epoch = Digest(state.digest), state.epoch
+        self._postings: list[Posting] = []
+        self._waiting: list[_Waiting] = []
+        self._groups: list[Group] = []
+        self._answers: list[Answer] = []
+        self._edges_moved = False
+        self._disagrees: str | None = None
+
+    def add(self, message: Applicable, *, is_known: bool) -> None:
+        if message.body is None or is_known:
+            return
+        match message.body:
+            case Batches() as batches:
+                self._add_batches(message, batches)
+            case control:
+                self._flush()
+                self._control(message, control)
+
+    def finish(self, upto: int) -> Applied:
+        self._flush()
+        self._connection.execute(
+            "UPDATE stream SET applied = ?, digest = ?", (upto, self._digest.value)
+        )
+        (last_seq,) = self._connection.execute("SELECT last_seq FROM state").fetchone()
+        return Applied(
+            upto,
+            self._digest.value,
+            self._epoch,
+            last_seq,
+            self._groups,
+            self._answers,
+            self._edges_moved,
+            self._disagrees,
+        )
+
+    # Batches
+
+    def _add_batches(self, message: Applicable, batches: Batches) -> None:
+        refused: dict[int, str] = {}
+        # What a mark makes a table forget depends on where the log ends then.
+        alone = any(posting.mark is not None for posting in batches.postings)
+        if alone or any(self._is_new(table) for tables in batches.tables for table in tables):
+            self._flush()
+        for place, tables in enumerate(batches.tables):
+            fault = self._refused(tables)
+            if fault is not None:
+                refused[place] = fault
+            else:
+                self._postings.append(batches.postings[place]._replace(at=message.at))
+        self._waiting.append(_Waiting(message, refused, len(batches.postings)))
+        if alone:
+            self._flush()
+
+    def _is_new(self, table: TableDef) -> bool:
+        known = self._shapes.get(table.id)
+        return known is None or Shape.of(known) != Shape.of(table)
+
+    def _refused(self, tables: Sequence[TableDef]) -> str | None:
+        for table in tables:
+            if not self._is_new(table):
+                continue
+            stored = stored_table(self._connection, table.id)
+            shape = Shape.of(table)
+            if (
+                stored is not None
+                and stored.shape != shape
+                and is_filled(self._connection, stored.number)
+            ):
+                return str(shape_changed(table.id, stored.shape, shape))
+            self._shapes[table.id] = table
+        return None
+
+    def _flush(self) -> None:
+        """Store the batches that were gathered."""
+        waiting, postings = self._waiting, self._postings
+        self._waiting, self._postings = [], []
+        if not waiting:
+            return
+        known = _Known(
+            _positions(self._connection, postings), _known_keys(self._connection, postings)
+        )
+        group = store(self._connection, self._numbers, self._indexes, postings, 0.0)
+        self._groups.append(group)
+        for posting in postings:
+            if posting.mark is not None:
+                write_mark(self._connection, posting.mark)
+                self._edges_moved |= bool(posting.mark.forgotten)
+        self._remember(waiting, postings, group, known)
+
+    def _remember(
+        self,
+        waiting: Sequence[_Waiting],
+        postings: Sequence[Posting],
+        group: Group,
+        known: "_Known",
+    ) -> None:
+        results = zip(postings, group.answers, strict=True)
+        changes = None if group.changes is None else deque(group.changes)
+        last_seq = group.before
+        rows = []
+        for message, refused, batches in waiting:
+            before, answers, undo = last_seq, list[Appended | str](), _Undoing(known)
+            for place in range(batches):
+                if place in refused:
+                    answers.append(refused[place])
+                    continue
+                posting, appended = next(results)
+                answers.append(appended)
+                last_seq = appended.last_seq or last_seq
+                undo.add(posting, appended)
+            if changes is None:
+                self._digest.add_stored(self._connection, before, last_seq)
+            else:
+                self._digest.add(_pop_upto(changes, last_seq))
+            answer = Answer(message.mid, answers)
+            self._answers.append(answer)
+            rows.append(self._row(message, last_seq, answer, undo.packed()))
+        self._connection.executemany(_INSERT_MESSAGE, rows)
+
+    def _row(
+        self, message: Applicable, last_seq: int, answer: Answer, undo: bytes | None
+    ) -> tuple[Any, ...]:
+        batches = [one if isinstance(one, str) else structs.astuple(one) for one in answer.batches]
+        blob = _pack((batches, answer.removed))
+        return (message.seq, message.mid, message.at, last_seq, self._digest.value, blob, undo)
+
+    # Everything else
+
+    def _control(self, message: Applicable, control: Control) -> None:
+        self._compare(control.seen)
+        removed = 0
+        undo = None
+        match control:
+            case Trim(steps=steps):
+                removed = self._trim(steps, message.at)
+                self._edges_moved |= removed > 0
+            case Epoch(number=number, base=base):
+                self._begin_epoch(number, base)
+                self._edges_moved = True
+            case _:
+                undo = _NOTHING_TO_UNDO
+        (last_seq,) = self._connection.execute("SELECT last_seq FROM state").fetchone()
+        answer = Answer(message.mid, [], removed)
+        self._answers.append(answer)
+        self._connection.execute(_INSERT_MESSAGE, self._row(message, last_seq, answer, undo))
+
+    def _compare(self, seen: Seen) -> None:
+        """Does whoever published this have at that place what is here at that place?"""
+        found = self._connection.execute(
+            "SELECT digest FROM messages WHERE stream_seq <= ? ORDER BY stream_seq DESC LIMIT 1",
+            (seen.applied,),
+        ).fetchone()
+        if found is not None and found[0] != seen.digest:
+            self._disagrees = (
+                f"after message {seen.applied} of the stream another node's digest is"
+                f" {seen.digest:08x}, but this one's is {found[0]:08x}"
+            )
+
+    def _trim(self, steps: Sequence[TrimStep], at: int) -> int:
+        # What leaves the log, the indexes could not follow any more.
+        follow_all(self._connection)
+        tables = stored_tables(self._connection)
+        removed = 0
+        for after, upto, names in steps:
+            numbers = None
+            if names is not None:
+                numbers = [tables[name].number for name in names if name in tables]
+            if numbers != []:
+                removed += remove(self._connection, after, upto, numbers)
+        self._connection.execute(_FORGET_MESSAGES, (at - KEPT_MILLISECONDS,))
+        return removed
+
+    def _begin_epoch(self, number: int, base: int) -> None:
+        self._connection.execute(_BEGIN_EPOCH, (base,))
+        self._connection.execute("UPDATE stream SET epoch = ?", (number,))
+        self._epoch = number
+
+
+# A log that has given no seq begins here. Whoever stands before a later life's base begins anew.
+_BEGIN_EPOCH = """
+UPDATE state SET
+    base = CASE last_seq WHEN 0 THEN ?1 ELSE base END,
+    last_seq = max(last_seq, ?1), horizon = max(last_seq, ?1), floor = max(last_seq, ?1),
+    trims = trims + 1
+"""
+_INSERT_MESSAGE = """
+INSERT INTO messages (stream_seq, mid, at, last_seq, digest, answers, undo)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+_FORGET_MESSAGES = """
+DELETE FROM messages WHERE at < ?
+    AND last_seq < ifnull((SELECT min(seq) FROM log), (SELECT last_seq FROM state))
+"""
+
+
+def _pop_upto(changes: deque[Change], last_seq: int) -> Iterator[Change]:
+    """Take out the first changes, up to a seq."""
+    while changes and changes[0].seq <= last_seq:
+        yield changes.popleft()
+
+
+class _Known(NamedTuple):
+    """What the file held before a group: positions of sources, and keys of batches."""
+
+    positions: Mapping[str, str | None]
+    keys: set[str]
+
+
+class _Undoing:
+    """Gathers what taking a message back needs beside the log."""
+
+    def __init__(self, known: _Known) -> None:
+        self._known = known
+        self._keys: list[str] = []
+        self._positions: dict[str, str | None] = {}
+        self._can_be = True
+
+    def add(self, posting: Posting, appended: Appended) -> None:
+        key, mark = posting.key, posting.mark
+        if key is not None and key not in self._known.keys:
+            self._known.keys.add(key)
+            if not appended.accepted:
+                # It leaves with an entry of an earlier message.
+                self._keys.append(key)
+        if mark is not None:
+            self._can_be &= not (mark.defined or mark.dropped or mark.forgotten)
+            self._positions[mark.source] = self._known.positions[mark.source]
+
+    def packed(self) -> bytes | None:
+        return _pack((self._keys, list(self._positions.items()))) if self._can_be else None
+
+
+def _known_keys(connection: Connection, postings: Sequence[Posting]) -> set[str]:
+    wanted = list({posting.key for posting in postings if posting.key is not None})
+    known: set[str] = set()
+    for start, size in pieces(len(wanted)):
+        query = f"SELECT key FROM batch_keys WHERE key IN ({','.join('?' * size)})"
+        found = connection.execute(query, wanted[start : start + size])
+        known.update(key.decode() for (key,) in found)
+    return known
+
+
+def _positions(connection: Connection, postings: Sequence[Posting]) -> dict[str, str | None]:
+    """Of every source that these postings are of: how far it had been told before."""
+    sources = {posting.mark.source for posting in postings if posting.mark is not None}
+    before: dict[str, str | None] = dict.fromkeys(sources)
+    for source in sources:
+        query = "SELECT position FROM source_positions WHERE source = ?"
+        found = connection.execute(query, (source,)).fetchone()
+        if found is not None:
+            before[source] = found[0].decode()
+    return before

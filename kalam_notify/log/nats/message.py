@@ -1,0 +1,226 @@
+"""What the messages of a stream say, and how: format 1.
+
+The body is MessagePack (https://github.com/msgpack/msgpack/blob/master/spec.md), an array whose
+first element names the kind:
+
+    ["b", tables, batches]     batches of changes, as they were posted
+    ["t", seen, steps]         entries that leave the log: [after, upto, tables or nil for all]
+    ["s", seen]                nothing; whoever sees it applied has seen all that came before it
+    ["e", seen, number, base]  seqs go on behind `base`, and nobody may go on from before it
+
+A table is [name, kind, primary key], a batch [key, changes, mark, tables it uses], a change [table,
+owner, kind, row, old, key, id, unchanged, only if new, base]. Rows are the bytes that were posted.
+`seen` is [applied, digest]: how far whoever published it had applied the stream, and what it came
+to. Headers: `Kalam-Format` (the number above), `Kalam-Mid` (who published it, and its number
+there), `Nats-Msg-Id` (the same).
+
+A release that writes a newer format is preceded by one that reads it. Whatever is changed here, or
+in what the store makes of a message, is a new format: nodes of two releases apply the same stream.
+"""
+
+from collections.abc import Mapping, Sequence
+from sys import intern
+from typing import Any, NamedTuple
+
+import msgspec
+
+from kalam_notify.log.nats.faults import NewerFormat
+from kalam_notify.model import PostedChange, Row, TableDef, TableId
+from kalam_notify.model.changes import NONE_UNCHANGED, PostedKind
+from kalam_notify.model.sourced import MovedRow, SourceMark
+from kalam_notify.store.storing import Posting
+
+FORMAT = 1
+FORMAT_HEADER = "Kalam-Format"
+MID_HEADER = "Kalam-Mid"
+
+_KINDS: dict[str, PostedKind] = {"i": "insert", "u": "update", "d": "delete", "t": "truncate"}
+
+_WireTable = tuple[str, str, tuple[str, ...]]
+_WireMark = tuple[str, str | None, tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...]]
+_WireChange = tuple[
+    int,
+    str,
+    str,
+    bytes | None,
+    bytes | None,
+    str | None,
+    str | None,
+    tuple[str, ...] | None,
+    bool,
+    str | None,
+]
+
+
+class Seen(NamedTuple):
+    """How far a node has applied the stream (a stream sequence), and the digest it had then."""
+
+    applied: int
+    digest: int
+
+
+class _Batch(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    key: str | None
+    changes: list[_WireChange]
+    mark: _WireMark | None
+
+
+class _Batches(msgspec.Struct, array_like=True, tag="b", frozen=True):
+    tables: list[_WireTable]
+    batches: list[_Batch]
+
+
+class TrimStep(NamedTuple):
+    """The entries with `after < seq <= upto` of these tables (None: of all) leave the log."""
+
+    after: int
+    upto: int
+    tables: tuple[TableId, ...] | None
+
+
+class Trim(msgspec.Struct, array_like=True, tag="t", frozen=True):
+    """What retention has come to, by the clock and the settings of whoever published it."""
+
+    seen: Seen
+    steps: tuple[TrimStep, ...]
+
+
+class Sync(msgspec.Struct, array_like=True, tag="s", frozen=True):
+    """Nothing but its place in the stream."""
+
+    seen: Seen
+
+
+class Epoch(msgspec.Struct, array_like=True, tag="e", frozen=True):
+    """A life of the log begins: seqs go on behind `base`, Unix time in microseconds."""
+
+    seen: Seen
+    number: int
+    base: int
+
+
+class Batches(NamedTuple):
+    """Batches in their order, each with the tables that it uses, by their shape in the message."""
+
+    postings: list[Posting]
+    tables: list[list[TableDef]]
+
+
+Control = Trim | Sync | Epoch
+Body = Batches | Control
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Batches | Trim | Sync | Epoch).decode
+
+
+def encode_batches(postings: Sequence[Posting], declared: Mapping[TableId, TableDef]) -> bytes:
+    """The body of a message with these batches; `declared` tells the shapes of their tables."""
+    numbers: dict[TableId, int] = {}
+    batches: list[Any] = []
+    for batch, key, mark, _ in postings:
+        changes = [
+            (
+                numbers.setdefault(change.table, len(numbers)),
+                change.owner,
+                change.kind[0],
+                None if change.row is None else change.row.json,
+                None if change.old is None else change.old.json,
+                change.key,
+                change.id,
+                change.unchanged,
+                change.only_if_new,
+                change.base if isinstance(change, MovedRow) else None,
+            )
+            for change in batch
+        ]
+        batches.append((key, changes, None if mark is None else _wire_mark(mark)))
+    tables = [(name, declared[name].kind, declared[name].primary_key) for name in numbers]
+    return _encode(("b", tables, batches))
+
+
+def encode_control(control: Control) -> bytes:
+    """The body of a message that is no batch of changes."""
+    return _encode(control)
+
+
+def decode(headers: Mapping[str, str] | None, data: bytes) -> Body | None:
+    """What a message says; None: it is nobody's of ours, and everybody passes over it.
+
+    Raises NewerFormat for one that only a later release understands.
+    """
+    number = (headers or {}).get(FORMAT_HEADER)
+    if number is None:
+        return None
+    if number != str(FORMAT):
+        raise NewerFormat(number)
+    try:
+        body = _decode(data)
+        return _batches(body) if isinstance(body, _Batches) else body
+    except (msgspec.DecodeError, IndexError, KeyError, ValueError):
+        # Whoever has put it there under our header: it is equally unreadable everywhere.
+        return None
+
+
+def _batches(body: _Batches) -> Batches:
+    tables = [
+        TableDef(
+            id=TableId(intern(name)), kind="user" if kind == "user" else "shared", primary_key=key
+        )
+        for name, kind, key in body.tables
+    ]
+    names = [table.id for table in tables]
+    postings: list[Posting] = []
+    used: list[list[TableDef]] = []
+    for batch in body.batches:
+        changes = [_change(names, change) for change in batch.changes]
+        mark = None if batch.mark is None else _mark(batch.mark)
+        postings.append(Posting(changes, batch.key, mark))
+        numbers = {change[0] for change in batch.changes} if len(tables) > 1 else range(len(tables))
+        used.append([tables[number] for number in numbers])
+    return Batches(postings, used)
+
+
+def _change(names: Sequence[TableId], wire: _WireChange) -> PostedChange:
+    table, owner, kind, row, old, key, id, unchanged, only_if_new, base = wire
+    values: dict[str, Any] = {}
+    if unchanged != ():
+        values["unchanged"] = unchanged
+    if base is not None:
+        return MovedRow(
+            names[table],
+            owner,
+            _KINDS[kind],
+            None if row is None else Row(row),
+            None if old is None else Row(old),
+            key,
+            id,
+            only_if_new=only_if_new,
+            base=base,
+            **values,
+        )
+    return PostedChange(
+        names[table],
+        owner,
+        _KINDS[kind],
+        None if row is None else Row(row),
+        None if old is None else Row(old),
+        key,
+        id,
+        NONE_UNCHANGED if unchanged == () else unchanged,
+        only_if_new,
+    )
+
+
+def _wire_mark(mark: SourceMark) -> _WireMark:
+    return (mark.source, mark.position, mark.defined, mark.dropped, mark.forgotten)
+
+
+def _mark(wire: _WireMark) -> SourceMark:
+    source, position, defined, dropped, forgotten = wire
+    return SourceMark(
+        source,
+        position,
+        tuple((TableId(name), text) for name, text in defined),
+        tuple(map(TableId, dropped)),
+        tuple(map(TableId, forgotten)),
+    )
