@@ -134,14 +134,6 @@ def test_the_charts_schema_knows_every_value_and_no_other() -> None:
             assert set(section["properties"]) == set(values()[name]), name
 
 
-def test_every_value_of_the_chart_is_explained() -> None:
-    groups = (CHART / "values.yaml").read_text().split("\n\n")
-    plain = {"image", "service", "nodeSelector", "serviceAccount", "nameOverride"}
-    for group in groups[1:]:
-        first = group.splitlines()[0]
-        assert first.startswith("#") or first.split(":")[0] in plain, first
-
-
 def test_the_charts_configuration_is_a_valid_one(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(values()["config"]))
