@@ -19,6 +19,8 @@ _GREATEST = frozenset(
     {
         "kalam_notify_build_info",
         "kalam_notify_log_bytes",
+        "kalam_notify_log_epoch",
+        "kalam_notify_log_lag_messages",
         "kalam_notify_log_last_seq",
         "kalam_notify_log_oldest_seconds",
         "kalam_notify_slowest_subscription_seconds",
@@ -27,7 +29,7 @@ _GREATEST = frozenset(
     }
 )
 # ... and where the worst is the least.
-_LEAST = frozenset({"kalam_notify_config_last_reload_successful"})
+_LEAST = frozenset({"kalam_notify_config_last_reload_successful", "kalam_notify_log_connected"})
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):

@@ -1,4 +1,4 @@
-"""The containers of deploy/compose and the chart of deploy/helm agree with what they start."""
+"""Containers of deploy/compose and chart of deploy/helm agree with the server that they start."""
 
 import json
 import os

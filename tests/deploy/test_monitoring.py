@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cluster.nats_kit import NatsServer
 from helpers.server import running_server
 
 ROOT = Path(__file__).parents[2]
@@ -40,10 +41,21 @@ def queries(node: object) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The names of the samples that a server with two workers can tell."""
-    settings = {"server": {"workers": 2}, "metrics": {"open": True}}
-    with running_server(tmp_path_factory.mktemp("told"), settings) as server:
-        text = server.request("GET", "/metrics").body.decode()
+    """The names of the samples that a server with two workers can tell, alone or as a node."""
+    nats_server = NatsServer(tmp_path_factory.mktemp("nats")).start()
+    stream = f"{nats_server.url}/KALAM"
+    text = ""
+    try:
+        for url in ("sqlite:", stream):
+            settings = {
+                "server": {"workers": 2},
+                "metrics": {"open": True},
+                "log": {"url": url, "nats": {"replicas": 1}},
+            }
+            with running_server(tmp_path_factory.mktemp("told"), settings) as server:
+                text += server.request("GET", "/metrics").body.decode()
+    finally:
+        nats_server.close()
     names = set()
     for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE):
         endings = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)

@@ -108,7 +108,7 @@ async def connected(address: str, user: str, password: str) -> AsyncIterator[Con
         refusals.put_nowait(str(fault).lower())
 
     client = await nats.connect(
-        address, user=user, password=password, error_cb=on_error, max_reconnect_attempts=0
+        address, user=user, password=password, error_cb=on_error, allow_reconnect=False
     )
     try:
         yield Connection(client, refusals)
@@ -193,7 +193,7 @@ async def test_a_node_may_listen_to_nothing_else(address: str, subject: str) -> 
         assert f'subscription to "{subject.lower()}"' in await one.refusal()
 
 
-async def test_the_operator_may_delete_the_stream(
+async def test_the_operator_may_delete_the_stream_and_nobody_comes_without_a_password(
     address: str,
 ) -> None:
     async with node(address) as one:
@@ -203,3 +203,6 @@ async def test_the_operator_may_delete_the_stream(
             "type": "io.nats.jetstream.api.v1.stream_delete_response",
             "success": True,
         }
+    with pytest.raises(nats.errors.Error):
+        async with connected(address, "kalam", "another"):
+            pass

@@ -69,3 +69,20 @@ def test_departed_workers_can_be_added_again_and_again() -> None:
     for _ in range(3):
         departed = added([departed, lasting(worker(1, {"200": 2}, [0.5], 1))])
     assert values(departed)["kalam_notify_posts_total", "200"] == 6
+
+
+def node(connected: int, lag: int, epoch: int) -> Scrape:
+    """What a worker of a node tells of the stream that it shares with the others."""
+    registry = CollectorRegistry()
+    for name, value in (("connected", connected), ("lag_messages", lag), ("epoch", epoch)):
+        Gauge(f"kalam_notify_log_{name}", name, registry=registry).set(value)
+    return scrape(registry)
+
+
+def test_of_a_stream_the_worst_worker_tells_and_nothing_is_added_up() -> None:
+    told = values(added([node(1, 7, 2), node(0, 3, 2)]))
+    assert told == {
+        ("kalam_notify_log_connected", ""): 0,
+        ("kalam_notify_log_lag_messages", ""): 7,
+        ("kalam_notify_log_epoch", ""): 2,
+    }
