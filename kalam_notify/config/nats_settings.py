@@ -1,27 +1,14 @@
 """`log.url: nats://…` and `log.nats`: a log that several nodes share on NATS JetStream."""
 
-import re
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import unquote
+from urllib.parse import quote
 
 import msgspec
 
 from kalam_notify.config import readers as r
+from kalam_notify.config.nats_place import SCHEMES, parse_place, sign_in
 from kalam_notify.config.readers import BadValue
-
-SCHEMES = ("nats", "tls")
-
-URL_CURE = (
-    "give nats://host:4222/STREAM (tls:// to insist on TLS), several hosts separated by commas; "
-    "user:password@ or token@ may stand before each host"
-)
-STREAM_CURE = "end it with the stream's name: / and 1 to 63 letters, digits, - and _"
-
-_STREAM = re.compile(r"[A-Za-z0-9_-]{1,63}")
-_HOST = r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]"
-# Whoever has one of / ? # [ ] @ , or a colon in a user's name writes it as %2F and the like.
-_SERVER = re.compile(rf"(?:([^/?#\[\]@,:]+)(?::([^/?#\[\]@,]*))?@)?({_HOST})(?::(\d{{1,5}}))?")
 
 
 def is_nats(url: str) -> bool:
@@ -32,18 +19,10 @@ def is_nats(url: str) -> bool:
 def read_nats_url(value: object) -> str:
     """A url of a stream, as it was written; raises BadValue with what to write instead."""
     url = r.plain_text.read(value)
-    scheme, separator, rest = url.partition("://")
-    if scheme not in SCHEMES or not separator:
-        raise BadValue(URL_CURE)
-    hosts, slash, stream = rest.rpartition("/")
-    if not slash or _STREAM.fullmatch(stream) is None:
-        raise BadValue(STREAM_CURE)
-    for host in hosts.split(","):
-        match = _SERVER.fullmatch(host)
-        if match is None:
-            raise BadValue(URL_CURE)
-        if match[4] is not None and not 0 < int(match[4]) < 65536:
-            raise BadValue("give each host a port from 1 to 65535")
+    try:
+        parse_place(url)
+    except ValueError as fault:
+        raise BadValue(str(fault)) from None
     return url
 
 
@@ -59,14 +38,16 @@ def secrets_of(url: str) -> tuple[str, ...]:
     """Passwords and tokens of a valid url, as they are written and as they are meant."""
     if not is_nats(url):
         return ()
-    found: list[str] = []
-    for host in url.partition("://")[2].rpartition("/")[0].split(","):
-        match = _SERVER.fullmatch(host)
-        # A name without a password is a token.
-        secret = (match[2] or match[1]) if match is not None else None
-        if secret:
-            found += {secret: None, unquote(secret): None}
-    return tuple(found)
+    secrets: dict[str, None] = {}
+    for server in parse_place(url).servers:
+        _, password, token = sign_in(server)
+        for secret in filter(None, (password, token)):
+            secrets |= {secret: None, quote(secret, safe=""): None}
+        # As it is written, whichever way that is.
+        written = server.partition("://")[2].rpartition("@")[0]
+        if written:
+            secrets[written.rpartition(":")[2]] = None
+    return tuple(filter(None, secrets))
 
 
 class NatsTlsSettings(msgspec.Struct, frozen=True):

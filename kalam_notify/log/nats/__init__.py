@@ -1,6 +1,5 @@
 """The log on NATS JetStream: how a node reaches the stream that gives all nodes one order.
 
-    place         where it is: servers and a stream, read from `log.url`
     credentials   what a node signs in with
     connection    one connection to one server, until it is lost; all of nats-py is here
     line          one connection after the other, for ever; who asks, and who listens

@@ -27,9 +27,9 @@ import nats.errors
 from nats.aio.client import Client
 from nats.protocol.command import sub_cmd, unsub_cmd
 
+from kalam_notify.config.nats_place import sign_in, told
 from kalam_notify.log.nats.credentials import Security
 from kalam_notify.log.nats.faults import NoAnswer
-from kalam_notify.log.nats.place import sign_in, told
 from kalam_notify.log.nats.stream import headers_of
 
 CONNECT_SECONDS = 2.0

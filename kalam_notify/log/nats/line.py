@@ -21,10 +21,10 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 
+from kalam_notify.config.nats_place import NatsPlace, told
 from kalam_notify.log.nats.connection import Connection, OnMessage, Received
 from kalam_notify.log.nats.credentials import Security, read_security
 from kalam_notify.log.nats.faults import NoAnswer
-from kalam_notify.log.nats.place import NatsPlace, told
 from kalam_notify.log.nats.stream import STATUS
 from kalam_notify.logs import Complaints
 

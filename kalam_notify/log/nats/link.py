@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from kalam_notify.config.nats_place import NatsPlace, parse_place
 from kalam_notify.log.nats.connection import Received
 from kalam_notify.log.nats.faults import NoAnswer, NoStream, Refused, TooLarge
 from kalam_notify.log.nats.line import ASK_SECONDS, Line, Subscription
-from kalam_notify.log.nats.place import NatsPlace, parse_place
 from kalam_notify.log.nats.stream import (
     NAME_IN_USE,
     PubAck,

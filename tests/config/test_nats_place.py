@@ -2,7 +2,7 @@
 
 import pytest
 
-from kalam_notify.log.nats.place import parse_place, sign_in
+from kalam_notify.config.nats_place import parse_place, sign_in
 
 
 @pytest.mark.parametrize(
@@ -23,22 +23,22 @@ def test_servers_and_stream_are_read(url: str, servers: list[str], stream: str) 
 @pytest.mark.parametrize(
     ("url", "cure"),
     [
-        ("nats:KALAM", "write nats://"),
-        ("http://a/S", "write nats://"),
-        ("nats://a:4222", "put /KALAM"),
+        ("nats:KALAM", "give nats://host"),
+        ("http://a/S", "give nats://host"),
+        ("nats://a:4222", "the stream's name"),
         ("nats://a/", "1 to 63 letters"),
         ("nats://a/" + "x" * 64, "1 to 63 letters"),
         ("nats://a/a.b", "1 to 63 letters"),
-        ("nats://a,/S", "write host:4222"),
-        ("nats:///S", "write host:4222"),
-        ("nats://a b/S", "write host:4222"),
-        ("nats://::1/S", "or [::1]:4222 for an IPv6"),
-        ("nats://a:0/S", "write a:4222"),
-        ("nats://a:65536/S", "write a:4222"),
-        ("nats://a:x/S", "write a:4222"),
-        ("nats://@a/S", "write user:password@"),
-        ("nats://:p@a/S", "write user:password@"),
-        ("nats://u:p/q@a/S", "write user:password@"),
+        ("nats://a,/S", "give nats://host"),
+        ("nats:///S", "give nats://host"),
+        ("nats://a b/S", "give nats://host"),
+        ("nats://::1/S", "give nats://host"),
+        ("nats://a:0/S", "a port from 1"),
+        ("nats://a:65536/S", "a port from 1"),
+        ("nats://a:x/S", "give nats://host"),
+        ("nats://@a/S", "user:password@ or token@ may"),
+        ("nats://:p@a/S", "user:password@ or token@ may"),
+        ("nats://u:p/q@a/S", "user:password@ or token@ may"),
     ],
 )
 def test_what_cannot_be_read_is_told_with_a_cure(url: str, cure: str) -> None:
@@ -48,9 +48,10 @@ def test_what_cannot_be_read_is_told_with_a_cure(url: str, cure: str) -> None:
 
 def test_a_place_shows_no_password() -> None:
     assert repr(parse_place("nats://u:geheim@a,tok@b/S")) == "nats://a:4222, nats://b:4222/S"
-    with pytest.raises(ValueError, match="nats://a:9") as told:
-        parse_place("nats://u:geheim@a:9")
-    assert "geheim" not in str(told.value)
+    for url in ("nats://u:geheim@a:9", "nats://u:geheim/S", "nats:u:geheim@a/S"):
+        with pytest.raises(ValueError, match="give|end") as told:
+            parse_place(url)
+        assert "geheim" not in str(told.value)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,22 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote
 
+SCHEMES = ("nats", "tls")
 PORT = 4222
 
+URL_CURE = (
+    "give nats://host:4222/STREAM (tls:// to insist on TLS), several hosts separated by commas; "
+    "user:password@ or token@ may stand before each host"
+)
+STREAM_CURE = "end it with the stream's name: / and 1 to 63 letters, digits, - and _"
+PORT_CURE = "give each host a port from 1 to 65535"
+
 _STREAM = re.compile(r"[A-Za-z0-9_-]{1,63}")
-_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]")
-_EXAMPLE = "nats://a:4222,b:4222,c:4222/KALAM"
+_HOST = r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]"
+# Whoever has one of / ? # [ ] @ , or a colon in a user's name writes it as %2F and the like.
+_SERVER = re.compile(
+    rf"((?:[^/?#\[\]@,:]+)(?::[^/?#\[\]@,]*)?@)?({_HOST})(?::(\d{{1,5}}))?", re.ASCII
+)
 
 
 class NatsPlace(NamedTuple):
@@ -51,36 +62,23 @@ def parse_place(url: str) -> NatsPlace:
     """What a `nats:` or `tls:` URL names.
 
     Servers are separated by commas, `:4222` may be left out, `user:password@` or `token@` stands
-    before any host. Raises ValueError that says what to write instead.
+    before any host. Raises ValueError that says what to write instead, and shows nothing of the
+    URL: a password may stand anywhere in one that cannot be read.
     """
     scheme, separator, rest = url.partition("://")
-    if scheme not in ("nats", "tls") or not separator:
-        raise ValueError(f"{told(url)!r} names no NATS servers; write {_EXAMPLE}, or tls://")
+    if scheme not in SCHEMES or not separator:
+        raise ValueError(URL_CURE)
     hosts, slash, stream = rest.rpartition("/")
-    if not slash:
-        raise ValueError(f"{told(url)!r} names no stream; put /KALAM at its end")
-    if not _STREAM.fullmatch(stream):
-        raise ValueError(
-            f"{stream!r} is no stream's name; use 1 to 63 letters, digits, '-' and '_'"
-        )
+    if not slash or not _STREAM.fullmatch(stream):
+        raise ValueError(STREAM_CURE)
     return NatsPlace(tuple(_server(scheme, host) for host in hosts.split(",")), stream)
 
 
 def _server(scheme: str, text: str) -> str:
-    user, at, address = text.strip().rpartition("@")
-    # The colons of an IPv6 address are inside of its brackets.
-    host, _, port = address.partition("]:") if address.startswith("[") else address.partition(":")
-    if address.startswith("["):
-        host = host.removesuffix("]") + "]"
-    if not _HOST.fullmatch(host):
-        raise ValueError(
-            f"{address!r} is no server; write host:4222, or [::1]:4222 for an IPv6 address"
-        )
-    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(f"{address!r} has no port between 1 and 65535; write {host}:{PORT}")
-    if at and (not user or user.startswith(":") or any(sign in user for sign in "/?#[]")):
-        raise ValueError(
-            f"user and password before @{address} cannot be read; write user:password@ or token@,"
-            " with %2F and the like for / ? # [ ]"
-        )
-    return f"{scheme}://{user}{at}{host}:{port or PORT}"
+    match = _SERVER.fullmatch(text)
+    if match is None:
+        raise ValueError(URL_CURE)
+    before, host, port = match.groups()
+    if port is not None and not 0 < int(port) < 65536:
+        raise ValueError(PORT_CURE)
+    return f"{scheme}://{before or ''}{host}:{port or PORT}"
