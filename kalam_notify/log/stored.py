@@ -221,12 +221,15 @@ class StoredLog:
         """See EventLog.why_not_ready."""
         if not self._open:
             return "the log is closed"
-        if self._soundness.reason is not None:
-            return self._soundness.reason
-        if self._moved is not None or self._append_fault is not None:
-            return self._moved or self._append_fault
+        return self._why_not_storing(HANGING_SECONDS)
+
+    def _why_not_storing(self, patience: float) -> str | None:
+        """Why the file takes no changes, or a batch has waited for longer than this."""
+        found = self._soundness.reason or self._moved or self._append_fault
+        if found is not None:
+            return found
         waited = self._pending.longest_wait
-        if waited > HANGING_SECONDS:
+        if waited > patience:
             return f"the log has not stored a change for {waited:.0f} s"
         return None
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.nats_kit import Gate, NatsServer
+from cluster.nats_kit import Gate, NatsCluster, NatsServer
 from cluster.nodes import all_equal, contents, level, new_node, started, stopped_for
 from log.log_kit import EVENTS, ORDERS, TABLES, event, everything, gone, put, seqs
 from msgspec import structs
@@ -219,13 +220,13 @@ async def test_a_server_that_is_killed_costs_no_acknowledged_change(
 
 
 async def test_a_node_that_is_cut_off_says_so_and_comes_back(node: Start, gate: Gate) -> None:
-    cut = await node("cut", gate.url, append_timeout=0.5, stale_after=0.5, close_clients_after=1.0)
+    cut = await node("cut", gate.url, append_timeout=0.5, stale_after=3.0, close_clients_after=3.5)
     other = await node("other")
     await cut.append([put(1)])
     gate.cut()
     with pytest.raises(LogUnavailable):
         await cut.append([put(2)], "key")
-    await stopped_for(cut, "no NATS server has been reached")
+    await stopped_for(cut, "has not been reached")
     # What it knows can still be read.
     assert seqs(await everything(cut)) == [1]
     async with asyncio.timeout(30):
@@ -263,15 +264,104 @@ async def test_two_workers_of_a_node_share_its_file_and_one_follows_the_other(
     node: Start, tmp_path: Path
 ) -> None:
     first, second = await node("a"), await node("a")
-    assert [one._applier is None for one in (first, second)] == [False, True]
+    assert [one._leader.leads for one in (first, second)] == [True, False]
     for n in range(20):
         one, other = await asyncio.gather(first.append([put(n)]), second.append([put(-n - 1)]))
         assert one.accepted == other.accepted == 1
     await all_equal(first, second)
     await first.close()
     assert (await second.append([put(100)])).accepted == 1
-    assert second._applier is not None
+    assert second._leader.leads
     assert seqs(await everything(second)) == list(range(1, 42))
+
+
+async def test_workers_follow_the_file_that_takes_the_place_of_another(
+    node: Start, nats_server: NatsServer, stream: str
+) -> None:
+    a, first, second = await node("a"), await node("b"), await node("b")
+    await a.append([put(n) for n in range(10)])
+    await all_equal(a, first, second)
+    inode = first._path.stat().st_ino
+    first._leader._disagreement = "made up"
+    first._leader.look_again()
+    async with asyncio.timeout(30):
+        while first._path.stat().st_ino == inode:
+            await asyncio.sleep(0.01)
+    await asyncio.gather(level(first), level(second))
+    assert (await second.append([put(100)])).accepted == 1
+    await all_equal(a, first, second)
+    position = (await a.append([put(101)])).last_seq or 0
+    assert await second.latest() == position
+    await second.wait_beyond(position - 1)
+    changes = second.recent(position - 1)
+    assert changes is not None
+    assert seqs(changes) == [position]
+
+
+async def test_a_node_whose_digest_is_another_takes_the_file_of_the_one_that_told_it(
+    node: Start,
+) -> None:
+    a, b = await node("a", retention=Retention(None, 1000)), await node("b")
+    await a.append([put(n) for n in range(40)])
+    await all_equal(a, b)
+
+    def spoil(connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE messages SET digest = digest + 1")
+        connection.execute("UPDATE rows SET row = '{\"id\":0,\"spoilt\":1}' WHERE key = '[0]'")
+
+    await b._leader._in_applier(spoil)
+    epoch = a.statistics()["epoch"]
+    await a.trim()
+    async with asyncio.timeout(30):
+        while not b.statistics()["snapshot_bytes_received"]:
+            await asyncio.sleep(0.01)
+    await level(b)
+    assert b.statistics()["digest_mismatches"] == 1
+    await all_equal(a, b)
+    # What b told may have been wrong: its clients begin anew.
+    assert b.statistics()["epoch"] == epoch + 1
+
+
+async def test_a_stream_that_is_removed_while_a_node_is_connected_is_missed(
+    node: Start, nats_server: NatsServer, stream: str
+) -> None:
+    a = await node("a")
+    await a.append([put(1)])
+    nats_server.delete_stream(stream)
+    await stopped_for(a, "but this node has applied it up to message")
+    # Whoever has nothing begins a new one, which the other is not taken in by.
+    other = await node("new", begin=None)
+    await level(a)
+    await all_equal(a, other)
+    assert contents(a)["rows"] == []
+
+
+async def test_a_node_whose_servers_have_no_leader_says_so_though_it_is_connected(
+    nats_cluster: NatsCluster, tmp_path: Path
+) -> None:
+    one, *others = nats_cluster.servers
+    a = await started(
+        one.url,
+        "ALONE",
+        tmp_path,
+        link={"replicas": 3},
+        stale_after=3.0,
+        close_clients_after=3.5,
+    )
+    await a.append([put(1)])
+    for server in others:
+        server.kill()
+    await stopped_for(a, "has not been reached")
+    assert a.statistics()["connected"] == 1
+    async with asyncio.timeout(30):
+        while a.why_leave() is None:
+            await asyncio.sleep(0.01)
+    assert seqs(await everything(a)) == [1]
+    for server in others:
+        server.restart()
+    await level(a)
+    assert (await a.append([put(2)])).accepted == 1
+    await a.close()
 
 
 async def test_a_message_of_a_later_release_stops_the_node_and_says_why(
@@ -288,7 +378,7 @@ async def test_a_message_of_a_later_release_stops_the_node_and_says_why(
         await a.append([put(2)])
     await link.close()
     # That the stream is still the same does not make it able to.
-    await a._fence()
+    await a._leader._fence()
     assert "upgrade this node" in (a.why_not_ready() or "")
 
 

@@ -49,7 +49,7 @@ def test_what_cannot_be_read_is_told_with_a_cure(url: str, cure: str) -> None:
 def test_a_place_shows_no_password() -> None:
     assert repr(parse_place("nats://u:geheim@a,tok@b/S")) == "nats://a:4222, nats://b:4222/S"
     for url in ("nats://u:geheim@a:9", "nats://u:geheim/S", "nats:u:geheim@a/S"):
-        with pytest.raises(ValueError, match="give|end") as told:
+        with pytest.raises(ValueError, match=r"give|end") as told:
             parse_place(url)
         assert "geheim" not in str(told.value)
 

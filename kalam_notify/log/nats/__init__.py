@@ -14,7 +14,11 @@ and what a node makes of it:
     publisher     what is posted here goes into the stream, and is answered when it was applied
     applying      state + message -> state, by rules that read neither clock nor settings
     applier       the thread that does so, many messages in a transaction
-    nats_log      the log: who applies, whether the stream is still the same, what else to do
+    leader        the worker that reads and applies: is it the same stream, and what if not
+    fence         ... decided from what is known of both; `node_file` has what is done to files
+    standing      where the node stands, and whether it can go on
+    trims         what retention would have leave
+    nats_log      the log of all this
     opening       a log from its settings
 
 nats-py (`kalam-notify[nats]`) is needed by `connection`, and so by `line`, `link`, `tail`,

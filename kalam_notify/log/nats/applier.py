@@ -102,9 +102,12 @@ class Applier(WritingThread):
         self._unread: deque[StreamMessage] = deque()
         self._tasks: deque[Task] = deque()
         self._is_stuck = self._is_broken = False
+        # The message read last: what is given again after it is passed over.
+        self._upto = 0
 
     def _opened(self, connection: sqlite3.Connection) -> None:
         self.state = prepare_state(connection, self._stream)
+        self._upto = self.state.applied
 
     def _take(self, order: Messages | Task) -> None:
         match order:
@@ -151,15 +154,21 @@ class Applier(WritingThread):
     def _next(self) -> Applicable | None:
         if self._read:
             return self._read.popleft()
+        while self._unread and self._unread[0].seq <= self._upto:
+            self._unread.popleft()
         if not self._unread:
             return None
         seq, at, headers, data = self._unread[0]
+        if seq != self._upto + 1:
+            self._break(f"message {seq} of the stream does not follow on {self._upto}")
+            return None
         try:
             body = decode(headers, data)
         except NewerFormat as fault:
             self._break(str(fault))
             return None
         self._unread.popleft()
+        self._upto = seq
         mid = (headers or {}).get(MID_HEADER) or f"?{seq}"
         return Applicable(seq, at, mid, body, len(data))
 

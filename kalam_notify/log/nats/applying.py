@@ -91,14 +91,23 @@ class Applicable(NamedTuple):
     size: int
 
 
+class AppliedMessage(NamedTuple):
+    """What the file remembers of a message."""
+
+    seq: int
+    mid: str
+    at: int
+
+
 class NodeState(NamedTuple):
-    """Where a node's file stands."""
+    """Where a node's file stands; `last` is the newest message of ours, at or before `applied`."""
 
     name: str
     created: str
     applied: int
     digest: int
     epoch: int
+    last: AppliedMessage | None = None
 
 
 class Answer(NamedTuple):
@@ -122,9 +131,7 @@ class _PackedAppended(msgspec.Struct, array_like=True, frozen=True):
 class Applied(NamedTuple):
     """What one transaction has applied."""
 
-    upto: int
-    digest: int
-    epoch: int
+    state: NodeState
     last_seq: int
     groups: Sequence[Group]
     answers: Sequence[Answer]
@@ -163,30 +170,16 @@ def read_state(connection: Connection) -> NodeState:
     name, created, applied, digest, epoch = connection.execute(
         "SELECT name, created, applied, digest, epoch FROM stream"
     ).fetchone()
-    return NodeState(name.decode(), created.decode(), applied, digest, epoch)
+    found = connection.execute(
+        "SELECT stream_seq, mid, at FROM messages ORDER BY stream_seq DESC LIMIT 1"
+    ).fetchone()
+    last = None if found is None else AppliedMessage(found[0], found[1].decode(), found[2])
+    return NodeState(name.decode(), created.decode(), applied, digest, epoch, last)
 
 
 def set_created(connection: Connection, created: str) -> None:
     """The file is of the stream that was created then."""
     connection.execute("UPDATE stream SET created = ?", (created,))
-
-
-class AppliedMessage(NamedTuple):
-    """What the file remembers of a message."""
-
-    seq: int
-    mid: str
-    at: int
-
-
-def applied_message(connection: Connection, upto: int) -> AppliedMessage | None:
-    """The newest message that was applied, at or before a place in the stream."""
-    found = connection.execute(
-        "SELECT stream_seq, mid, at FROM messages WHERE stream_seq <= ?"
-        " ORDER BY stream_seq DESC LIMIT 1",
-        (upto,),
-    ).fetchone()
-    return None if found is None else AppliedMessage(found[0], found[1].decode(), found[2])
 
 
 def answers_to(connection: Connection, mids: Sequence[str]) -> list[Answer]:
@@ -223,16 +216,19 @@ class Applying:
     ) -> Applied:
         """Apply messages that follow on the last one; inside the caller's transaction."""
         work = _Transaction(connection, self.numbers, indexes, self._shapes)
-        known = _known(
-            connection, [message.mid for message in messages if message.body is not None]
-        )
-        for message in messages:
+        known = _known(connection, messages)
+        for place, message in enumerate(messages):
             work.add(message, is_known=message.mid in known)
             known.add(message.mid)
+            if isinstance(message.body, Trim):
+                # It may have forgotten messages that were known when the transaction began.
+                known = _known(connection, messages[place + 1 :])
         return work.finish(messages[-1].seq)
 
 
-def _known(connection: Connection, mids: Sequence[str]) -> set[str]:
+def _known(connection: Connection, messages: Sequence[Applicable]) -> set[str]:
+    """The ids of those that have been applied before."""
+    mids = [message.mid for message in messages if message.body is not None]
     return {answer.mid for answer in answers_to(connection, mids)}
 
 
@@ -258,8 +254,7 @@ class _Transaction:
         self._numbers = numbers
         self._indexes = indexes
         self._shapes = shapes
-        state = read_state(connection)
-        self._digest, self._epoch = Digest(state.digest), state.epoch
+        self._digest = Digest(read_state(connection).digest)
         self._postings: list[Posting] = []
         self._waiting: list[_Waiting] = []
         self._groups: list[Group] = []
@@ -284,9 +279,7 @@ class _Transaction:
         )
         (last_seq,) = self._connection.execute("SELECT last_seq FROM state").fetchone()
         return Applied(
-            upto,
-            self._digest.value,
-            self._epoch,
+            read_state(self._connection),
             last_seq,
             self._groups,
             self._answers,
@@ -408,8 +401,7 @@ class _Transaction:
     def _compare(self, seen: Seen) -> None:
         """Does whoever published this have at that place what is here at that place?"""
         found = self._connection.execute(
-            "SELECT digest FROM messages WHERE stream_seq <= ? ORDER BY stream_seq DESC LIMIT 1",
-            (seen.applied,),
+            "SELECT digest FROM messages WHERE stream_seq = ? AND mid = ?", (seen.applied, seen.mid)
         ).fetchone()
         if found is not None and found[0] != seen.digest:
             self._disagrees = (
@@ -434,7 +426,6 @@ class _Transaction:
     def _begin_epoch(self, number: int, base: int) -> None:
         self._connection.execute(_BEGIN_EPOCH, (base,))
         self._connection.execute("UPDATE stream SET epoch = ?", (number,))
-        self._epoch = number
 
 
 # A log that has given no seq begins here. Whoever stands before a later life's base begins anew.

@@ -10,9 +10,9 @@ first element names the kind:
 
 A table is [name, kind, primary key], a batch [key, changes, mark, tables it uses], a change [table,
 owner, kind, row, old, key, id, unchanged, only if new, base]. Rows are the bytes that were posted.
-`seen` is [applied, digest]: how far whoever published it had applied the stream, and what it came
-to. Headers: `Kalam-Format` (the number above), `Kalam-Mid` (who published it, and its number
-there), `Nats-Msg-Id` (the same).
+`seen` is [sequence, mid, digest]: the last message that whoever published it had applied, and what
+it all came to. Headers: `Kalam-Format` (the number above), `Kalam-Mid` (who published it, and its
+number there), `Nats-Msg-Id` (the same).
 
 A release that writes a newer format is preceded by one that reads it. Whatever is changed here, or
 in what the store makes of a message, is a new format: nodes of two releases apply the same stream.
@@ -53,10 +53,17 @@ _WireChange = tuple[
 
 
 class Seen(NamedTuple):
-    """How far a node has applied the stream (a stream sequence), and the digest it had then."""
+    """The last message that a node has applied, by its place and its id, and the digest then.
+
+    Both, since a stream that has lost its end has other messages at the same places.
+    """
 
     applied: int
+    mid: str
     digest: int
+
+
+NOTHING_SEEN = Seen(0, "", 0)
 
 
 class _Batch(msgspec.Struct, array_like=True, frozen=True, gc=False):

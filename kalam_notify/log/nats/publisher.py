@@ -76,7 +76,6 @@ class Publisher:
         self._is_wanted = asyncio.Event()
         # Messages that may be in the stream, by their id: who waits for them to be applied.
         self._sent: dict[str, list[_Waiting] | _Control] = {}
-        self.observe: Callable[[float], None] | None = None
 
     @property
     def unanswered(self) -> list[str]:
@@ -100,8 +99,10 @@ class Publisher:
         self._is_wanted.set()
         return await future
 
-    async def publish_only(self, control: Control, expected_last: int) -> None:
-        """Publish where the stream ends at `expected_last`; returns when that is acknowledged.
+    async def publish_only(self, control: Control, expected_last: int | None = None) -> int:
+        """Publish once, whether or not it is applied here; where it has come to stand.
+
+        With `expected_last` only where the stream ends there.
 
         Raises NoAnswer, after which it may have been, and what Link.publish raises else.
         """
@@ -110,6 +111,7 @@ class Publisher:
         payload = encode_control(control)
         stored = await self._link.publish(payload, mid, expected_last_seq=expected_last)
         self._on_stored(stored.seq)
+        return stored.seq
 
     def answered(self, answer: Answer) -> None:
         """A message has been applied here; nothing where it is not one of ours."""
@@ -193,7 +195,6 @@ class Publisher:
         """Publish until it is acknowledged or the time is up."""
         self._count += 1
         mid = f"{self._life}-{self._count}"
-        began = self._now()
         self._sent[mid] = waiting
         was_sent = False
         while mid in self._sent:
@@ -223,8 +224,6 @@ class Publisher:
             except Refused as fault:
                 self._give_up(mid, LogUnavailable(f"the stream takes no changes: {fault}"))
                 return
-            if self.observe is not None:
-                self.observe(self._now() - began)
             self._on_stored(stored.seq)
             asyncio.get_running_loop().call_at(
                 deadline + ATTEMPT_SECONDS, self._give_up, mid, OutcomeUnknown(_NOT_APPLIED)
