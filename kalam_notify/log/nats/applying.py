@@ -219,7 +219,8 @@ class Applying:
         known = _known(connection, messages)
         for place, message in enumerate(messages):
             work.add(message, is_known=message.mid in known)
-            known.add(message.mid)
+            if message.body is not None:
+                known.add(message.mid)
             if isinstance(message.body, Trim):
                 # It may have forgotten messages that were known when the transaction began.
                 known = _known(connection, messages[place + 1 :])
