@@ -31,7 +31,7 @@ from kalam_notify.auth.revocation_file import RevocationFile
 from kalam_notify.auth.tokens import Kind, Revocation, Revocations
 from kalam_notify.budget import Budget
 from kalam_notify.catchup.feeder import Feeder
-from kalam_notify.config import Config, is_nats, reload_differences, reloaded
+from kalam_notify.config import Config, reload_differences, reloaded
 from kalam_notify.delivery.ring import open_ring
 from kalam_notify.delivery.service import SHARED_NOTIFY_CHUNK_SIZE, NotificationService
 from kalam_notify.delivery.stats import FanoutStats
@@ -134,7 +134,7 @@ class Worker:
             config.log.durability,
             Retention(retention.max_age, retention.max_bytes),
             config.log.window_bytes,
-            _of_nats(config) if is_nats(config.log.url) else None,
+            config.log.nats,
         )
         self.catalog = Catalog(
             config.tables.declared.values(),
@@ -567,29 +567,12 @@ class Worker:
             max_tables=config.limits.max_tables,
         )
         self.log.retain(Retention(config.log.retention.max_age, config.log.retention.max_bytes))
-        self.log.adjust(_of_nats(config))
+        self.log.adjust(config.log.nats)
         self.requests.configure(config.websocket, config.limits.subscriptions_per_user)
         self.shared.configure(config)
         set_level(config.logging.level)
         self.sources.settings_changed()
         self._renew_subscriptions(before)
-
-
-def _of_nats(config: Config) -> dict[str, Any]:
-    """What `open_log` is told of a log on NATS."""
-    nats = config.log.nats
-    return {
-        "replicas": nats.replicas,
-        "create": nats.create,
-        "credentials": nats.credentials,
-        "ca": nats.tls.ca,
-        "cert": nats.tls.cert,
-        "key": nats.tls.key,
-        "append_timeout": nats.append_timeout,
-        "stale_after": nats.stale_after,
-        "close_clients_after": nats.close_clients_after,
-        "snapshot_serving": nats.snapshot_serving,
-    }
 
 
 def _application(routes: Sequence[Route], ingest: Sequence[Route] = ()) -> ASGIApp:

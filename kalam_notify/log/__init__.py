@@ -4,10 +4,9 @@
 """
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from kalam_notify.config import NatsSettings
 from kalam_notify.log.base import EventLog, OnAppend, reaches
 from kalam_notify.log.following import ring_all
 from kalam_notify.log.memory import MemoryLog
@@ -45,13 +44,13 @@ def open_log(
     durability: Durability = "commit",
     retention: Retention | None = None,
     window_bytes: int = WINDOW_BYTES,
-    nats: Mapping[str, Any] | None = None,
+    nats: NatsSettings | None = None,
 ) -> EventLog:
     """The log named by `log.url`, not started yet.
 
     `sqlite:` lives in `data_dir`, `sqlite:/path/file.db` where it says, `memory:` nowhere, and
-    `nats://host:4222/STREAM` in a stream, with a file of this node in `data_dir`; `nats` are then
-    what `open_node` takes. What has to be in memory of a file is bounded by `window_bytes`. Raises
+    `nats://host:4222/STREAM` in a stream, with a file of this node in `data_dir`; `nats` are its
+    settings. What has to be in memory of a file is bounded by `window_bytes`. Raises
     ValueError for any other url.
     """
     scheme, colon, place = url.partition(":")
@@ -70,7 +69,7 @@ def open_log(
             from kalam_notify.log.nats.opening import open_node
 
             return open_node(
-                url, data_dir, retention=retention, window_bytes=window_bytes, **(nats or {})
+                url, data_dir, retention=retention, window_bytes=window_bytes, settings=nats
             )
         case "memory", ":", "":
             return MemoryLog(retention=retention, begin=_begin())

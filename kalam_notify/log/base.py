@@ -22,9 +22,10 @@ Invariant: `append` returns only after the batch is durable, and a batch is visi
 Invariant: a page of rows and the position it stands at (`as_of`) agree exactly.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Protocol
 
+from kalam_notify.config import NatsSettings
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
 from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.model.sourced import SourceMark, SourceState
@@ -156,7 +157,7 @@ class EventLog(Protocol):
     def retain(self, retention: Retention) -> None:
         """Keep by another retention from the next trim on."""
 
-    def adjust(self, nats: Mapping[str, Any]) -> None:
+    def adjust(self, nats: NatsSettings) -> None:
         """Take other settings of a log on NATS, of which those that can change do."""
 
     async def trim(self) -> int:

@@ -9,10 +9,10 @@ of all tables is complete before that.
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
-from typing import Any
 
+from kalam_notify.config import NatsSettings
 from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.log.base import OnAppend
 from kalam_notify.log.following import Waiters, Window
@@ -172,7 +172,7 @@ class MemoryLog:
             return max(self._horizons.values(), default=0)
         return self._horizons.get(table, 0)
 
-    def adjust(self, nats: Mapping[str, Any]) -> None:
+    def adjust(self, nats: NatsSettings) -> None:
         pass
 
     def why_leave(self) -> str | None:

@@ -14,10 +14,10 @@ What survives a crash is what `schema` says: every acknowledged batch, and no ha
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+from kalam_notify.config import NatsSettings
 from kalam_notify.errors import Compacted, DamagedFile, LogUnavailable, StorageFault
 from kalam_notify.log.base import OnAppend
 from kalam_notify.log.following import Doorbell, Follower
@@ -211,7 +211,7 @@ class StoredLog:
             return str(moved)
         return None
 
-    def adjust(self, nats: Mapping[str, Any]) -> None:
+    def adjust(self, nats: NatsSettings) -> None:
         pass
 
     def why_leave(self) -> str | None:

@@ -13,6 +13,7 @@ from cluster.nodes import all_equal, contents, level, new_node, started, stopped
 from log.log_kit import EVENTS, ORDERS, TABLES, event, everything, gone, put, seqs
 from msgspec import structs
 
+from kalam_notify.config import NatsSettings
 from kalam_notify.errors import ChangeRefused, LogUnavailable, OutcomeUnknown
 from kalam_notify.log import Retention, reaches
 from kalam_notify.log.nats.link import Link, NatsPlace
@@ -220,7 +221,11 @@ async def test_a_server_that_is_killed_costs_no_acknowledged_change(
 
 
 async def test_a_node_that_is_cut_off_says_so_and_comes_back(node: Start, gate: Gate) -> None:
-    cut = await node("cut", gate.url, append_timeout=0.5, stale_after=3.0, close_clients_after=3.5)
+    cut = await node(
+        "cut",
+        gate.url,
+        settings=NatsSettings(append_timeout=0.5, stale_after=3.0, close_clients_after=3.5),
+    )
     other = await node("other")
     await cut.append([put(1)])
     gate.cut()
@@ -236,7 +241,7 @@ async def test_a_node_that_is_cut_off_says_so_and_comes_back(node: Start, gate: 
     gate.restore()
     await level(cut)
     assert cut.why_leave() is None
-    cut.append_timeout = 15.0
+    cut.adjust(NatsSettings())
     await cut.append([put(2)], "key")
     await all_equal(cut, other)
     assert (
@@ -247,13 +252,13 @@ async def test_a_node_that_is_cut_off_says_so_and_comes_back(node: Start, gate: 
 async def test_what_was_sent_without_an_answer_is_unknown_and_counts_once(
     node: Start, gate: Gate
 ) -> None:
-    cut = await node("cut", gate.url, append_timeout=1.0)
+    cut = await node("cut", gate.url, settings=NatsSettings(append_timeout=1.0))
     await cut.append([put(1)])
     gate.cut()
     with pytest.raises(OutcomeUnknown, match="Idempotency-Key"):
         await cut.append([put(2)], "key")
     gate.restore()
-    cut.append_timeout = 15.0
+    cut.adjust(NatsSettings())
     await level(cut)
     again = await cut.append([put(2)], "key")
     assert again.accepted + again.duplicates == 1
@@ -345,8 +350,7 @@ async def test_a_node_whose_servers_have_no_leader_says_so_though_it_is_connecte
         "ALONE",
         tmp_path,
         link={"replicas": 3},
-        stale_after=3.0,
-        close_clients_after=3.5,
+        settings=NatsSettings(stale_after=3.0, close_clients_after=3.5),
     )
     await a.append([put(1)])
     for server in others:

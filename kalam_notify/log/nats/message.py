@@ -189,23 +189,7 @@ def _batches(body: _Batches) -> Batches:
 
 def _change(names: Sequence[TableId], wire: _WireChange) -> PostedChange:
     table, owner, kind, row, old, key, id, unchanged, only_if_new, base = wire
-    values: dict[str, Any] = {}
-    if unchanged != ():
-        values["unchanged"] = unchanged
-    if base is not None:
-        return MovedRow(
-            names[table],
-            owner,
-            _KINDS[kind],
-            None if row is None else Row(row),
-            None if old is None else Row(old),
-            key,
-            id,
-            only_if_new=only_if_new,
-            base=base,
-            **values,
-        )
-    return PostedChange(
+    change = (
         names[table],
         owner,
         _KINDS[kind],
@@ -216,6 +200,7 @@ def _change(names: Sequence[TableId], wire: _WireChange) -> PostedChange:
         NONE_UNCHANGED if unchanged == () else unchanged,
         only_if_new,
     )
+    return PostedChange(*change) if base is None else MovedRow(*change, base)
 
 
 def _wire_mark(mark: SourceMark) -> _WireMark:

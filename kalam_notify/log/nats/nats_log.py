@@ -17,10 +17,11 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from kalam_notify.config import NatsSettings
 from kalam_notify.errors import LogUnavailable
 from kalam_notify.log.nats import node_file
 from kalam_notify.log.nats.applying import answers_to, read_state
@@ -55,10 +56,9 @@ _logger = logging.getLogger(__name__)
 class NatsLog(StoredLog):
     """An EventLog that all nodes of a cluster share. `link` is not connected yet.
 
-    `clock` gives Unix time in seconds; retention is told by it, and the life of a new stream. How
-    long a post waits for its outcome is `append_timeout` seconds; after `stale_after` seconds
-    without the stream the node is not ready, after `close_clients_after` its clients are sent away.
-    A new stream's log begins after `begin` (None: at the time in microseconds).
+    `clock` gives Unix time in seconds; retention is told by it, and the life of a new stream. It
+    heeds the settings that say how long something waits, and whether its file is offered. A new
+    stream's log begins after `begin` (None: at the time in microseconds).
     """
 
     def __init__(
@@ -70,17 +70,11 @@ class NatsLog(StoredLog):
         window_bytes: int = WINDOW_BYTES,
         trim_seconds: float = TRIM_SECONDS,
         clock: Callable[[], float] = time.time,
-        append_timeout: float = 15.0,
-        stale_after: float = 15.0,
-        close_clients_after: float = 60.0,
         begin: int | None = None,
-        snapshot_serving: bool = True,
+        settings: NatsSettings | None = None,
     ) -> None:
         super().__init__(path, window_bytes)
-        self.append_timeout = append_timeout
-        self.stale_after = stale_after
-        self.close_clients_after = close_clients_after
-        self.snapshot_serving = snapshot_serving
+        self._settings = settings or NatsSettings()
         self._link = link
         self._retention = retention or Retention()
         self._trim_seconds = trim_seconds
@@ -88,7 +82,7 @@ class NatsLog(StoredLog):
         self._begin = begin
         self._standing = Standing(link.stream, time.monotonic)
         self._publisher = Publisher(
-            link, self._declared, self._standing.hear, lambda: self.append_timeout
+            link, self._declared, self._standing.hear, lambda: self._settings.append_timeout
         )
         self._leader = Leader(
             path,
@@ -160,7 +154,7 @@ class NatsLog(StoredLog):
 
     async def _drain(self) -> None:
         """Let what was posted be answered, while there is hope."""
-        give_up = self._loop.time() + self.append_timeout
+        give_up = self._loop.time() + self._settings.append_timeout
         while self._pending.waiting_bytes and self._loop.time() < give_up:
             if not self._link.is_connected:
                 return
@@ -203,7 +197,7 @@ class NatsLog(StoredLog):
                 _logger.debug("the stream does not tell how it stands: %s", fault)
             else:
                 await self._take_info(info)
-            await self._leader.serve_snapshots(self.snapshot_serving)
+            await self._leader.serve_snapshots(self._settings.snapshot_serving)
             if self._moved is not None:
                 self._is_rung.set()
             await asyncio.sleep(_LOOK_SECONDS if self._standing.is_level else _SOON_SECONDS)
@@ -269,6 +263,8 @@ class NatsLog(StoredLog):
             # comes behind whatever was acknowledged before.
             await self._publisher.publish(Sync(self._standing.seen))
             found = await self._follower.look()
+        # The file may have become another one meanwhile.
+        self._standing.require_level()
         return found
 
     async def _ask_head(self) -> int:
@@ -359,19 +355,16 @@ class NatsLog(StoredLog):
         if not self._open:
             return "the log is closed"
         # A new leader of the stream takes longer than a disk may.
-        patience = self.stale_after
+        patience = self._settings.stale_after
         return self._standing.why_not_ready(patience) or self._why_not_storing(patience)
 
-    def adjust(self, nats: Mapping[str, Any]) -> None:
+    def adjust(self, nats: NatsSettings) -> None:
         """See EventLog.adjust."""
-        self.append_timeout = nats["append_timeout"]
-        self.stale_after = nats["stale_after"]
-        self.close_clients_after = nats["close_clients_after"]
-        self.snapshot_serving = nats["snapshot_serving"]
+        self._settings = nats
 
     def why_leave(self) -> str | None:
         """See EventLog.why_leave."""
-        return self._standing.why_cut_off(self.close_clients_after)
+        return self._standing.why_cut_off(self._settings.close_clients_after)
 
     def statistics(self) -> dict[str, float]:
         return {
