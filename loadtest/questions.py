@@ -14,6 +14,7 @@ from loadtest import (
     slow,
     snapshot,
     source,
+    store,
     storm,
     workers,
 )
@@ -39,5 +40,6 @@ QUESTIONS: dict[str, Question] = {
         fairness,
         soak,
         paths,
+        store,
     )
 }

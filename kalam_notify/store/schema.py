@@ -3,7 +3,8 @@
     tables      every table that has had data: its shape, and how far retention has gone in it
     log         one entry per change, keyed by seq; `size` is Change.size, `at` Unix milliseconds
     batch_keys  idempotency keys of whole batches, with the seq of the batch's last entry
-    rows        the current rows of tables with a primary key, with the seq that wrote each
+    rows        the current rows of tables with a primary key: the seq that wrote each (rows.py)
+    rows_by_seq, kept, stale   the same by that seq, and where their texts are (rows.py)
     indexes     the indexes of those rows, and how far each has been built (indexes.py)
     entries     what the indexes hold: sorted values, with the key of the row that has them
     state       one row: the last seq ever given, the bytes in the log, how far retention has gone,
@@ -38,11 +39,13 @@ _logger = logging.getLogger(__name__)
 Durability = Literal["commit", "os"]
 
 APPLICATION_ID = 0x4B4C4E59  # "KLNY"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 BUSY_SECONDS = 30.0
 # The length of the write-ahead log at which its pages are copied into the database.
 _WAL_PAGES = 4096
-_ZEROS = 1 << 20
+# Page by page: what is written at once may be one large piece of the system's cache from then on,
+# and each frame that is written into that costs as much as the piece is long.
+_ZEROS = 1 << 12
 _MOST_WAL_BYTES = 64 * 1024 * 1024
 
 _SCHEMA = """
@@ -69,15 +72,6 @@ CREATE INDEX log_by_owner ON log (tbl, owner, seq, old_seq);
 CREATE UNIQUE INDEX log_by_id ON log (id) WHERE id IS NOT NULL;
 CREATE TABLE batch_keys (key TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX batch_keys_by_seq ON batch_keys (seq);
-CREATE TABLE rows (
-    tbl INTEGER NOT NULL,
-    owner TEXT NOT NULL,
-    key TEXT NOT NULL,
-    seq INTEGER NOT NULL,
-    row TEXT NOT NULL,
-    PRIMARY KEY (tbl, owner, key)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX rows_by_seq ON rows (tbl, owner, seq);
 CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     last_seq INTEGER NOT NULL,
@@ -91,6 +85,28 @@ CREATE TABLE state (
     sources INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 INSERT INTO state (one, last_seq, bytes, horizon) VALUES (1, 0, 0, 0);
+"""
+_ROWS = """
+CREATE TABLE rows (
+    tbl INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    key TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (tbl, owner, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE rows_by_seq (
+    tbl INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    PRIMARY KEY (tbl, owner, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE kept (seq INTEGER PRIMARY KEY, row TEXT NOT NULL) STRICT;
+CREATE TABLE stale (
+    tbl INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (tbl, seq)
+) STRICT, WITHOUT ROWID;
 """
 _INDEXES = """
 CREATE TABLE indexes (
@@ -132,6 +148,16 @@ ALTER TABLE state ADD COLUMN trims INTEGER NOT NULL DEFAULT 0;
     3: f"""
 ALTER TABLE state ADD COLUMN sources INTEGER NOT NULL DEFAULT 0;
 {_SOURCES}
+""",
+    4: f"""
+ALTER TABLE rows RENAME TO old_rows;
+DROP INDEX rows_by_seq;
+{_ROWS}
+INSERT INTO rows SELECT tbl, owner, key, seq FROM old_rows;
+INSERT INTO rows_by_seq SELECT tbl, owner, seq, key FROM old_rows ORDER BY tbl, owner, seq;
+INSERT INTO kept SELECT seq, row FROM old_rows
+    WHERE NOT EXISTS (SELECT 1 FROM log WHERE log.seq = old_rows.seq) ORDER BY seq;
+DROP TABLE old_rows;
 """,
 }
 
@@ -325,7 +351,7 @@ def _create(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     # Another worker may have been first.
     if not _is_ready(path, connection):
-        _run(connection, _SCHEMA + _INDEXES + _SOURCES)
+        _run(connection, _SCHEMA + _ROWS + _INDEXES + _SOURCES)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
     connection.execute("COMMIT")

@@ -30,11 +30,12 @@ from itertools import chain
 from sqlite3 import Connection
 from typing import Any, NamedTuple, Protocol
 
-from kalam_notify.model import Change, Owner, PostedChange, Row, TableId, settle
+from kalam_notify.model import SHARED, Change, Owner, PostedChange, Row, TableId, settle
 from kalam_notify.model.changes import ENTRY_BYTES, Stored, settle_gone
 from kalam_notify.model.sourced import MovedRow, SourceMark
 from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import Indexes, Numbers
+from kalam_notify.store.rows import LATELY, STANDING, TEXT, WITH_TEXT, take_out_stale
 
 # Round numbers among them, since producers like to post batches of a hundred.
 _SIZES = (500, 256, 200, 128, 100, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
@@ -73,16 +74,15 @@ def write_rows(
 def look_up(
     connection: Connection, template: Template, width: int, values: Sequence[Any]
 ) -> Iterator[tuple[int, bytes]]:
-    """Ask for all rows; gives the index of each row that was found, and its line of the answer.
+    """Ask for all rows; gives where each piece begins, and the answer for it where there is one.
 
-    The template's lines start with the row's key within the piece and a FIELD.
+    The template's lines start with the row's place within the piece.
     """
     for start, size in pieces(len(values) // width):
         piece = values[start * width : (start + size) * width]
         (answer,) = connection.execute(statement(template, size), piece).fetchone()
-        for line in answer.split(LINE) if answer else ():
-            key, _, rest = line.partition(FIELD)
-            yield start + int(key), rest
+        if answer:
+            yield start, answer
 
 
 def tuples(size: int, one: str) -> str:
@@ -199,14 +199,6 @@ def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change | None:
     return change
 
 
-def _keys_of(change: PostedChange) -> Iterator[RowKey]:
-    """Where the rows stand that settling this change looks at."""
-    if change.key is not None:
-        yield change.table, change.owner, change.key
-        if change.__class__ is MovedRow:
-            yield change.table, change.owner, change.base
-
-
 def _are_alike(row: Row | None, stored: Row | None) -> bool:
     if row is None or stored is None:
         return row is stored
@@ -275,11 +267,11 @@ def store(
     What is stored depends on the file, the batches and their times alone, however many of them one
     transaction takes.
     """
-    before, count, indexed = connection.execute(
-        "SELECT last_seq, indexes, indexed FROM state"
+    before, horizon, count, indexed = connection.execute(
+        "SELECT last_seq, horizon, indexes, indexed FROM state"
     ).fetchone()
     indexes.refresh(connection, count, indexed)
-    around = _Around(connection, numbers, int(now * 1000))
+    around = _Around(connection, numbers, int(now * 1000), horizon)
     storing = _Storing(around, _seen(connection, postings), before)
     try:
         group = storing.at_once(postings)
@@ -288,6 +280,7 @@ def store(
         seen = _seen(connection, postings)
         storing = _Storing(around, seen, before)
         group = storing.in_portions(postings)
+    take_out_stale(connection)
     _write_batch_keys(connection, storing.seen.batch_keys)
     _write_state(connection, storing.last_seq, storing.bytes)
     indexes.grown(storing.last_seq - before, storing.bytes)
@@ -301,13 +294,15 @@ class _Around(NamedTuple):
     numbers: Numbers
     # Unix milliseconds, of batches that bring no time of their own.
     now: int
+    # How far retention has gone: what was written up to there may be kept apart from the log.
+    horizon: int
 
 
 class _Storing:
     """The batches of one transaction on their way into the file."""
 
     def __init__(self, around: _Around, seen: Seen, before: int) -> None:
-        self._connection, self._numbers, self._now = around
+        self._connection, self._numbers, self._now, self._horizon = around
         self.seen = seen
         self._before = before
         self.last_seq = before
@@ -324,11 +319,9 @@ class _Storing:
             self.last_seq = settled[-1].appended.last_seq or self.last_seq
         changes = [change for one in settled for change in one.changes]
         ids = [id for one in settled for id in one.ids]
-        ats = [
-            self._at(posting)
-            for posting, one in zip(postings, settled, strict=True)
-            for _ in one.changes
-        ]
+        ats: list[int] = []
+        for posting, one in zip(postings, settled, strict=True):
+            ats += [self._at(posting)] * len(one.changes)
         sizes = self._write(changes, ids, ats, rows)
         answers = [one.appended for one in settled]
         return Group(self._before, self.last_seq, changes, sizes, answers)
@@ -392,7 +385,8 @@ class _Storing:
         _write_log(self._connection, self._numbers, entry)
         # The seqs follow on the newest entry's, which was just written.
         gone = self._connection.execute(_GONE, (at, ENTRY_BYTES, number, posted.owner))
-        self._connection.execute(_CLEAR, (number, posted.owner))
+        for clear in _CLEAR:
+            self._connection.execute(clear, (number, posted.owner))
         self.last_seq = own.seq + gone.rowcount
         (size,) = self._connection.execute(_SIZE_FROM, (own.seq,)).fetchone()
         self.bytes += size
@@ -403,18 +397,22 @@ class _Storing:
     ) -> list[int]:
         sizes = [change.size for change in changes]
         _write_log(self._connection, self._numbers, _Entries(changes, ids, sizes, ats))
-        rows.write()
+        rows.write(self._before, self._horizon)
         self.bytes += sum(sizes)
         return sizes
 
 
-_GONE = """
+_GONE = f"""
 INSERT INTO log (at, tbl, owner, kind, size, old_seq, old)
-SELECT ?, tbl, owner, 'delete', ? + length(CAST(row AS BLOB)), seq, row
-FROM rows INDEXED BY rows_by_seq WHERE tbl = ? AND owner = ? ORDER BY seq
+SELECT ?, r.tbl, r.owner, 'delete', ? + length(CAST({TEXT} AS BLOB)), r.seq, {TEXT}
+FROM rows_by_seq AS r {WITH_TEXT} WHERE r.tbl = ? AND r.owner = ? AND {STANDING} ORDER BY r.seq
 """
 _ANY = "SELECT EXISTS (SELECT 1 FROM rows WHERE tbl = ? AND owner = ?)"
-_CLEAR = "DELETE FROM rows WHERE tbl = ? AND owner = ?"
+_CLEAR = (
+    "DELETE FROM kept WHERE seq IN (SELECT seq FROM rows_by_seq WHERE tbl = ? AND owner = ?)",
+    "DELETE FROM rows_by_seq WHERE tbl = ? AND owner = ?",
+    "DELETE FROM rows WHERE tbl = ? AND owner = ?",
+)
 _SIZE_FROM = "SELECT sum(size) FROM log WHERE seq >= ?"
 
 
@@ -437,7 +435,11 @@ def _seen(connection: Connection, postings: Iterable[Posting]) -> Seen:
 
 def _found(connection: Connection, template: Template, wanted: Iterable[str]) -> dict[str, int]:
     order = list(wanted)
-    return {order[n]: _IN_FILE for n, _ in look_up(connection, template, 1, order)}
+    return {
+        order[start + int(n)]: _IN_FILE
+        for start, answer in look_up(connection, template, 1, order)
+        for n in answer.split(LINE)
+    }
 
 
 def _seen_ids_template(size: int) -> str:
@@ -473,11 +475,11 @@ def _write_log(
     entries: _Entries,
 ) -> None:
     changes = entries.changes
-    number = _numbers_of(connection, numbers, (change.table for change in changes))
-    values: list[Any] = []
-    for change, id, size, at in zip(*entries, strict=True):
-        row, old = change.row, change.old
-        values += (
+    number = _NumberOf(connection, numbers)
+    values = [
+        value
+        for change, id, size, at in zip(*entries, strict=True)
+        for value in (
             at,
             number[change.table],
             change.owner,
@@ -485,13 +487,19 @@ def _write_log(
             size,
             change.old_seq,
             id,
-            None if row is None else row.json,
-            None if old is None else old.json,
+            None if change.row is None else _text(change.row.json),
+            None if change.old is None else _text(change.old.json),
         )
+    ]
     for start, size in pieces(len(changes)):
         piece = values[start * _LOG_WIDTH : (start + size) * _LOG_WIDTH]
-        before = changes[start].seq - 1
-        connection.execute(statement(_log_template, size), (before, *piece))
+        piece.insert(0, changes[start].seq - 1)
+        connection.execute(statement(_log_template, size), piece)
+
+
+def _text(json: bytes) -> str | bytes:
+    """What the statement makes a text of; a fifth of its time where it is one already."""
+    return json.decode() if json.isascii() else json
 
 
 def _write_batch_keys(connection: Connection, keys: dict[str, int]) -> None:
@@ -507,10 +515,16 @@ def _write_state(connection: Connection, last_seq: int, added: int) -> None:
     connection.execute("UPDATE state SET last_seq = ?, bytes = bytes + ?", (last_seq, added))
 
 
-def _numbers_of(
-    connection: Connection, numbers: Numbers, tables: Iterable[TableId]
-) -> dict[TableId, int]:
-    return {table: numbers.of(connection, table) for table in set(tables)}
+class _NumberOf(dict[TableId, int]):
+    """Table -> number, each asked for once."""
+
+    def __init__(self, connection: Connection, numbers: Numbers) -> None:
+        self._connection = connection
+        self._numbers = numbers
+
+    def __missing__(self, table: TableId) -> int:
+        number = self[table] = self._numbers.of(self._connection, table)
+        return number
 
 
 class TooMuchToHold(Exception):
@@ -531,11 +545,15 @@ def _length_limited(connection: Connection, most: int) -> Iterator[None]:
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
 
 
-class RowsAtHand:
+class RowsAtHand(dict[RowKey, Stored]):
     """The current rows under the keys of some changes: read and written in bulk, changed here.
 
     Raises TooMuchToHold where they are more than `most` bytes.
     """
+
+    # The dictionary's own: they are called once or more for each change.
+    put = dict.__setitem__
+    drop = dict.__delitem__
 
     def __init__(
         self,
@@ -545,26 +563,21 @@ class RowsAtHand:
         most: int,
     ) -> None:
         self._connection = connection
-        self._numbers = numbers
+        self._number = _NumberOf(connection, numbers)
         self._most = most
         self._held = 0
-        self._touched: set[RowKey] = set()
-        wanted = list({key for change in changes for key in _keys_of(change)})
-        with _length_limited(connection, most):
-            self._rows = dict(self._fetch(wanted))
+        wanted: dict[RowKey, None] = {}
+        for change in changes:
+            if change.key is not None:
+                wanted[change.table, change.owner, change.key] = None
+                if change.__class__ is MovedRow:
+                    wanted[change.table, change.owner, change.base] = None
+        if wanted:
+            with _length_limited(connection, most):
+                self._fetch(list(wanted))
+        self._found = self.copy()
 
-    def get(self, key: RowKey) -> Stored | None:
-        return self._rows.get(key)
-
-    def put(self, key: RowKey, stored: Stored) -> None:
-        self._rows[key] = stored
-        self._touched.add(key)
-
-    def drop(self, key: RowKey) -> None:
-        del self._rows[key]
-        self._touched.add(key)
-
-    def clear(self, table: TableId, owner: Owner) -> Sequence[Stored]:
+    def clear(self, table: TableId, owner: Owner) -> Sequence[Stored]:  # type: ignore[override]
         # Which rows there are, and how many, is known to the file alone.
         raise TooMuchToHold
 
@@ -573,52 +586,74 @@ class RowsAtHand:
         if self._held > self._most:
             raise TooMuchToHold
 
-    def _fetch(self, wanted: Sequence[RowKey]) -> Iterable[tuple[RowKey, Stored]]:
-        for n, line in look_up(self._connection, _stored_template, 3, self._addresses(wanted)):
-            self.made(len(line))
-            seq, _, row = line.partition(FIELD)
-            yield wanted[n], Stored(int(seq), Row(row))
+    def _fetch(self, wanted: Sequence[RowKey]) -> None:
+        values = self._addresses(wanted)
+        for start, answer in look_up(self._connection, _stored_template, 3, values):
+            self.made(len(answer))
+            for line in answer.split(LINE):
+                n, seq, row = line.split(FIELD, 2)
+                self[wanted[start + int(n)]] = Stored(int(seq), Row(row))
 
-    def _number(self, places: Iterable[RowKey]) -> dict[TableId, int]:
-        return _numbers_of(self._connection, self._numbers, (key[0] for key in places))
-
-    def _addresses(self, places: Sequence[RowKey]) -> list[Any]:
-        number = self._number(places)
+    def _addresses(self, places: Iterable[RowKey]) -> list[Any]:
+        number = self._number
         return [value for table, owner, key in places for value in (number[table], owner, key)]
 
-    def write(self) -> None:
-        """Bring the file's rows to what they have become here."""
-        kept: list[Any] = []
-        gone: list[RowKey] = []
-        number = self._number(self._touched)
+    def write(self, last_seq: int, horizon: int) -> None:
+        """Bring the file's rows, which are those of `last_seq`, to what they have become here."""
+        found, number, lately = self._found, self._number, last_seq - LATELY
+        written: list[Any] = []
+        out: list[Any] = []
+        stale: list[Any] = []
+        gone = [key for key in found if key not in self]
+        changed = [key for key, stored in self.items() if stored is not found.get(key)]
         # In the order of the table, so that rows on the same page are written one after the other.
-        for key in sorted(self._touched):
-            stored = self._rows.get(key)
-            if stored is None:
-                gone.append(key)
-            else:
-                table, owner, name = key
-                kept += (number[table], owner, name, stored.seq, stored.row.json)
-        write_rows(self._connection, _upsert_template, 5, kept)
-        write_rows(self._connection, _delete_template, 3, self._addresses(gone))
+        changed.sort()
+        for key in changed:
+            table, owner, name = key
+            written += (number[table], owner, name, self[key].seq)
+        for key in chain(changed, gone):
+            if (stored := found.get(key)) is not None:
+                table, owner, _ = key
+                is_out = owner != SHARED or stored.seq > lately
+                if is_out:
+                    out += (number[table], owner, stored.seq)
+                if not is_out or stored.seq <= horizon:
+                    stale += (number[table], stored.seq)
+        write_rows(self._connection, _upsert_template, 4, written)
+        write_rows(self._connection, _delete_template, 3, self._addresses(sorted(gone)))
+        write_rows(self._connection, _place_template, 4, written)
+        write_rows(self._connection, _take_out_template, 3, out)
+        write_rows(self._connection, _stale_template, 2, stale)
 
 
 def _stored_template(size: int) -> str:
     return f"""
     WITH want (n, tbl, owner, key) AS (VALUES {numbered(size, "?,?,?")})
-    SELECT group_concat(n || char(9) || seq || char(9) || row, char(10))
-    FROM want CROSS JOIN rows USING (tbl, owner, key)
+    SELECT group_concat(n || char(9) || r.seq || char(9) || {TEXT}, char(10))
+    FROM want AS w CROSS JOIN rows AS r USING (tbl, owner, key) {WITH_TEXT}
     """
 
 
 def _upsert_template(size: int) -> str:
-    rows = tuples(size, "(?,?,?,?,CAST(? AS TEXT))")
     # Not REPLACE, which deletes first and costs half as much again.
     return (
-        f"INSERT INTO rows (tbl, owner, key, seq, row) VALUES {rows}"
-        " ON CONFLICT DO UPDATE SET seq = excluded.seq, row = excluded.row"
+        f"INSERT INTO rows (tbl, owner, key, seq) VALUES {tuples(size, '(?,?,?,?)')}"
+        " ON CONFLICT DO UPDATE SET seq = excluded.seq"
     )
+
+
+def _place_template(size: int) -> str:
+    return f"INSERT INTO rows_by_seq (tbl, owner, key, seq) VALUES {tuples(size, '(?,?,?,?)')}"
+
+
+def _take_out_template(size: int) -> str:
+    one = "(tbl=? AND owner=? AND seq=?)"
+    return "DELETE FROM rows_by_seq WHERE " + " OR ".join([one] * size)
 
 
 def _delete_template(size: int) -> str:
     return "DELETE FROM rows WHERE " + " OR ".join(["(tbl=? AND owner=? AND key=?)"] * size)
+
+
+def _stale_template(size: int) -> str:
+    return f"INSERT INTO stale (tbl, seq) VALUES {tuples(size, '(?,?)')}"
