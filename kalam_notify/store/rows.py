@@ -24,13 +24,12 @@ from kalam_notify.model import SHARED
 
 _MOST_STALE = 2048
 LATELY = 4096
-"""So many changes back a row is taken out at once."""
+"""A row that was written within so many changes is taken out at once."""
 
-_TEXT_OF = """
-LEFT JOIN log AS l ON l.seq = {of}.seq
-LEFT JOIN kept AS k ON k.seq = iif(l.seq IS NULL, {of}.seq, NULL)
+WITH_TEXT = """
+LEFT JOIN log AS l ON l.seq = r.seq
+LEFT JOIN kept AS k ON k.seq = iif(l.seq IS NULL, r.seq, NULL)
 """
-WITH_TEXT = _TEXT_OF.format(of="r")
 """Joined to what has a row's seq, `r.seq`: then `TEXT` is the row's JSON."""
 
 TEXT = "ifnull(l.row, k.row)"

@@ -94,18 +94,20 @@ CREATE TABLE rows (
     seq INTEGER NOT NULL,
     PRIMARY KEY (tbl, owner, key)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE kept (seq INTEGER PRIMARY KEY, row TEXT NOT NULL) STRICT;
+CREATE TABLE stale (
+    tbl INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (tbl, seq)
+) STRICT, WITHOUT ROWID;
+"""
+_ROWS_BY_SEQ = """
 CREATE TABLE rows_by_seq (
     tbl INTEGER NOT NULL,
     owner TEXT NOT NULL,
     seq INTEGER NOT NULL,
     key TEXT NOT NULL,
     PRIMARY KEY (tbl, owner, seq)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE kept (seq INTEGER PRIMARY KEY, row TEXT NOT NULL) STRICT;
-CREATE TABLE stale (
-    tbl INTEGER NOT NULL,
-    seq INTEGER NOT NULL,
-    PRIMARY KEY (tbl, seq)
 ) STRICT, WITHOUT ROWID;
 """
 _INDEXES = """
@@ -135,7 +137,8 @@ CREATE TABLE source_tables (
     PRIMARY KEY (source, name)
 ) STRICT;
 """
-# Format -> what makes the next one of it.
+# Format -> what makes the next one of it. SQLite sorts nothing here, which would want a place for
+# temporary files: rows come by an index in the order in which they are written.
 _UPGRADES = {
     1: "ALTER TABLE state ADD COLUMN floor INTEGER NOT NULL DEFAULT 0",
     2: f"""
@@ -151,13 +154,15 @@ ALTER TABLE state ADD COLUMN sources INTEGER NOT NULL DEFAULT 0;
 """,
     4: f"""
 ALTER TABLE rows RENAME TO old_rows;
-DROP INDEX rows_by_seq;
 {_ROWS}
 INSERT INTO rows SELECT tbl, owner, key, seq FROM old_rows;
-INSERT INTO rows_by_seq SELECT tbl, owner, seq, key FROM old_rows ORDER BY tbl, owner, seq;
-INSERT INTO kept SELECT seq, row FROM old_rows
-    WHERE NOT EXISTS (SELECT 1 FROM log WHERE log.seq = old_rows.seq) ORDER BY seq;
+{_ROWS_BY_SEQ.replace("rows_by_seq", "places")}
+INSERT INTO places SELECT tbl, owner, seq, key FROM old_rows INDEXED BY rows_by_seq
+    ORDER BY tbl, owner, seq;
+INSERT INTO kept SELECT seq, row FROM old_rows INDEXED BY rows_by_seq
+    WHERE tbl >= 0 AND NOT EXISTS (SELECT 1 FROM log WHERE log.seq = old_rows.seq);
 DROP TABLE old_rows;
+ALTER TABLE places RENAME TO rows_by_seq;
 """,
 }
 
@@ -224,6 +229,8 @@ def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
     connection.execute(f"PRAGMA journal_size_limit = {_MOST_WAL_BYTES}")
     # Trimmed entries need not be wiped; some builds do so by default, at the price of the writes.
     connection.execute("PRAGMA secure_delete = FAST")
+    # Lists of seqs at most: there may be no place for temporary files.
+    connection.execute("PRAGMA temp_store = MEMORY")
     if durability == "commit":
         _lay_out_wal(connection, path)
     return connection
@@ -351,7 +358,7 @@ def _create(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     # Another worker may have been first.
     if not _is_ready(path, connection):
-        _run(connection, _SCHEMA + _ROWS + _INDEXES + _SOURCES)
+        _run(connection, _SCHEMA + _ROWS + _ROWS_BY_SEQ + _INDEXES + _SOURCES)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
     connection.execute("COMMIT")

@@ -383,6 +383,7 @@ class _Storing:
         own = settle(self.last_seq + 1, posted, None)
         entry = _Entries([own], [posted.id], [own.size], [at])
         _write_log(self._connection, self._numbers, entry)
+        self._connection.execute(_KEEP_ALL, (number, posted.owner))
         # The seqs follow on the newest entry's, which was just written.
         gone = self._connection.execute(_GONE, (at, ENTRY_BYTES, number, posted.owner))
         for clear in _CLEAR:
@@ -402,10 +403,17 @@ class _Storing:
         return sizes
 
 
+# Texts go from `log` to `log` by way of `kept`: what a statement reads and writes at once, SQLite
+# would lay aside in a temporary file.
+_KEEP_ALL = f"""
+INSERT INTO kept SELECT r.seq, l.row FROM rows_by_seq AS r CROSS JOIN log AS l ON l.seq = r.seq
+WHERE r.tbl = ? AND r.owner = ? AND {STANDING} ORDER BY r.seq
+"""
 _GONE = f"""
 INSERT INTO log (at, tbl, owner, kind, size, old_seq, old)
-SELECT ?, r.tbl, r.owner, 'delete', ? + length(CAST({TEXT} AS BLOB)), r.seq, {TEXT}
-FROM rows_by_seq AS r {WITH_TEXT} WHERE r.tbl = ? AND r.owner = ? AND {STANDING} ORDER BY r.seq
+SELECT ?, r.tbl, r.owner, 'delete', ? + length(CAST(k.row AS BLOB)), r.seq, k.row
+FROM rows_by_seq AS r CROSS JOIN kept AS k ON k.seq = r.seq
+WHERE r.tbl = ? AND r.owner = ? AND {STANDING} ORDER BY r.seq
 """
 _ANY = "SELECT EXISTS (SELECT 1 FROM rows WHERE tbl = ? AND owner = ?)"
 _CLEAR = (
