@@ -2,6 +2,7 @@
 
 from loadtest import (
     burst,
+    cluster,
     compression,
     fairness,
     fanout,
@@ -41,5 +42,6 @@ QUESTIONS: dict[str, Question] = {
         soak,
         paths,
         store,
+        cluster,
     )
 }

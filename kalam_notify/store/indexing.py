@@ -32,7 +32,7 @@ from kalam_notify.store.catalog import (
     wanted_indexes,
 )
 from kalam_notify.store.rows import STANDING, TEXT, WITH_TEXT
-from kalam_notify.store.storing import FIELD, LINE, tuples, write_rows
+from kalam_notify.store.statements import FIELD, LINE, tuples, write_rows
 
 _WALK_ROWS = 256
 _WALK_BYTES = 1024 * 1024

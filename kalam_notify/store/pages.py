@@ -51,7 +51,7 @@ from kalam_notify.store.catalog import indexes_of, stored_table
 from kalam_notify.store.filtering import Candidate, RowFilter
 from kalam_notify.store.reader import Chunking, chunk, read_transaction
 from kalam_notify.store.rows import STANDING, TEXT, WITH_TEXT
-from kalam_notify.store.storing import FIELD, Template, pieces, statement, tuples
+from kalam_notify.store.statements import FIELD, Template, pieces, statement, tuples
 
 
 def keep_matching(
