@@ -47,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--beside", type=_peers, help=f"servers measured too: {','.join(PEERS)}")
     p.add_argument("--minutes", type=float, default=5, help="of `soak`")
     p.add_argument("--seed", type=int, help="of `soak`, as a run has printed it")
-    p.add_argument("--source", type=Path, help="a checkout whose files `paths` counts")
+    p.add_argument(
+        "--source", type=Path, help="a checkout that `paths` counts, `store` compares with"
+    )
     p.add_argument("--verbose", action="store_true", help="`paths` names files and functions")
     p.add_argument("--quiet", action="store_true", help="no progress display")
     return p

@@ -10,15 +10,28 @@ import time
 from collections.abc import Sequence
 
 from loadtest.client import ClientPlan
-from loadtest.fanout import ALL
 from loadtest.harness.cpu import CpuMeter
 from loadtest.harness.lines import LineProcess
 from loadtest.harness.question import Question
 from loadtest.harness.report import Bar, Measurement, median
-from loadtest.harness.rows import RowMaker
+from loadtest.harness.rows import RowMaker, plain_shape
+from loadtest.harness.server import KEYED, TABLE
 from loadtest.harness.stage import Bench
 
 ROUNDS = 3
+KEYS = 10_000
+
+
+def replacing(n: int, text: str) -> str:
+    """Row n under one of KEYS keys, in no order."""
+    return plain_shape(n, text).replace(f'"id":{n},', f'"id":{n * 7919 % KEYS},', 1)
+
+
+SHAPES = {
+    "of events": (TABLE, plain_shape),
+    "of new keys": (KEYED, plain_shape),
+    "of rows that replace others": (KEYED, replacing),
+}
 
 
 async def bare_sqlite(bench: Bench, seconds: float, batch: int) -> float:
@@ -33,15 +46,18 @@ async def bare_sqlite(bench: Bench, seconds: float, batch: int) -> float:
 
 
 async def measure(
-    bench: Bench, subscribers: int, *, batch: int, producers: int, bar: float
+    bench: Bench, subscribers: int, kind: str, *, batch: int, producers: int, bar: float
 ) -> Measurement:
+    table, shape = SHAPES[kind]
     rounds = 1 if bench.options.small else ROUNDS
     seconds = bench.options.time(9) / rounds
     async with bench.stage() as stage:
         server = await stage.server()
-        client = await stage.subscribers(server, ClientPlan(subscribers, [ALL], shape="spread"))
-        producer = await stage.producer(server, RowMaker(), connections=producers)
-        bench.progress.step(f"posts of {batch} from {producers} producers")
+        plan = ClientPlan(subscribers, [f"SELECT * FROM {table}"], shape="spread")
+        client = await stage.subscribers(server, plan)
+        rows = RowMaker(shape)
+        producer = await stage.producer(server, rows, table=table, connections=producers)
+        bench.progress.step(f"posts of {batch} {kind} from {producers} producers")
         rates, floors = [], []
         meter, cpu = server.meter() if server.pid else CpuMeter(), 0
         for _ in range(rounds):
@@ -57,7 +73,7 @@ async def measure(
         made = producer.rows.made
         (await client.report()).require_each(made, producer.rows.sum_between(1, made))
     return Measurement(
-        f"posts of {batch} from {producers} producers, {subscribers} subscribers",
+        f"posts of {batch} {kind} from {producers} producers, {subscribers} subscribers",
         median(rates),
         "changes per second",
         median(floors),
@@ -70,8 +86,11 @@ async def measure(
 async def run(bench: Bench) -> Sequence[Measurement]:
     subscribers = bench.options.many(20, 5)
     return [
-        await measure(bench, subscribers, batch=100, producers=4, bar=30_000),
-        await measure(bench, subscribers, batch=1, producers=32, bar=2_000),
+        *[
+            await measure(bench, subscribers, kind, batch=100, producers=4, bar=30_000)
+            for kind in SHAPES
+        ],
+        await measure(bench, subscribers, "of events", batch=1, producers=32, bar=2_000),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from loadtest import (
     burst,
+    cluster,
     compression,
     fairness,
     fanout,
@@ -14,6 +15,7 @@ from loadtest import (
     slow,
     snapshot,
     source,
+    store,
     storm,
     workers,
 )
@@ -39,5 +41,7 @@ QUESTIONS: dict[str, Question] = {
         fairness,
         soak,
         paths,
+        store,
+        cluster,
     )
 }

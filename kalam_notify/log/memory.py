@@ -26,7 +26,7 @@ from kalam_notify.store.files import LogTime
 from kalam_notify.store.filtering import Candidate, LoopFilter
 from kalam_notify.store.pages import fill_page, keep_matching
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
-from kalam_notify.store.storing import RowKey, Seen, settle_batch
+from kalam_notify.store.settling import RowKey, Seen, settle_batch
 
 Scope = tuple[TableId, Owner]
 

@@ -39,9 +39,10 @@ from kalam_notify.store.files import (
 )
 from kalam_notify.store.indexing import follow_all
 from kalam_notify.store.retention import TRIM_SECONDS, AgeClass, Retention, age_classes
+from kalam_notify.store.settling import NOTHING
 from kalam_notify.store.soundness import is_damage
 from kalam_notify.store.sourced import write_mark
-from kalam_notify.store.storing import NOTHING, Group, Posting, store
+from kalam_notify.store.storing import Group, Posting, store
 from kalam_notify.store.trimming import Edges, Step, edges, newest_at, trim_by_age, trim_by_bytes
 
 GROUP_CHANGES = 4096

@@ -148,6 +148,18 @@ class Numbers:
         self._new.clear()
 
 
+class NumberOf(dict[TableId, int]):
+    """Table -> number, each asked for once."""
+
+    def __init__(self, connection: Connection, numbers: Numbers) -> None:
+        self._connection = connection
+        self._numbers = numbers
+
+    def __missing__(self, table: TableId) -> int:
+        number = self[table] = self._numbers.of(self._connection, table)
+        return number
+
+
 def _admit(connection: Connection, table: TableDef) -> int:
     known = stored_table(connection, table.id)
     shape = Shape.of(table)

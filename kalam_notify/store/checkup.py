@@ -17,9 +17,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kalam_notify.store.files import cure, read_high_water
+from kalam_notify.store.rows import STANDING, TEXT, WITH_TEXT
 from kalam_notify.store.schema import APPLICATION_ID, FORMAT_VERSION, wal_path
 from kalam_notify.store.soundness import no_json
 
+_LOST = f"""
+SELECT count(*) FROM rows AS r
+LEFT JOIN rows_by_seq AS o ON o.tbl = r.tbl AND o.owner = r.owner AND o.seq = r.seq
+    AND o.key = r.key AND {STANDING} {WITH_TEXT}
+WHERE o.seq IS NULL OR {TEXT} IS NULL
+"""
 _LITTLE_SPACE = 256 * 1024 * 1024
 _RESTORE = "restore a copy of the data directory, or begin with an empty one"
 
@@ -96,6 +103,9 @@ def _of_contents(log: Path, connection: sqlite3.Connection) -> Iterator[Finding]
     for what, seq in (("change", newest), ("row", newest_row)):
         if seq is not None and seq > last_seq:
             yield Finding(f"there is a {what} with seq {seq}, beyond the last seq", _RESTORE)
+    (lost,) = connection.execute(_LOST).fetchone()
+    if lost:
+        yield Finding(f"{lost} rows have no text, or no place in the order of seqs", _RESTORE)
     mark = read_high_water(log)
     if mark > last_seq:
         yield Finding(

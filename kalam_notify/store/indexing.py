@@ -31,7 +31,8 @@ from kalam_notify.store.catalog import (
     stored_table,
     wanted_indexes,
 )
-from kalam_notify.store.storing import FIELD, LINE, tuples, write_rows
+from kalam_notify.store.rows import STANDING, TEXT, WITH_TEXT
+from kalam_notify.store.statements import FIELD, LINE, tuples, write_rows
 
 _WALK_ROWS = 256
 _WALK_BYTES = 1024 * 1024
@@ -39,9 +40,10 @@ _WALK_BYTES = 1024 * 1024
 _UNFINISHED = """
 SELECT id, tbl, columns, state, owner, key FROM indexes WHERE state <> 'ready' ORDER BY id LIMIT 1
 """
-_NEXT_ROWS = """
-SELECT owner, key, row FROM rows WHERE tbl = :tbl AND (owner, key) > (:owner, :key)
-    ORDER BY owner, key LIMIT :limit
+_NEXT_ROWS = f"""
+SELECT r.owner, r.key, {TEXT} FROM rows AS r {WITH_TEXT}
+    WHERE r.tbl = :tbl AND (r.owner, r.key) > (:owner, :key)
+    ORDER BY r.owner, r.key LIMIT :limit
 """
 _DROP_SOME = """
 DELETE FROM entries WHERE idx = :idx AND (owner, value, key) IN (
@@ -56,11 +58,12 @@ SELECT max(seq) FROM (
 ) WHERE before < ?
 """
 # The key is that of the row which the change wrote, where that still stands.
-_FOLLOWED = """
+_FOLLOWED = f"""
 SELECT group_concat(l.owner || char(9) || ifnull(r.key, '') || char(9) || ifnull(l.row, '')
     || char(9) || ifnull(l.old, ''), char(10))
 FROM (SELECT * FROM log WHERE seq > ? AND seq <= ? AND tbl = ? ORDER BY seq) AS l
-LEFT JOIN rows AS r ON r.tbl = l.tbl AND r.owner = l.owner AND r.seq = l.seq
+LEFT JOIN rows_by_seq AS r ON r.tbl = l.tbl AND r.owner = l.owner AND r.seq = l.seq
+    AND {STANDING}
 """
 
 

@@ -50,7 +50,8 @@ from kalam_notify.store.base import Matches, Page, PageRequest
 from kalam_notify.store.catalog import indexes_of, stored_table
 from kalam_notify.store.filtering import Candidate, RowFilter
 from kalam_notify.store.reader import Chunking, chunk, read_transaction
-from kalam_notify.store.storing import FIELD, Template, pieces, statement, tuples
+from kalam_notify.store.rows import STANDING, TEXT, WITH_TEXT
+from kalam_notify.store.statements import FIELD, Template, pieces, statement, tuples
 
 
 def keep_matching(
@@ -143,7 +144,7 @@ def _written_since(
         parameters = {**prefilter.parameters, "tbl": place.table, "owner": place.owner}
         after = max(span.after, indexed)
         (found,) = connection.execute(
-            _SINCE.format(hints=prefilter.on("row")),
+            _SINCE.format(hints=prefilter.on(TEXT)),
             {**parameters, "after": after, "upto": span.upto},
         ).fetchone()
         yield from _numbers(found)
@@ -153,9 +154,10 @@ def _numbers(text: bytes | None) -> Iterator[int]:
     return map(int, text.split()) if text else iter(())
 
 
-_SINCE = """
-SELECT group_concat(seq, ' ') FROM rows
-WHERE tbl = :tbl AND owner = :owner AND seq > :after AND seq <= :upto{hints}
+_SINCE = f"""
+SELECT group_concat(r.seq, ' ') FROM rows_by_seq AS r {WITH_TEXT}
+WHERE r.tbl = :tbl AND r.owner = :owner AND r.seq > :after AND r.seq <= :upto
+    AND {STANDING}{{hints}}
 """
 
 
@@ -232,11 +234,18 @@ QUICK_ROWS = 500
 
 _ROWS = """
 SELECT group_concat(seq || char(9) || row, char(10)) FROM (
-    SELECT seq, row FROM {source} WHERE tbl = :tbl AND owner = :owner AND row IS NOT NULL
-        AND seq > :after AND seq <= :upto{row_hints}
-    {images}
+    {rows} {images}
     ORDER BY 1 {order} LIMIT :limit
 )
+"""
+_CURRENT = f"""
+    SELECT r.seq AS seq, {TEXT} AS row FROM rows_by_seq AS r {WITH_TEXT}
+    WHERE r.tbl = :tbl AND r.owner = :owner AND r.seq > :after AND r.seq <= :upto
+        AND {STANDING}{{hints}}
+"""
+_EVENTS = """
+    SELECT seq, row FROM log WHERE tbl = :tbl AND owner = :owner AND row IS NOT NULL
+        AND seq > :after AND seq <= :upto{hints}
 """
 _IMAGES = """
     SELECT old_seq AS seq, old AS row FROM log WHERE tbl = :tbl AND owner = :owner
@@ -246,11 +255,9 @@ _IMAGES_ALONE = (
     f"SELECT group_concat(seq || char(9) || row, char(10)) FROM ({_IMAGES} ORDER BY 1 LIMIT :limit)"
 )
 
-_ROWS_BY_SEQ = """
-SELECT group_concat(r.seq || char(9) || r.row, char(10))
-FROM (SELECT value AS seq FROM json_each(:seqs) LIMIT :limit) AS want
-CROSS JOIN rows AS r INDEXED BY rows_by_seq
-    ON r.tbl = :tbl AND r.owner = :owner AND r.seq = want.seq
+_ROWS_BY_SEQ = f"""
+SELECT group_concat(r.seq || char(9) || {TEXT}, char(10))
+FROM (SELECT value AS seq FROM json_each(:seqs) LIMIT :limit) AS r {WITH_TEXT}
 """
 _AT_ONCE = 64
 
@@ -333,10 +340,12 @@ class _Asked(NamedTuple):
         return find(self.connection, self.place, lookup, span, self.prefilter)
 
     def query(self, table: TableDef, *, with_images: bool = False, order: str = "") -> str:
-        source = "rows" if table.is_keyed else "log"
+        if table.is_keyed:
+            rows = _CURRENT.format(hints=self.prefilter.on(TEXT))
+        else:
+            rows = _EVENTS.format(hints=self.prefilter.on("row"))
         images = f"UNION ALL {self._images(_IMAGES)}" if with_images else ""
-        hints = self.prefilter.on("row")
-        return _ROWS.format(source=source, row_hints=hints, images=images, order=order)
+        return _ROWS.format(rows=rows, images=images, order=order)
 
     def _images(self, text: str) -> str:
         return text.format(old_hints=self.prefilter.on("old"))

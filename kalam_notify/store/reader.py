@@ -23,7 +23,7 @@ from kalam_notify.store.access import Parameter
 from kalam_notify.store.base import Span
 from kalam_notify.store.catalog import StoredTable, stored_table, stored_tables
 from kalam_notify.store.schema import open_reader
-from kalam_notify.store.storing import FIELD, LINE
+from kalam_notify.store.statements import FIELD, LINE
 from kalam_notify.store.trimming import Edges, edges
 
 _ENTRIES = """

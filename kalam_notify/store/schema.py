@@ -3,7 +3,8 @@
     tables      every table that has had data: its shape, and how far retention has gone in it
     log         one entry per change, keyed by seq; `size` is Change.size, `at` Unix milliseconds
     batch_keys  idempotency keys of whole batches, with the seq of the batch's last entry
-    rows        the current rows of tables with a primary key, with the seq that wrote each
+    rows        the current rows of tables with a primary key: the seq that wrote each (rows.py)
+    rows_by_seq, kept, stale   the same by that seq, and where their texts are (rows.py)
     indexes     the indexes of those rows, and how far each has been built (indexes.py)
     entries     what the indexes hold: sorted values, with the key of the row that has them
     state       one row: the last seq ever given, the bytes in the log, how far retention has gone,
@@ -31,18 +32,20 @@ from typing import Literal
 from kalam_notify.errors import DamagedFile, StorageFault
 from kalam_notify.store.files import cure, read_high_water
 from kalam_notify.store.soundness import is_damage, told
-from kalam_notify.store.storing import CACHED_STATEMENTS
+from kalam_notify.store.statements import CACHED_STATEMENTS
 
 _logger = logging.getLogger(__name__)
 
 Durability = Literal["commit", "os"]
 
 APPLICATION_ID = 0x4B4C4E59  # "KLNY"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 BUSY_SECONDS = 30.0
 # The length of the write-ahead log at which its pages are copied into the database.
 _WAL_PAGES = 4096
-_ZEROS = 1 << 20
+# Page by page: what is written at once may be one large piece of the system's cache from then on,
+# and each frame that is written into that costs as much as the piece is long.
+_ZEROS = 1 << 12
 _MOST_WAL_BYTES = 64 * 1024 * 1024
 
 _SCHEMA = """
@@ -69,15 +72,6 @@ CREATE INDEX log_by_owner ON log (tbl, owner, seq, old_seq);
 CREATE UNIQUE INDEX log_by_id ON log (id) WHERE id IS NOT NULL;
 CREATE TABLE batch_keys (key TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX batch_keys_by_seq ON batch_keys (seq);
-CREATE TABLE rows (
-    tbl INTEGER NOT NULL,
-    owner TEXT NOT NULL,
-    key TEXT NOT NULL,
-    seq INTEGER NOT NULL,
-    row TEXT NOT NULL,
-    PRIMARY KEY (tbl, owner, key)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX rows_by_seq ON rows (tbl, owner, seq);
 CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     last_seq INTEGER NOT NULL,
@@ -91,6 +85,30 @@ CREATE TABLE state (
     sources INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 INSERT INTO state (one, last_seq, bytes, horizon) VALUES (1, 0, 0, 0);
+"""
+_ROWS = """
+CREATE TABLE rows (
+    tbl INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    key TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (tbl, owner, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE kept (seq INTEGER PRIMARY KEY, row TEXT NOT NULL) STRICT;
+CREATE TABLE stale (
+    tbl INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (tbl, seq)
+) STRICT, WITHOUT ROWID;
+"""
+_ROWS_BY_SEQ = """
+CREATE TABLE rows_by_seq (
+    tbl INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    PRIMARY KEY (tbl, owner, seq)
+) STRICT, WITHOUT ROWID;
 """
 _INDEXES = """
 CREATE TABLE indexes (
@@ -119,7 +137,8 @@ CREATE TABLE source_tables (
     PRIMARY KEY (source, name)
 ) STRICT;
 """
-# Format -> what makes the next one of it.
+# Format -> what makes the next one of it. SQLite sorts nothing here, which would want a place for
+# temporary files: rows come by an index in the order in which they are written.
 _UPGRADES = {
     1: "ALTER TABLE state ADD COLUMN floor INTEGER NOT NULL DEFAULT 0",
     2: f"""
@@ -132,6 +151,18 @@ ALTER TABLE state ADD COLUMN trims INTEGER NOT NULL DEFAULT 0;
     3: f"""
 ALTER TABLE state ADD COLUMN sources INTEGER NOT NULL DEFAULT 0;
 {_SOURCES}
+""",
+    4: f"""
+ALTER TABLE rows RENAME TO old_rows;
+{_ROWS}
+INSERT INTO rows SELECT tbl, owner, key, seq FROM old_rows;
+{_ROWS_BY_SEQ.replace("rows_by_seq", "places")}
+INSERT INTO places SELECT tbl, owner, seq, key FROM old_rows INDEXED BY rows_by_seq
+    ORDER BY tbl, owner, seq;
+INSERT INTO kept SELECT seq, row FROM old_rows INDEXED BY rows_by_seq
+    WHERE tbl >= 0 AND NOT EXISTS (SELECT 1 FROM log WHERE log.seq = old_rows.seq);
+DROP TABLE old_rows;
+ALTER TABLE places RENAME TO rows_by_seq;
 """,
 }
 
@@ -198,6 +229,8 @@ def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
     connection.execute(f"PRAGMA journal_size_limit = {_MOST_WAL_BYTES}")
     # Trimmed entries need not be wiped; some builds do so by default, at the price of the writes.
     connection.execute("PRAGMA secure_delete = FAST")
+    # Lists of seqs at most: there may be no place for temporary files.
+    connection.execute("PRAGMA temp_store = MEMORY")
     if durability == "commit":
         _lay_out_wal(connection, path)
     return connection
@@ -325,7 +358,7 @@ def _create(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     # Another worker may have been first.
     if not _is_ready(path, connection):
-        _run(connection, _SCHEMA + _INDEXES + _SOURCES)
+        _run(connection, _SCHEMA + _ROWS + _ROWS_BY_SEQ + _INDEXES + _SOURCES)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
     connection.execute("COMMIT")

@@ -27,7 +27,7 @@ _DAMAGE = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 WHOLE: None = None
 
 # Where the rows' texts are.
-_TEXTS = (("rows", "row"), ("log", "row"), ("log", "old"))
+_TEXTS = (("log", "row"), ("log", "old"), ("kept", "row"))
 
 
 def is_damage(fault: BaseException | None) -> bool:

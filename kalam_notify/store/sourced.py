@@ -14,6 +14,7 @@ from kalam_notify.model import TableId
 from kalam_notify.model.sourced import SourceMark, SourceState
 from kalam_notify.store.catalog import stored_table
 from kalam_notify.store.indexing import follow_all
+from kalam_notify.store.rows import keep_rows
 
 _SET_POSITION = """
 INSERT INTO source_positions (source, position) VALUES (?, ?)
@@ -52,6 +53,7 @@ def _forget(connection: Connection, table: TableId) -> None:
     (size,) = connection.execute(
         "SELECT coalesce(sum(size), 0) FROM log WHERE tbl = ?", (known.number,)
     ).fetchone()
+    keep_rows(connection, "tbl = ?", (known.number,))
     connection.execute("DELETE FROM log WHERE tbl = ?", (known.number,))
     connection.execute(
         "UPDATE tables SET horizon = (SELECT last_seq FROM state) WHERE id = ?", (known.number,)

@@ -1,18 +1,5 @@
 """What one transaction of the SQLite log does with the batches that waited for it.
 
-Many rows in one statement, few statement texts.
-
-Python's sqlite3 lets go of the interpreter lock at every step of a statement and has to win it back
-from a busy event loop, so what counts is the number of steps, not of rows. A statement here handles
-up to 500 rows at once; a run of rows is cut into pieces of a few fixed sizes, so that their
-prepared forms stay in the connection's cache. Answers come back as one text, lines and fields
-parted by control characters that JSON text cannot contain unescaped.
-
-What a batch comes to: duplicates dropped, seqs given, kinds and old images decided.
-
-Pure: both logs bring the ids they have seen and the rows they hold, and get both updated. The
-meaning of one change is `model.settle`; this module adds its batch.
-
 Everything the batches need to know is fetched first, for all of them at once (which ids have been
 seen, which rows stand under their keys); then they are settled in memory, in order; then entries,
 rows and the state go out in a few statements. The number of steps hardly depends on the number of
@@ -22,211 +9,27 @@ Where that would be too much to hold, a few changes at a time are stored, in the
 A truncate is then by itself: SQLite turns the rows into deletes without showing them to anybody.
 """
 
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from sqlite3 import Connection
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
-from kalam_notify.model import Change, Owner, PostedChange, Row, TableId, settle
-from kalam_notify.model.changes import ENTRY_BYTES, Stored, settle_gone
-from kalam_notify.model.sourced import MovedRow, SourceMark
+from kalam_notify.model import Change, PostedChange, settle
+from kalam_notify.model.changes import ENTRY_BYTES
+from kalam_notify.model.sourced import SourceMark
+from kalam_notify.store.at_hand import RowsAtHand, TooMuchToHold
 from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import Indexes, Numbers
-
-# Round numbers among them, since producers like to post batches of a hundred.
-_SIZES = (500, 256, 200, 128, 100, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
-CACHED_STATEMENTS = 256
-
-LINE = b"\n"
-FIELD = b"\t"
-
-Template = Callable[[int], str]
-"""The statement for a number of rows."""
-
-
-def pieces(count: int) -> Iterator[tuple[int, int]]:
-    """(start, size) of each piece of a run of `count` rows."""
-    start = 0
-    for size in _SIZES:
-        while count - start >= size:
-            yield start, size
-            start += size
-
-
-@lru_cache(maxsize=CACHED_STATEMENTS)
-def statement(template: Template, size: int) -> str:
-    return template(size)
-
-
-def write_rows(
-    connection: Connection, template: Template, width: int, values: Sequence[Any]
-) -> None:
-    """Run a statement for all rows; `values` holds `width` parameters a row, end to end."""
-    for start, size in pieces(len(values) // width):
-        piece = values[start * width : (start + size) * width]
-        connection.execute(statement(template, size), piece)
-
-
-def look_up(
-    connection: Connection, template: Template, width: int, values: Sequence[Any]
-) -> Iterator[tuple[int, bytes]]:
-    """Ask for all rows; gives the index of each row that was found, and its line of the answer.
-
-    The template's lines start with the row's key within the piece and a FIELD.
-    """
-    for start, size in pieces(len(values) // width):
-        piece = values[start * width : (start + size) * width]
-        (answer,) = connection.execute(statement(template, size), piece).fetchone()
-        for line in answer.split(LINE) if answer else ():
-            key, _, rest = line.partition(FIELD)
-            yield start + int(key), rest
-
-
-def tuples(size: int, one: str) -> str:
-    """`one` repeated, parted by commas: the body of VALUES."""
-    return ",".join([one] * size)
-
-
-def numbered(size: int, rest: str) -> str:
-    """`(0,rest),(1,rest)…`: VALUES that remember their place."""
-    return ",".join(f"({n},{rest})" for n in range(size))
-
-
-RowKey = tuple[TableId, Owner, str]
-"""Where a keyed table keeps one row: table, owner, key."""
-
-
-class CurrentRows(Protocol):
-    """The rows that stand at this point of the log."""
-
-    def get(self, key: RowKey) -> Stored | None: ...
-
-    def put(self, key: RowKey, stored: Stored) -> None: ...
-
-    def drop(self, key: RowKey) -> None: ...
-
-    def clear(self, table: TableId, owner: Owner) -> Sequence[Stored]:
-        """Take out all rows of an owner, and give them in the order in which they were written."""
-
-    def made(self, size: int) -> None:
-        """A row of so many bytes was made of a stored one: it is in memory besides what came."""
-
-
-class Seen(NamedTuple):
-    """What has been seen within the log's retention, and the seq it leaves the log with."""
-
-    ids: dict[str, int]
-    batch_keys: dict[str, int]
-
-
-class Settled(NamedTuple):
-    """The accepted changes in order, the id of each (or None), and the answer to the producer."""
-
-    changes: list[Change]
-    ids: list[str | None]
-    appended: Appended
-
-
-NOTHING = Appended(accepted=0, duplicates=0, first_seq=None, last_seq=None)
-
-
-def settle_batch(
-    batch: Sequence[PostedChange],
-    batch_key: str | None,
-    last_seq: int,
-    seen: Seen,
-    rows: CurrentRows,
-) -> Settled:
-    """Give a batch its places after `last_seq`; `seen` and `rows` follow it."""
-    if batch_key is not None and batch_key in seen.batch_keys:
-        return Settled([], [], Appended(0, len(batch), None, None))
-    changes: list[Change] = []
-    ids: list[str | None] = []
-    made: Sequence[Change]
-    seq, gone = last_seq, 0
-    for posted in batch:
-        if posted.id is not None and posted.id in seen.ids:
-            continue
-        if posted.kind == "truncate":
-            made = _truncated(seq + 1, posted, rows)
-            gone += max(0, len(made) - 1)
-        else:
-            change = _place(seq + 1, posted, rows)
-            made = () if change is None else (change,)
-        if not made:
-            # It leaves no id behind, for no entry would bring it.
-            continue
-        if posted.id is not None:
-            seen.ids[posted.id] = seq + 1
-        seq += len(made)
-        changes += made
-        ids.append(posted.id)
-        if len(made) > 1:
-            ids += [None] * (len(made) - 1)
-    if batch_key is not None:
-        # Also where every change was known by its own id: it leaves with what is newest now.
-        seen.batch_keys[batch_key] = seq
-    return Settled(changes, ids, _answer(changes, len(changes) - gone, len(batch)))
-
-
-def _truncated(seq: int, posted: PostedChange, rows: CurrentRows) -> Sequence[Change]:
-    """A truncate and the deletes behind it; nothing where it was to be new, and finds no row."""
-    gone = settle_gone(seq, posted, rows.clear(posted.table, posted.owner))
-    return [] if posted.only_if_new and not gone else [settle(seq, posted, None), *gone]
-
-
-def _place(seq: int, posted: PostedChange, rows: CurrentRows) -> Change | None:
-    """The change at its place; None where it was to be new, and makes of the row what it is."""
-    if posted.key is None:
-        return settle(seq, posted, None)
-    key = (posted.table, posted.owner, posted.key)
-    stored = rows.get(key)
-    base = stored
-    if posted.__class__ is MovedRow:
-        base = rows.get((posted.table, posted.owner, posted.base))
-    change = settle(seq, posted, stored, base)
-    if posted.only_if_new and _are_alike(change.row, stored and stored.row):
-        return None
-    if change.row is not None:
-        if change.row is not posted.row:
-            rows.made(len(change.row.json))
-        rows.put(key, Stored(seq, change.row))
-    elif stored is not None:
-        rows.drop(key)
-    return change
-
-
-def _keys_of(change: PostedChange) -> Iterator[RowKey]:
-    """Where the rows stand that settling this change looks at."""
-    if change.key is not None:
-        yield change.table, change.owner, change.key
-        if change.__class__ is MovedRow:
-            yield change.table, change.owner, change.base
-
-
-def _are_alike(row: Row | None, stored: Row | None) -> bool:
-    if row is None or stored is None:
-        return row is stored
-    return row.says_the_same(stored)
-
-
-def _answer(changes: Sequence[Change], accepted: int, posted: int) -> Appended:
-    if not changes:
-        return Appended(0, posted, None, None)
-    return Appended(accepted, posted - accepted, changes[0].seq, changes[-1].seq)
-
+from kalam_notify.store.entries import Entries, write_entries
+from kalam_notify.store.rows import STANDING, take_out_stale
+from kalam_notify.store.settling import IN_FILE, Seen, Settled, settle_batch
+from kalam_notify.store.statements import LINE, Template, look_up, numbered, tuples, write_rows
 
 # A short post may touch long rows: 500 deletes can bring 250 MB of old images. Above so many bytes
 # of rows, changes are stored a few at a time, in the same transaction.
 _MOST_HELD = 8 * 1024 * 1024
 _PORTION = 8
 _ANY_LENGTH = 1_000_000_000
-
-# Where a key that the file holds already was seen; any new one has a seq.
-_IN_FILE = -1
 
 
 class Posting(NamedTuple):
@@ -254,15 +57,6 @@ class Group(NamedTuple):
     answers: list[Appended]
 
 
-class _Entries(NamedTuple):
-    """Side by side: the changes of a transaction, their ids, their sizes and their times."""
-
-    changes: list[Change]
-    ids: list[str | None]
-    sizes: list[int]
-    ats: list[int]
-
-
 def store(
     connection: Connection,
     numbers: Numbers,
@@ -275,11 +69,11 @@ def store(
     What is stored depends on the file, the batches and their times alone, however many of them one
     transaction takes.
     """
-    before, count, indexed = connection.execute(
-        "SELECT last_seq, indexes, indexed FROM state"
+    before, horizon, count, indexed = connection.execute(
+        "SELECT last_seq, horizon, indexes, indexed FROM state"
     ).fetchone()
     indexes.refresh(connection, count, indexed)
-    around = _Around(connection, numbers, int(now * 1000))
+    around = _Around(connection, numbers, int(now * 1000), horizon)
     storing = _Storing(around, _seen(connection, postings), before)
     try:
         group = storing.at_once(postings)
@@ -288,6 +82,7 @@ def store(
         seen = _seen(connection, postings)
         storing = _Storing(around, seen, before)
         group = storing.in_portions(postings)
+    take_out_stale(connection)
     _write_batch_keys(connection, storing.seen.batch_keys)
     _write_state(connection, storing.last_seq, storing.bytes)
     indexes.grown(storing.last_seq - before, storing.bytes)
@@ -301,13 +96,15 @@ class _Around(NamedTuple):
     numbers: Numbers
     # Unix milliseconds, of batches that bring no time of their own.
     now: int
+    # How far retention has gone: what was written up to there may be kept apart from the log.
+    horizon: int
 
 
 class _Storing:
     """The batches of one transaction on their way into the file."""
 
     def __init__(self, around: _Around, seen: Seen, before: int) -> None:
-        self._connection, self._numbers, self._now = around
+        self._connection, self._numbers, self._now, self._horizon = around
         self.seen = seen
         self._before = before
         self.last_seq = before
@@ -324,11 +121,9 @@ class _Storing:
             self.last_seq = settled[-1].appended.last_seq or self.last_seq
         changes = [change for one in settled for change in one.changes]
         ids = [id for one in settled for id in one.ids]
-        ats = [
-            self._at(posting)
-            for posting, one in zip(postings, settled, strict=True)
-            for _ in one.changes
-        ]
+        ats: list[int] = []
+        for posting, one in zip(postings, settled, strict=True):
+            ats += [self._at(posting)] * len(one.changes)
         sizes = self._write(changes, ids, ats, rows)
         answers = [one.appended for one in settled]
         return Group(self._before, self.last_seq, changes, sizes, answers)
@@ -388,11 +183,13 @@ class _Storing:
         if posted.id is not None:
             self.seen.ids[posted.id] = self.last_seq + 1
         own = settle(self.last_seq + 1, posted, None)
-        entry = _Entries([own], [posted.id], [own.size], [at])
-        _write_log(self._connection, self._numbers, entry)
+        entry = Entries([own], [posted.id], [own.size], [at])
+        write_entries(self._connection, self._numbers, entry)
+        self._connection.execute(_KEEP_ALL, (number, posted.owner))
         # The seqs follow on the newest entry's, which was just written.
         gone = self._connection.execute(_GONE, (at, ENTRY_BYTES, number, posted.owner))
-        self._connection.execute(_CLEAR, (number, posted.owner))
+        for clear in _CLEAR:
+            self._connection.execute(clear, (number, posted.owner))
         self.last_seq = own.seq + gone.rowcount
         (size,) = self._connection.execute(_SIZE_FROM, (own.seq,)).fetchone()
         self.bytes += size
@@ -402,19 +199,30 @@ class _Storing:
         self, changes: list[Change], ids: list[str | None], ats: list[int], rows: "RowsAtHand"
     ) -> list[int]:
         sizes = [change.size for change in changes]
-        _write_log(self._connection, self._numbers, _Entries(changes, ids, sizes, ats))
-        rows.write()
+        write_entries(self._connection, self._numbers, Entries(changes, ids, sizes, ats))
+        rows.write(self._before, self._horizon)
         self.bytes += sum(sizes)
         return sizes
 
 
-_GONE = """
+# Texts go from `log` to `log` by way of `kept`: what a statement reads and writes at once, SQLite
+# would lay aside in a temporary file.
+_KEEP_ALL = f"""
+INSERT INTO kept SELECT r.seq, l.row FROM rows_by_seq AS r CROSS JOIN log AS l ON l.seq = r.seq
+WHERE r.tbl = ? AND r.owner = ? AND {STANDING} ORDER BY r.seq
+"""
+_GONE = f"""
 INSERT INTO log (at, tbl, owner, kind, size, old_seq, old)
-SELECT ?, tbl, owner, 'delete', ? + length(CAST(row AS BLOB)), seq, row
-FROM rows INDEXED BY rows_by_seq WHERE tbl = ? AND owner = ? ORDER BY seq
+SELECT ?, r.tbl, r.owner, 'delete', ? + length(CAST(k.row AS BLOB)), r.seq, k.row
+FROM rows_by_seq AS r CROSS JOIN kept AS k ON k.seq = r.seq
+WHERE r.tbl = ? AND r.owner = ? AND {STANDING} ORDER BY r.seq
 """
 _ANY = "SELECT EXISTS (SELECT 1 FROM rows WHERE tbl = ? AND owner = ?)"
-_CLEAR = "DELETE FROM rows WHERE tbl = ? AND owner = ?"
+_CLEAR = (
+    "DELETE FROM kept WHERE seq IN (SELECT seq FROM rows_by_seq WHERE tbl = ? AND owner = ?)",
+    "DELETE FROM rows_by_seq WHERE tbl = ? AND owner = ?",
+    "DELETE FROM rows WHERE tbl = ? AND owner = ?",
+)
 _SIZE_FROM = "SELECT sum(size) FROM log WHERE seq >= ?"
 
 
@@ -437,7 +245,11 @@ def _seen(connection: Connection, postings: Iterable[Posting]) -> Seen:
 
 def _found(connection: Connection, template: Template, wanted: Iterable[str]) -> dict[str, int]:
     order = list(wanted)
-    return {order[n]: _IN_FILE for n, _ in look_up(connection, template, 1, order)}
+    return {
+        order[start + int(n)]: IN_FILE
+        for start, answer in look_up(connection, template, 1, order)
+        for n in answer.split(LINE)
+    }
 
 
 def _seen_ids_template(size: int) -> str:
@@ -454,48 +266,8 @@ def _seen_keys_template(size: int) -> str:
     """
 
 
-def _log_template(size: int) -> str:
-    # ?1 is the same for all entries: the seq before the first.
-    entries = ",".join(
-        f"(?1+{n + 1},?,?,?,?,?,?,?,CAST(? AS TEXT),CAST(? AS TEXT))" for n in range(size)
-    )
-    return (
-        f"INSERT INTO log (seq, at, tbl, owner, kind, size, old_seq, id, row, old) VALUES {entries}"
-    )
-
-
-_LOG_WIDTH = 9
-
-
-def _write_log(
-    connection: Connection,
-    numbers: Numbers,
-    entries: _Entries,
-) -> None:
-    changes = entries.changes
-    number = _numbers_of(connection, numbers, (change.table for change in changes))
-    values: list[Any] = []
-    for change, id, size, at in zip(*entries, strict=True):
-        row, old = change.row, change.old
-        values += (
-            at,
-            number[change.table],
-            change.owner,
-            change.kind,
-            size,
-            change.old_seq,
-            id,
-            None if row is None else row.json,
-            None if old is None else old.json,
-        )
-    for start, size in pieces(len(changes)):
-        piece = values[start * _LOG_WIDTH : (start + size) * _LOG_WIDTH]
-        before = changes[start].seq - 1
-        connection.execute(statement(_log_template, size), (before, *piece))
-
-
 def _write_batch_keys(connection: Connection, keys: dict[str, int]) -> None:
-    new = [value for key in keys.items() if key[1] != _IN_FILE for value in key]
+    new = [value for key in keys.items() if key[1] != IN_FILE for value in key]
     write_rows(connection, _batch_keys_template, 2, new)
 
 
@@ -505,120 +277,3 @@ def _batch_keys_template(size: int) -> str:
 
 def _write_state(connection: Connection, last_seq: int, added: int) -> None:
     connection.execute("UPDATE state SET last_seq = ?, bytes = bytes + ?", (last_seq, added))
-
-
-def _numbers_of(
-    connection: Connection, numbers: Numbers, tables: Iterable[TableId]
-) -> dict[TableId, int]:
-    return {table: numbers.of(connection, table) for table in set(tables)}
-
-
-class TooMuchToHold(Exception):
-    """The rows under the keys of some changes are more than should be in memory at once."""
-
-
-@contextmanager
-def _length_limited(connection: Connection, most: int) -> Iterator[None]:
-    """No text of an answer is longer; raises TooMuchToHold instead."""
-    before = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most)
-    try:
-        yield
-    except sqlite3.DataError as fault:
-        if fault.sqlite_errorcode != sqlite3.SQLITE_TOOBIG:
-            raise
-        raise TooMuchToHold from fault
-    finally:
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
-
-
-class RowsAtHand:
-    """The current rows under the keys of some changes: read and written in bulk, changed here.
-
-    Raises TooMuchToHold where they are more than `most` bytes.
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        numbers: Numbers,
-        changes: Iterable[PostedChange],
-        most: int,
-    ) -> None:
-        self._connection = connection
-        self._numbers = numbers
-        self._most = most
-        self._held = 0
-        self._touched: set[RowKey] = set()
-        wanted = list({key for change in changes for key in _keys_of(change)})
-        with _length_limited(connection, most):
-            self._rows = dict(self._fetch(wanted))
-
-    def get(self, key: RowKey) -> Stored | None:
-        return self._rows.get(key)
-
-    def put(self, key: RowKey, stored: Stored) -> None:
-        self._rows[key] = stored
-        self._touched.add(key)
-
-    def drop(self, key: RowKey) -> None:
-        del self._rows[key]
-        self._touched.add(key)
-
-    def clear(self, table: TableId, owner: Owner) -> Sequence[Stored]:
-        # Which rows there are, and how many, is known to the file alone.
-        raise TooMuchToHold
-
-    def made(self, size: int) -> None:
-        self._held += size
-        if self._held > self._most:
-            raise TooMuchToHold
-
-    def _fetch(self, wanted: Sequence[RowKey]) -> Iterable[tuple[RowKey, Stored]]:
-        for n, line in look_up(self._connection, _stored_template, 3, self._addresses(wanted)):
-            self.made(len(line))
-            seq, _, row = line.partition(FIELD)
-            yield wanted[n], Stored(int(seq), Row(row))
-
-    def _number(self, places: Iterable[RowKey]) -> dict[TableId, int]:
-        return _numbers_of(self._connection, self._numbers, (key[0] for key in places))
-
-    def _addresses(self, places: Sequence[RowKey]) -> list[Any]:
-        number = self._number(places)
-        return [value for table, owner, key in places for value in (number[table], owner, key)]
-
-    def write(self) -> None:
-        """Bring the file's rows to what they have become here."""
-        kept: list[Any] = []
-        gone: list[RowKey] = []
-        number = self._number(self._touched)
-        # In the order of the table, so that rows on the same page are written one after the other.
-        for key in sorted(self._touched):
-            stored = self._rows.get(key)
-            if stored is None:
-                gone.append(key)
-            else:
-                table, owner, name = key
-                kept += (number[table], owner, name, stored.seq, stored.row.json)
-        write_rows(self._connection, _upsert_template, 5, kept)
-        write_rows(self._connection, _delete_template, 3, self._addresses(gone))
-
-
-def _stored_template(size: int) -> str:
-    return f"""
-    WITH want (n, tbl, owner, key) AS (VALUES {numbered(size, "?,?,?")})
-    SELECT group_concat(n || char(9) || seq || char(9) || row, char(10))
-    FROM want CROSS JOIN rows USING (tbl, owner, key)
-    """
-
-
-def _upsert_template(size: int) -> str:
-    rows = tuples(size, "(?,?,?,?,CAST(? AS TEXT))")
-    # Not REPLACE, which deletes first and costs half as much again.
-    return (
-        f"INSERT INTO rows (tbl, owner, key, seq, row) VALUES {rows}"
-        " ON CONFLICT DO UPDATE SET seq = excluded.seq, row = excluded.row"
-    )
-
-
-def _delete_template(size: int) -> str:
-    return "DELETE FROM rows WHERE " + " OR ".join(["(tbl=? AND owner=? AND key=?)"] * size)

@@ -1,7 +1,8 @@
 """Retention of the SQLite log, one small transaction at a time.
 
 Each step walks at most `STEP_ENTRIES` entries, removes what is due among them together with the
-idempotency keys that came with it, and moves the horizons; current rows are never touched.
+idempotency keys that came with it, and moves the horizons; current rows stay, and what is removed
+leaves their texts behind.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from kalam_notify.model import TableId
 from kalam_notify.store.catalog import stored_tables
 from kalam_notify.store.retention import AgeClass
+from kalam_notify.store.rows import keep_rows
 
 STEP_ENTRIES = 1000
 
@@ -136,6 +138,7 @@ def remove(connection: Connection, after: int, upto: int, numbers: Sequence[int]
     ).fetchall()
     if not tally:
         return 0
+    keep_rows(connection, due, (after, upto))
     connection.execute(f"DELETE FROM log WHERE {due}", (after, upto))
     for number, last, _, _ in tally:
         connection.execute(

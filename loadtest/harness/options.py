@@ -31,7 +31,7 @@ class Options:
     scenarios: tuple[str, ...] | None = None
     minutes: float = 5
     seed: int | None = None
-    # The checkout whose kalam_notify `paths` looks at; None: this one.
+    # The checkout whose kalam_notify `paths` looks at, and `store` compares with; None: this one.
     source: Path | None = None
     verbose: bool = False
     quiet: bool = False

@@ -45,6 +45,7 @@ def configuration(
     secret: str,
     tables: Mapping[str, Any],
     sources: Mapping[str, Any] | None = None,
+    log: Mapping[str, Any] | None = None,
     **websocket: Any,
 ) -> dict[str, Any]:
     """The configuration of a server of the tool's own: the defaults, rates and tables apart."""
@@ -65,6 +66,7 @@ def configuration(
             }
         },
         "sources": dict(sources or {}),
+        "log": dict(log or {}),
         # All clients come from one address.
         "limits": {"connections_per_address": 0},
         "logging": {"level": "warning"},
@@ -102,6 +104,7 @@ class Server:
         environment: Mapping[str, str] | None = None,
         tables: Mapping[str, Any] | None = None,
         sources: Mapping[str, Any] | None = None,
+        log: Mapping[str, Any] | None = None,
         **websocket: Any,
     ) -> Self:
         """Start one on a free port with its data below `directory`."""
@@ -109,7 +112,7 @@ class Server:
         config = directory / "config.yaml"
         config.write_text(
             yaml.safe_dump(
-                configuration(directory / "data", secret, tables or {}, sources, **websocket)
+                configuration(directory / "data", secret, tables or {}, sources, log, **websocket)
             )
         )
         arguments = ("serve", "--config", str(config), "--workers", str(workers))

@@ -14,6 +14,7 @@ from loadtest.floor import Floor
 from loadtest.harness import native
 from loadtest.harness.cpu import Cores, CpuMeter
 from loadtest.harness.faults import LoadTestFault
+from loadtest.harness.jetstream import JetStream
 from loadtest.harness.lines import Event, LineProcess
 from loadtest.harness.options import Options
 from loadtest.harness.producer import Producer
@@ -49,17 +50,22 @@ class Stage:
         pinned: bool = True,
         tables: Mapping[str, Any] | None = None,
         sources: Mapping[str, Any] | None = None,
+        log: Mapping[str, Any] | None = None,
+        directory: Path | None = None,
         **websocket: Any,
     ) -> Server:
-        """The server pointed at, or a fresh one with these websocket settings."""
+        """The server pointed at, or a fresh one with these websocket settings.
+
+        Its data are below `directory`, or in a place that is gone after the case.
+        """
         options = self._bench.options
         if options.url is not None:
             server = Server.running(options)
         else:
-            directory = self._stack.enter_context(scratch_directory(options))
+            directory = directory or self.scratch()
             cores = self._cores.server if pinned else self._cores.all
             server = await Server.start(
-                directory, cores, workers, tables=tables, sources=sources, **websocket
+                directory, cores, workers, tables=tables, sources=sources, log=log, **websocket
             )
         self._stack.push_async_callback(self._end, server)
         return server
@@ -127,9 +133,20 @@ class Stage:
         """A temporary directory that is gone after the case."""
         return Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
 
-    async def process(self, command: Sequence[str]) -> LineProcess:
+    def scratch(self) -> Path:
+        """A directory on the disk of the servers' data, gone after the case."""
+        return self._stack.enter_context(scratch_directory(self._bench.options))
+
+    async def streams(self, servers: int) -> JetStream:
+        """NATS servers for logs that live in a stream; on all cores."""
+        running = await JetStream.start(self.scratch(), servers, self._cores.all)
+        self._stack.push_async_callback(running.close)
+        return running
+
+    async def process(self, command: Sequence[str], *, pinned: bool = True) -> LineProcess:
         """Another process on the client's side."""
-        process = await LineProcess.start(command, self._cores.client)
+        cores = self._cores.client if pinned else self._cores.all
+        process = await LineProcess.start(command, cores)
         self._stack.push_async_callback(process.close)
         return process
 

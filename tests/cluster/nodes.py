@@ -11,6 +11,7 @@ from log.log_kit import TABLES
 from kalam_notify.log import Retention
 from kalam_notify.log.nats.link import Link, NatsPlace
 from kalam_notify.log.nats.nats_log import NatsLog
+from kalam_notify.store.rows import TEXT, WITH_TEXT
 
 FOREVER = Retention(max_age=None, max_bytes=None)
 
@@ -63,8 +64,8 @@ def contents(node: NatsLog) -> dict[str, list[Any]]:
     queries = {
         "log": "SELECT seq, at, name, owner, log.kind, size, old_seq, log.id, row, old"
         " FROM log JOIN tables ON tables.id = tbl ORDER BY seq",
-        "rows": "SELECT name, owner, key, seq, row FROM rows JOIN tables ON tables.id = tbl"
-        " ORDER BY name, owner, key",
+        "rows": f"SELECT name, r.owner, r.key, r.seq, {TEXT} FROM rows AS r {WITH_TEXT}"
+        " JOIN tables ON tables.id = r.tbl ORDER BY name, r.owner, r.key",
         "batch keys": "SELECT * FROM batch_keys ORDER BY key",
         "tables": "SELECT name, kind, primary_key, horizon FROM tables ORDER BY name",
         "state": "SELECT last_seq, bytes, horizon, floor, base FROM state",

@@ -316,7 +316,9 @@ async def test_a_node_whose_digest_is_another_takes_the_file_of_the_one_that_tol
 
     def spoil(connection: sqlite3.Connection) -> None:
         connection.execute("UPDATE messages SET digest = digest + 1")
-        connection.execute("UPDATE rows SET row = '{\"id\":0,\"spoilt\":1}' WHERE key = '[0]'")
+        connection.execute(
+            'UPDATE log SET row = \'{"id":39,"spoilt":1}\' WHERE seq = (SELECT max(seq) FROM log)'
+        )
 
     await b._leader._in_applier(spoil)
     epoch = a.statistics()["epoch"]

@@ -28,6 +28,7 @@ from kalam_notify.log.nats.message import (
 from kalam_notify.model import TableDef
 from kalam_notify.store import schema
 from kalam_notify.store.catalog import Indexes
+from kalam_notify.store.rows import TEXT, WITH_TEXT
 from kalam_notify.store.storing import Posting
 
 DECLARED = {table.id: table for table in TABLES}
@@ -98,8 +99,8 @@ def _contents(connection: sqlite3.Connection) -> list[Any]:
     queries = (
         "SELECT seq, at, name, owner, log.kind, size, old_seq, log.id, row, old"
         " FROM log JOIN tables ON tables.id = tbl ORDER BY seq",
-        "SELECT name, owner, key, seq, row FROM rows JOIN tables ON tables.id = tbl"
-        " ORDER BY name, owner, key",
+        f"SELECT name, r.owner, r.key, r.seq, {TEXT} FROM rows AS r {WITH_TEXT}"
+        " JOIN tables ON tables.id = r.tbl ORDER BY name, r.owner, r.key",
         "SELECT * FROM batch_keys ORDER BY key",
         "SELECT last_seq, bytes, horizon, floor, base FROM state",
         "SELECT * FROM stream",

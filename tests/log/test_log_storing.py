@@ -131,7 +131,7 @@ async def test_a_fault_in_a_later_portion_stores_nothing(
     log.declare(TABLES)
     await log.start()
     await log.append([put(n, pad="x" * 10_000) for n in range(40)])
-    write, written = storing._write_log, 0
+    write, written = storing.write_entries, 0
 
     def failing(*arguments: Any) -> None:
         nonlocal written
@@ -140,11 +140,11 @@ async def test_a_fault_in_a_later_portion_stores_nothing(
             raise sqlite3.IntegrityError("made up")
         write(*arguments)
 
-    monkeypatch.setattr(storing, "_write_log", failing)
+    monkeypatch.setattr(storing, "write_entries", failing)
     batch: list[PostedChange] = [gone(n) for n in range(40)]
     with pytest.raises(Exception, match="made up"):
         await log.append(batch)
-    monkeypatch.setattr(storing, "_write_log", write)
+    monkeypatch.setattr(storing, "write_entries", write)
     assert log.last_seq == 40
     assert (await log.append(batch)).last_seq == 80
     await log.close()

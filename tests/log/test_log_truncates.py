@@ -199,13 +199,13 @@ async def test_many_rows_made_of_a_long_one_are_not_held_together(
     """A post of a few kilobytes must not become gigabytes on its way into the file."""
     monkeypatch.setattr(storing, "_MOST_HELD", 100_000)
     written: list[int] = []
-    write = storing._write_log
+    write = storing.write_entries
 
-    def watched(connection: object, numbers: object, entries: storing._Entries) -> None:
+    def watched(connection: object, numbers: object, entries: storing.Entries) -> None:
         written.append(sum(entries.sizes))
         write(connection, numbers, entries)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(storing, "_write_log", watched)
+    monkeypatch.setattr(storing, "write_entries", watched)
     log = new_log("sqlite", tmp_path, Clock())
     log.declare(TABLES)
     await log.start()

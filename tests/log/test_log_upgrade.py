@@ -12,14 +12,17 @@ from kalam_notify.log import PageRequest, SqliteLog
 from kalam_notify.model import SHARED
 from kalam_notify.model.hints import ColumnIn, Hints
 from kalam_notify.store import schema
+from kalam_notify.store.checkup import findings
 
 # What release 0.1 wrote (its own `sqlite3 kalam.db .dump`, with the two numbers in the header).
 FORMAT_2 = Path(__file__).with_name("format_2.sql")
+# The same of a log in format 4 with an index, whose first 8 changes retention had removed.
+FORMAT_4 = Path(__file__).with_name("format_4.sql")
 
 
-def written(directory: Path, version: int) -> None:
+def written(directory: Path, version: int, dump: Path = FORMAT_2) -> None:
     with closing(sqlite3.connect(directory / "kalam.db", isolation_level=None)) as connection:
-        connection.executescript(FORMAT_2.read_text())
+        connection.executescript(dump.read_text())
         connection.execute("PRAGMA journal_mode = WAL")
         if version == 1:
             connection.execute("ALTER TABLE state DROP COLUMN floor")
@@ -61,3 +64,36 @@ async def test_indexes_are_built_for_the_rows_of_an_older_file(tmp_path: Path) -
     request = PageRequest(indexed, SHARED, lambda v: v["status"] == "paid", 0, None, 9, 999, hints)
     assert seqs(await log.page(request)) == [1, 5]
     await log.close()
+
+
+async def test_rows_that_have_outlived_their_changes_are_taken_over(tmp_path: Path) -> None:
+    written(tmp_path, 4, FORMAT_4)
+    indexed = msgspec.structs.replace(ORDERS, indexes=(("status",),))
+    log = SqliteLog(tmp_path / "kalam.db", durability="os")
+    log.declare([indexed, *TABLES[1:]])
+    await log.start()
+    # Seqs 1, 4, 5 and 6 have left the log, 9 and 12 stand in it.
+    assert [(seq, row.values) for seq, row in (await page_of(log)).rows] == [
+        (1, {"id": 1, "status": "paid"}),
+        (4, {"id": 4, "status": "open"}),
+        (5, {"id": 5, "status": "paid"}),
+        (6, {"id": 6, "status": "open"}),
+        (9, {"id": 2, "status": "void"}),
+        (12, {"id": 7, "status": "open"}),
+    ]
+    assert seqs(await page_of(log, as_of=9)) == [1, 3, 4, 5, 6, 9]
+    assert [row.values["text"] for _, row in (await page_of(log, NOTES, owner="bob")).rows] == [
+        "it's"
+    ]
+    hints: Hints = ((ColumnIn("status", ("open",)),),)
+    request = PageRequest(indexed, SHARED, lambda v: v["status"] == "open", 0, None, 9, 999, hints)
+    assert seqs(await log.page(request)) == [4, 6, 12]
+    await log.append([put(4, status="void"), put(5, kind="delete")])
+    changes = await everything(log, 13)
+    assert [(change.old_seq, change.old and change.old.values["status"]) for change in changes] == [
+        (4, "open"),
+        (5, "paid"),
+    ]
+    assert seqs(await page_of(log)) == [1, 6, 9, 12, 14]
+    await log.close()
+    assert [text for text, cure in findings(tmp_path / "kalam.db") if cure is not None] == []

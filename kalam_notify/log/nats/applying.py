@@ -48,7 +48,8 @@ from kalam_notify.store.catalog import (
 from kalam_notify.store.digest import Digest
 from kalam_notify.store.indexing import follow_all
 from kalam_notify.store.sourced import write_mark
-from kalam_notify.store.storing import Group, Posting, pieces, store
+from kalam_notify.store.statements import pieces
+from kalam_notify.store.storing import Group, Posting, store
 from kalam_notify.store.trimming import remove
 
 _TABLES = """

@@ -41,8 +41,9 @@ from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import refuse_unfit
 from kalam_notify.store.files import LogFiles, MovedFiles
 from kalam_notify.store.retention import TRIM_SECONDS, Retention
+from kalam_notify.store.settling import NOTHING
 from kalam_notify.store.sourced import source_states, source_version
-from kalam_notify.store.storing import NOTHING, Posting
+from kalam_notify.store.storing import Posting
 
 START_SECONDS = 5.0
 """So long a start waits for the stream; it goes on without."""
