@@ -251,7 +251,9 @@ def ring_all(directory: Path) -> int:
 
 def _bells(directory: Path) -> list[Path]:
     try:
-        return [path for path in directory.iterdir() if path.name.startswith(_PREFIX)]
+        # Not by Path.iterdir, which makes a Path of everything in between, at every commit.
+        names = os.listdir(directory)  # noqa: PTH208
+        return [directory / name for name in names if name.startswith(_PREFIX)]
     except OSError:
         # The commit stands whether or not anybody hears of it.
         return []

@@ -34,6 +34,12 @@ class Reader:
     def step(self) -> Ask | Look | Wait:
         return self.reading.step(self.now, has_room=self.has_room)
 
+    def ring(self, seq: int) -> None:
+        self.reading.ring(message(seq), self.now, has_room=self.has_room)
+
+    def taken(self) -> list[int]:
+        return [one.seq for one in self.reading.taken()]
+
     def asks(self) -> Ask:
         action = self.step()
         assert isinstance(action, Ask)
@@ -235,9 +241,64 @@ def test_nobody_there_makes_doubt_until_the_leader_answers() -> None:
     assert reader.comes(reader.asks(), 1, 2) == [1, 2]
 
 
+def test_a_message_that_comes_with_the_bell_is_taken_and_nothing_is_asked() -> None:
+    reader = Reader(4)
+    assert reader.comes(reader.asks()) == []
+    reader.ring(5)
+    reader.ring(6)
+    assert reader.taken() == [5, 6]
+    assert reader.step() == Wait(reader.now + POLL_SECONDS)
+
+
+def test_a_bell_ahead_of_what_was_taken_is_asked_for() -> None:
+    reader = Reader(4)
+    assert reader.comes(reader.asks()) == []
+    reader.ring(6)
+    assert reader.taken() == []
+    assert reader.asks().seq == 5
+
+
+def test_a_bell_of_what_was_taken_says_nothing() -> None:
+    reader = Reader(4)
+    assert reader.comes(reader.asks()) == []
+    reader.ring(4)
+    reader.ring(5)
+    reader.ring(5)
+    assert reader.taken() == [5]
+    assert reader.step() == Wait(reader.now + POLL_SECONDS)
+
+
+def test_what_rings_while_an_answer_is_under_way_is_not_taken_twice() -> None:
+    reader = Reader()
+    ask = reader.asks()
+    reader.ring(1)
+    assert reader.comes(ask, 1) == [1]
+    assert reader.step() == Wait(reader.now + POLL_SECONDS)
+
+
+def test_a_bell_is_not_taken_where_there_is_no_room_or_doubt() -> None:
+    reader = Reader()
+    assert reader.comes(reader.asks()) == []
+    reader.has_room = False
+    reader.ring(1)
+    assert reader.taken() == []
+    assert reader.step() == Wait(reader.now + POLL_SECONDS)
+    reader.has_room = True
+    ask = reader.asks()
+    reader.reading.receive(ask.number, message(9), reader.now)
+    reader.ring(1)
+    assert reader.taken() == []
+    assert reader.step() == Wait(reader.now + LAG_SECONDS)
+    reader.now += LAG_SECONDS
+    assert reader.step() == Look()
+    reader.ring(1)
+    reader.reading.looked(1, 1)
+    assert reader.comes(reader.asks(), 1) == [1]
+
+
 @pytest.mark.parametrize("seed", range(200))
 def test_whatever_answers_say_all_is_taken_once_and_in_order(seed: int) -> None:
-    """Replicas lag, skip, repeat, fall silent, and answer late."""
+    """Replicas lag, skip, repeat, fall silent, and answer late; bells come or do not."""
     rng = random.Random(seed)
     reader, end, taken = Reader(), 60, []
     late: list[tuple[Ask, int]] = []
@@ -246,6 +307,8 @@ def test_whatever_answers_say_all_is_taken_once_and_in_order(seed: int) -> None:
         reader.has_room = rng.random() < 0.8
         if rng.random() < 0.3:
             reader.reading.hear(rng.randint(1, end))
+        if rng.random() < 0.3:
+            reader.ring(min(end, reader.reading.upto + rng.randint(0, 3)))
         for ask, seq in late:
             reader.reading.receive(ask.number, message(seq), reader.now)
         match reader.step():

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
 from cluster.nats_kit import NatsCluster, NatsServer
@@ -82,6 +83,39 @@ async def test_nothing_is_asked_while_there_is_no_room(link: Link) -> None:
             seen += len(held)
             held.clear()
             tail.wake()
+
+
+@pytest.mark.parametrize("headers_only", [False, True])
+async def test_messages_come_with_the_bell_where_the_stream_sends_them(
+    link: Link, nats_server: NatsServer, headers_only: bool
+) -> None:
+    if headers_only:
+        config = {**(await link.info()).config}
+        config["republish"]["headers_only"] = True
+        nats_server.api(f"STREAM.UPDATE.{link.stream}", config)
+    asked = 0
+    send = link.send
+
+    async def counting(subject: str, *more: Any) -> None:
+        nonlocal asked
+        asked += "DIRECT.GET" in subject
+        await send(subject, *more)
+
+    link.send = counting  # type: ignore[method-assign]
+    reader = Reader()
+    async with tailing(Tail(link, 0, reader.take)):
+        await link.publish(b"first", "m0")
+        await reader.until(1)
+        before = asked
+        for n in range(2, 12):
+            await link.publish(b"%d" % n, f"m{n}")
+            await reader.until(n)
+    reader.assert_complete(1, 11)
+    assert [one.data for one in reader.messages[1:]] == [b"%d" % n for n in range(2, 12)]
+    assert {one.headers["Nats-Msg-Id"] for one in reader.messages if one.headers} >= {"m2", "m11"}
+    assert reader.messages[5] == await link.message(6)
+    # A machine that is busy may ask now and then, for fear that a bell was lost.
+    assert (asked - before >= 10) is headers_only
 
 
 async def test_a_message_that_nobody_rang_for_comes_too(link: Link) -> None:

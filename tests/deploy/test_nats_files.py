@@ -129,7 +129,7 @@ STREAM = {
     "allow_direct": True,
     "deny_delete": True,
     "deny_purge": True,
-    "republish": {"src": "KALAM.>", "dest": "BELL.KALAM.>", "headers_only": True},
+    "republish": {"src": "KALAM.>", "dest": "BELL.KALAM.>"},
 }
 
 

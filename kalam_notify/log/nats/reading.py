@@ -7,6 +7,9 @@ There is one question at a time, which has a number: what still comes in answer 
 passed over. Whatever comes is taken only if it follows directly on what was taken last, so nothing
 is missing, doubled or out of order, whoever answers; and any replica may, also one that lags.
 
+A message that is stored comes unasked, too: with the bell. That is the usual way, and saves half
+the work of a node that keeps up. A node that does not, asks.
+
 Nothing is asked while there is no room for it. Else at once, as long as the stream is known to go
 on (`want`, from bells, own acknowledgements, and what answers tell); after a pause, where it gave
 nothing nevertheless, for that replica lags; and now and then anyway, should a bell have been lost.
@@ -84,6 +87,19 @@ class Reading:
     def hear(self, seq: int) -> None:
         """The stream is said to have a message of this sequence."""
         self.want = max(self.want, seq)
+
+    def ring(self, message: StreamMessage, now: float, *, has_room: bool) -> None:
+        """The stream has stored this message, which came unasked.
+
+        It is taken where it is the next one, nothing else is under way, and there is room for it;
+        else it is asked for when its time has come.
+        """
+        is_next = message.seq == self.upto + 1
+        if self.state is State.IDLE and is_next and has_room and not self._has_doubt:
+            self._run.append(message)
+            self.upto += 1
+            self._poll_at = now + POLL_SECONDS
+        self.hear(message.seq)
 
     def taken(self) -> list[StreamMessage]:
         """The messages of an answer that has ended, once; empty while one is under way."""

@@ -177,7 +177,7 @@ def wanted_config(name: str, replicas: int, max_age: float | None) -> dict[str, 
         # The servers allow no window that is longer than messages stay.
         "duplicate_window": min(window, age) if age else window,
         "allow_direct": True,
-        "republish": {"src": f"{name}.>", "dest": f"BELL.{name}.>", "headers_only": True},
+        "republish": {"src": f"{name}.>", "dest": f"BELL.{name}.>"},
         "deny_delete": True,
         "deny_purge": True,
     }

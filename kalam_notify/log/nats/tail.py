@@ -2,8 +2,9 @@
 
 Messages are got directly, some hundred at a time, from whichever replica answers. There is no
 consumer on the server: it would be one more thing that dies with a server, and that has to be asked
-whether it lives. What is published rings a bell (the stream republishes headers), which says that
-there is more, and no more than that. What is decided from it stands in `reading`.
+whether it lives. What is stored rings a bell (the stream republishes it): it says that there is
+more, and brings it, for whoever stands right before it. Bells may be lost, and are not counted on.
+What is decided from them stands in `reading`.
 
 A tail ends with the connection that it began on: on the next one it must first be found out whether
 the stream is still the one that was read.
@@ -21,6 +22,7 @@ from kalam_notify.log.nats.reading import BATCH_BYTES, BATCH_MESSAGES, Ask, Look
 from kalam_notify.log.nats.stream import SEQUENCE, STATUS, direct_message
 
 _PENDING = "Nats-Num-Pending"
+_ONLY_SIZE = "Nats-Msg-Size"
 _NOBODY = "503"
 _LOOK_SECONDS = 2.0
 
@@ -112,8 +114,16 @@ class Tail:
             self._reading.looked(info.first_seq, info.last_seq)
 
     def _ring(self, message: Received) -> None:
-        if message.headers and (seq := message.headers.get(SEQUENCE)):
-            self.hear(int(seq))
+        headers = message.headers or {}
+        if SEQUENCE not in headers:
+            return
+        if _ONLY_SIZE in headers:
+            # A stream that republishes headers alone.
+            self.hear(int(headers[SEQUENCE]))
+            return
+        found = direct_message(headers, message.data)
+        self._reading.ring(found, _now(), has_room=self._has_room())
+        self.wake()
 
     def _answer(self, message: Received) -> None:
         number, headers = int(message.subject.rpartition(".")[2]), message.headers or {}
