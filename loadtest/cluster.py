@@ -9,8 +9,8 @@
     away       a node that was stopped while changes came: from its start until it is ready
     join       a node that has nothing, and a stream that has lost its beginning: it copies another
                node's file
-    fan-out    subscribers at both nodes, posts at one: CPU per delivery, beside a single server
-               with as many subscribers as one node has, in turn
+    fan-out    subscribers at both nodes, posts at one: CPU per delivery, beside two single servers
+               with as many subscribers, each of which is posted the same, in turn
 
 Nothing is pinned but the fan-out's floor: NATS, two nodes, producers and clients share all cores.
 Rates by the wall clock are therefore those of a crowded machine; CPU is what counts.
@@ -276,26 +276,29 @@ async def join(bench: Bench) -> list[Measurement]:
 
 
 class Side:
-    """Posts at one server, subscribers at one or both."""
+    """Two servers with as many subscribers each, and posts at one of them, or the same at both."""
 
-    def __init__(self, producer: Producer, clients: Sequence[Client], meter: CpuMeter) -> None:
-        self._producer, self._clients, self._meter = producer, clients, meter
+    def __init__(
+        self, servers: Sequence[Server], producers: Sequence[Producer], clients: Sequence[Client]
+    ) -> None:
+        self._producers, self._clients = producers, clients
+        self._meter = CpuMeter(*(one.pid for one in servers if one.pid is not None))
 
     async def block(self, batches: int, size: int) -> float:
-        """CPU microseconds of one delivery, all servers together."""
-        rows = self._producer.rows
+        """CPU microseconds of one delivery, both servers together."""
+        rows = self._producers[0].rows
         self._meter.lap()
         for _ in range(batches):
             for client in self._clients:
                 client.expect((rows.made + size) * client.plan.total)
-            await self._producer.post(size)
+            await asyncio.gather(*(one.post(size) for one in self._producers))
             for client in self._clients:
                 await client.arrived(120)
         deliveries = batches * size * sum(client.plan.total for client in self._clients)
         return self._meter.lap() / 1000 / deliveries
 
     async def check(self) -> None:
-        made = self._producer.rows.made
+        made = self._producers[0].rows.made
         for client in self._clients:
             (await client.report()).require_each(made, RowMaker.sum_between(1, made))
 
@@ -307,12 +310,15 @@ async def fan_out(bench: Bench) -> list[Measurement]:
     async with bench.stage() as stage:
         streams = await stage.streams(1)
         both = await nodes(stage, streams.log(), pinned=True)
-        single = await stage.server()
-        clients = [await stage.subscribers(one, plan) for one in both]
-        beside = await stage.subscribers(single, plan)
-        pids = [one.pid for one in both if one.pid is not None]
-        pair = Side(await stage.producer(both[0], RowMaker()), clients, CpuMeter(*pids))
-        alone = Side(await stage.producer(single, RowMaker()), [beside], single.meter())
+        singles = [await stage.server() for _ in both]
+        pair, alone = [
+            Side(
+                servers,
+                [await stage.producer(one, RowMaker()) for one in to],
+                [await stage.subscribers(one, plan) for one in servers],
+            )
+            for servers, to in ((both, both[:1]), (singles, singles))
+        ]
         measurements = []
         for size in (1, 10):
             batches = 2 if bench.options.small else 20

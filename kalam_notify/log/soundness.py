@@ -70,6 +70,15 @@ class Soundness:
         if self._loop is not None and soundness.is_damage(fault):
             self._loop.call_soon_threadsafe(self._wanted.set)
 
+    def begin_anew(self) -> None:
+        """There is another file in the place of the one before: check it, beside everything else.
+
+        Nothing is known of it; whoever put it there has looked at what is small.
+        """
+        self._pool.forget()
+        self.reason = None
+        self._wanted.set()
+
     def _tell(self, what: str) -> None:
         if self.reason is None:
             self.reason = soundness.told(self._path, what)
@@ -100,7 +109,7 @@ class Soundness:
 
     async def _check_slices(self) -> bool:
         for table in await self._pool.scan(soundness.slices):
-            found = await self._pool.scan(soundness.check, table)
+            found = await self._pool.scan(soundness.check_politely, table)
             if found is not None:
                 self._tell(f"{table}: {found}")
                 return False

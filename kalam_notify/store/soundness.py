@@ -57,8 +57,6 @@ def check(connection: sqlite3.Connection, table: str | None = WHOLE) -> str | No
     Damage is told, whatever way SQLite finds it; raises sqlite3.Error where the file cannot be read
     and for a check that was interrupted.
     """
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _POLITE)
     which = "" if table is None else '("{}")'.format(table.replace('"', '""'))
     try:
         found = connection.execute(f"PRAGMA quick_check{which}").fetchmany(_TELL)
@@ -68,6 +66,13 @@ def check(connection: sqlite3.Connection, table: str | None = WHOLE) -> str | No
         return str(fault)
     faults = _one_line([bytes(text).decode(errors="replace") for (text,) in found])
     return faults or next(no_json(connection, table), None)
+
+
+def check_politely(connection: sqlite3.Connection, table: str) -> str | None:
+    """`check` in a thread that does nothing else: from here on it yields to everybody."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _POLITE)
+    return check(connection, table)
 
 
 def no_json(connection: sqlite3.Connection, table: str | None = WHOLE) -> Iterator[str]:

@@ -17,8 +17,8 @@ A message and its row come in one transaction, so that whatever the moment of a 
 the state after a whole number of messages.
 """
 
-from collections import ChainMap, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ from kalam_notify.log.nats.message import (
     Trim,
     TrimStep,
 )
-from kalam_notify.model import Change, TableDef, TableId
+from kalam_notify.model import TableDef, TableId
 from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import (
     Indexes,
@@ -351,7 +351,7 @@ class _Transaction:
         known: "_Known",
     ) -> None:
         results = zip(postings, group.answers, strict=True)
-        changes = None if group.changes is None else deque(group.changes)
+        changes, taken = group.changes, 0
         last_seq = group.before
         rows = []
         for message, refused, batches in waiting:
@@ -367,7 +367,9 @@ class _Transaction:
             if changes is None:
                 self._digest.add_stored(self._connection, before, last_seq)
             else:
-                self._digest.add(_pop_upto(changes, last_seq))
+                # Seqs are dense.
+                begin, taken = taken, taken + last_seq - before
+                self._digest.add(changes[begin:taken])
             answer = Answer(message.mid, answers)
             self._answers.append(answer)
             rows.append(self._row(message, last_seq, answer, undo.packed()))
@@ -445,12 +447,6 @@ _FORGET_MESSAGES = """
 DELETE FROM messages WHERE at < ?
     AND last_seq < ifnull((SELECT min(seq) FROM log), (SELECT last_seq FROM state))
 """
-
-
-def _pop_upto(changes: deque[Change], last_seq: int) -> Iterator[Change]:
-    """Take out the first changes, up to a seq."""
-    while changes and changes[0].seq <= last_seq:
-        yield changes.popleft()
 
 
 class _Known(NamedTuple):

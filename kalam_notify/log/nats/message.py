@@ -189,15 +189,13 @@ def _batches(body: _Batches) -> Batches:
 
 def _change(names: Sequence[TableId], wire: _WireChange) -> PostedChange:
     table, owner, kind, row, old, key, id, unchanged, only_if_new, base = wire
+    posted_row = None if row is None else Row(row)
+    posted_old = None if old is None else Row(old)
+    if base is None and not unchanged and not only_if_new:
+        return PostedChange(names[table], owner, _KINDS[kind], posted_row, posted_old, key, id)
     change = (
-        names[table],
-        owner,
-        _KINDS[kind],
-        None if row is None else Row(row),
-        None if old is None else Row(old),
-        key,
-        id,
-        NONE_UNCHANGED if unchanged == () else unchanged,
+        *(names[table], owner, _KINDS[kind], posted_row, posted_old, key, id),
+        unchanged or NONE_UNCHANGED,
         only_if_new,
     )
     return PostedChange(*change) if base is None else MovedRow(*change, base)

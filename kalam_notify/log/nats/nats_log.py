@@ -175,6 +175,7 @@ class NatsLog(StoredLog):
     def _take_file(self, files: LogFiles) -> None:
         """The node's file is another one from now on."""
         self._files = files
+        self._soundness.begin_anew()
         self._trims.begin_anew()
 
     def _take_disk(self, fault: str | None) -> None:
@@ -242,6 +243,7 @@ class NatsLog(StoredLog):
             self._pool.forget()
             await self._follower.begin_anew()
             self._files, self._moved = files, None
+            self._soundness.begin_anew()
 
     # -- edges -----------------------------------------------------------------------------------
 

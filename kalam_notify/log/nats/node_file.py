@@ -7,6 +7,7 @@ from pathlib import Path
 from kalam_notify.errors import StorageFault
 from kalam_notify.log.nats.applying import prepare_state
 from kalam_notify.log.nats.faults import CopyFailed
+from kalam_notify.log.soundness import SMALL_BYTES
 from kalam_notify.store import schema
 from kalam_notify.store.soundness import check
 
@@ -27,12 +28,17 @@ def prepare(path: Path, stream: str) -> None:
 
 
 def examine(copy: Path, stream: str) -> None:
-    """Raise CopyFailed, and remove it, unless another node's file can be used here."""
+    """Raise CopyFailed, and remove it, unless another node's file can be used here.
+
+    A large one is not looked through: that is for the check beside the server.
+    """
+    fault = None
     try:
         prepare(copy, stream)
-        with closing(sqlite3.connect(copy)) as connection:
-            connection.text_factory = bytes
-            fault = check(connection)
+        if copy.stat().st_size <= SMALL_BYTES:
+            with closing(sqlite3.connect(copy)) as connection:
+                connection.text_factory = bytes
+                fault = check(connection)
     except (sqlite3.Error, OSError, StorageFault) as found:
         fault = str(found)
     if fault is not None:
