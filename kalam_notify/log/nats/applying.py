@@ -12,6 +12,8 @@ Beside the tables of every log (`schema`) the file holds
     messages   one row per message of ours that was applied: who published it, when it came into the
                stream, where the log stood after it, and what was answered; `undo` is what taking it
                back needs beside the log (MessagePack: keys, positions; nil where it cannot be)
+    source_marks  the last mark of each source that several nodes may follow: a batch whose mark does
+               not follow on it is refused, on every node alike (`OVERTAKEN`)
 
 A message and its row come in one transaction, so that whatever the moment of a crash the file is
 the state after a whole number of messages.
@@ -35,6 +37,7 @@ from kalam_notify.log.nats.message import (
     TrimStep,
 )
 from kalam_notify.model import TableDef, TableId
+from kalam_notify.model.sourced import SourceMark, SourceState
 from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import (
     Indexes,
@@ -47,7 +50,7 @@ from kalam_notify.store.catalog import (
 )
 from kalam_notify.store.digest import Digest
 from kalam_notify.store.indexing import follow_all
-from kalam_notify.store.sourced import write_mark
+from kalam_notify.store.sourced import source_states, write_mark
 from kalam_notify.store.statements import pieces
 from kalam_notify.store.storing import Group, Posting, store
 from kalam_notify.store.trimming import remove
@@ -74,7 +77,13 @@ CREATE TABLE IF NOT EXISTS messages (
     undo BLOB
 ) STRICT
 """
+_SOURCE_MARKS = """
+CREATE TABLE IF NOT EXISTS source_marks (source TEXT PRIMARY KEY, last TEXT NOT NULL) STRICT
+"""
 STATE_FORMAT = 1
+
+OVERTAKEN = "another node has told of this source meanwhile"
+"""What a batch of a source is answered with whose mark does not follow on the last one."""
 
 KEPT_MILLISECONDS = 600_000
 """So long, by the stream's clock, a message is remembered at least: what a publisher sends a second
@@ -144,7 +153,6 @@ class Applied(NamedTuple):
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_answers = msgspec.msgpack.Decoder(tuple[list[_PackedAppended | str], int]).decode
-_unpack_undo = msgspec.msgpack.Decoder(tuple[list[str], list[tuple[str, str | None]]]).decode
 _NOTHING_TO_UNDO = _pack(((), ()))
 
 
@@ -153,6 +161,7 @@ def prepare_state(connection: Connection, name: str) -> NodeState:
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(_TABLES)
     connection.execute(_MESSAGES)
+    connection.execute(_SOURCE_MARKS)
     connection.execute(
         "INSERT OR IGNORE INTO stream (one, format, name) VALUES (1, ?, ?)", (STATE_FORMAT, name)
     )
@@ -176,6 +185,15 @@ def read_state(connection: Connection) -> NodeState:
     ).fetchone()
     last = None if found is None else AppliedMessage(found[0], found[1].decode(), found[2])
     return NodeState(name.decode(), created.decode(), applied, digest, epoch, last)
+
+
+def read_sources(connection: Connection) -> dict[str, SourceState]:
+    """What the file knows of sources."""
+    states = source_states(connection)
+    for source, last in connection.execute("SELECT source, last FROM source_marks"):
+        state = states.get(source.decode(), SourceState(None, {}))
+        states[source.decode()] = structs.replace(state, last_mark=last.decode())
+    return states
 
 
 def set_created(connection: Connection, created: str) -> None:
@@ -293,19 +311,33 @@ class _Transaction:
 
     def _add_batches(self, message: Applicable, batches: Batches) -> None:
         refused: dict[int, str] = {}
+        # The last mark of a source, as of the message's batches so far.
+        marks: dict[str, str] = {}
         # What a mark makes a table forget depends on where the log ends then.
         alone = any(posting.mark is not None for posting in batches.postings)
         if alone or any(self._is_new(table) for tables in batches.tables for table in tables):
             self._flush()
         for place, tables in enumerate(batches.tables):
-            fault = self._refused(tables)
+            posting = batches.postings[place]
+            fault = self._overtaken(posting.mark, marks) or self._refused(tables)
             if fault is not None:
                 refused[place] = fault
-            else:
-                self._postings.append(batches.postings[place]._replace(at=message.at))
+                continue
+            self._postings.append(posting._replace(at=message.at))
+            if posting.mark is not None and posting.mark.id is not None:
+                marks[posting.mark.source] = posting.mark.id
         self._waiting.append(_Waiting(message, refused, len(batches.postings)))
         if alone:
             self._flush()
+
+    def _overtaken(self, mark: SourceMark | None, marks: Mapping[str, str]) -> str | None:
+        """Why the batch of a mark is refused: it follows on one that is not the last one."""
+        if mark is None or mark.id is None:
+            return None
+        last = marks.get(mark.source)
+        if last is None:
+            last = _last_mark(self._connection, mark.source)
+        return None if mark.follows == last else OVERTAKEN
 
     def _is_new(self, table: TableDef) -> bool:
         known = self._shapes.get(table.id)
@@ -340,6 +372,8 @@ class _Transaction:
         for posting in postings:
             if posting.mark is not None:
                 write_mark(self._connection, posting.mark)
+                if posting.mark.id is not None:
+                    self._connection.execute(_SET_LAST_MARK, (posting.mark.source, posting.mark.id))
                 self._edges_moved |= bool(posting.mark.forgotten)
         self._remember(waiting, postings, group, known)
 
@@ -443,6 +477,10 @@ _INSERT_MESSAGE = """
 INSERT INTO messages (stream_seq, mid, at, last_seq, digest, answers, undo)
 VALUES (?, ?, ?, ?, ?, ?, ?)
 """
+_SET_LAST_MARK = """
+INSERT INTO source_marks (source, last) VALUES (?, ?)
+ON CONFLICT (source) DO UPDATE SET last = excluded.last
+"""
 _FORGET_MESSAGES = """
 DELETE FROM messages WHERE at < ?
     AND last_seq < ifnull((SELECT min(seq) FROM log), (SELECT last_seq FROM state))
@@ -450,9 +488,9 @@ DELETE FROM messages WHERE at < ?
 
 
 class _Known(NamedTuple):
-    """What the file held before a group: positions of sources, and keys of batches."""
+    """What the file held before a group: of sources position and last mark, and keys of batches."""
 
-    positions: Mapping[str, str | None]
+    positions: Mapping[str, tuple[str | None, str]]
     keys: set[str]
 
 
@@ -462,7 +500,7 @@ class _Undoing:
     def __init__(self, known: _Known) -> None:
         self._known = known
         self._keys: list[str] = []
-        self._positions: dict[str, str | None] = {}
+        self._positions: dict[str, tuple[str | None, str]] = {}
         self._can_be = True
 
     def add(self, posting: Posting, appended: Appended) -> None:
@@ -477,7 +515,9 @@ class _Undoing:
             self._positions[mark.source] = self._known.positions[mark.source]
 
     def packed(self) -> bytes | None:
-        return _pack((self._keys, list(self._positions.items()))) if self._can_be else None
+        if not self._can_be:
+            return None
+        return _pack((self._keys, [(source, *was) for source, was in self._positions.items()]))
 
 
 def _known_keys(connection: Connection, postings: Sequence[Posting]) -> set[str]:
@@ -490,13 +530,22 @@ def _known_keys(connection: Connection, postings: Sequence[Posting]) -> set[str]
     return known
 
 
-def _positions(connection: Connection, postings: Sequence[Posting]) -> dict[str, str | None]:
+def _positions(
+    connection: Connection, postings: Sequence[Posting]
+) -> dict[str, tuple[str | None, str]]:
     """Of every source that these postings are of: how far it had been told before."""
     sources = {posting.mark.source for posting in postings if posting.mark is not None}
-    before: dict[str, str | None] = dict.fromkeys(sources)
+    before: dict[str, tuple[str | None, str]] = {}
     for source in sources:
         query = "SELECT position FROM source_positions WHERE source = ?"
         found = connection.execute(query, (source,)).fetchone()
-        if found is not None:
-            before[source] = found[0].decode()
+        position = None if found is None else found[0].decode()
+        before[source] = position, _last_mark(connection, source)
     return before
+
+
+def _last_mark(connection: Connection, source: str) -> str:
+    found = connection.execute(
+        "SELECT last FROM source_marks WHERE source = ?", (source,)
+    ).fetchone()
+    return "" if found is None else str(found[0].decode())

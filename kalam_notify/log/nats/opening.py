@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from kalam_notify.config import NatsSettings
+from kalam_notify.config.nats_place import node_file_name
 from kalam_notify.log.nats.link import Link, parse_place
 from kalam_notify.log.nats.nats_log import NatsLog
 from kalam_notify.log.stored import WINDOW_BYTES
@@ -37,5 +38,5 @@ def open_node(
         cert=settings.tls.cert,
         key=settings.tls.key,
     )
-    path = data_dir / f"node-{place.stream}.db"
+    path = data_dir / node_file_name(place.stream)
     return NatsLog(path, link, retention=retention, window_bytes=window_bytes, settings=settings)
