@@ -69,7 +69,7 @@ class EventLog(Protocol):
 
     @property
     def largest_batch(self) -> int | None:
-        """Bytes that a batch may have (rows, old rows, keys, 200 for each change); None: any."""
+        """Bytes that a batch may have: rows, keys, and 200 for each change; None: any number."""
 
     async def latest(self, at_least: int = 0) -> int:
         """The newest seq of the log itself, now; `first_seq` and `horizon` are up to date after.

@@ -261,4 +261,4 @@ def test_memory_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None
         wal.begin(100, 7), *(wal.insert(T, row(id, b"y" * 3000)) for id in range(9))
     )
     stream.feed(wal.commit(100, 105))
-    assert [len(piece.changes) for piece in stream.pieces] == [4, 4, 1]
+    assert [len(piece.changes) for piece in stream.pieces] == [3, 3, 3]

@@ -12,8 +12,8 @@ Beside the tables of every log (`schema`) the file holds
     messages   one row per message of ours that was applied: who published it, when it came into the
                stream, where the log stood after it, and what was answered; `undo` is what taking it
                back needs beside the log (MessagePack: keys, positions; nil where it cannot be)
-    source_marks  the last mark of each source that several nodes may follow: a batch whose mark does
-               not follow on it is refused, on every node alike (`OVERTAKEN`)
+    source_marks  the last mark of each source: a batch whose mark follows on another one is
+               refused, on every node alike (`OVERTAKEN`)
 
 A message and its row come in one transaction, so that whatever the moment of a crash the file is
 the state after a whole number of messages.

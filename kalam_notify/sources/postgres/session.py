@@ -91,6 +91,7 @@ class PgSession:
         exported: str | None,
         directory: Path | None,
         told: set[str],
+        largest: int | None = None,
     ) -> None:
         self._name = name
         self._settings = settings
@@ -100,7 +101,7 @@ class PgSession:
         self._directory = directory
         self.begins_anew = begin.why_anew is not None
         self._begin = begin.position
-        self._transactions = Transactions(begin.position, self._open_file)
+        self._transactions = Transactions(begin.position, self._open_file, largest)
         self._replication = Replication(connections.walsender)
         self._tables: dict[TableId, PgTable] = {}
         self._cut: Cut | None = None
