@@ -207,6 +207,9 @@ class Source(Protocol):
         is over.
         """
 
+    async def guard(self) -> None:
+        """Nothing can be stored at the moment: keep the source from keeping too much for it."""
+
     async def connect(self, position: str | None, largest: int | None = None) -> Session:
         """Go on from a position; None: from now. Raises SourceUnavailable and SourceRefused.
 

@@ -101,7 +101,11 @@ class Runner:
             await log.append([], mark=SourceMark(name))
             await self._run(await self._state(), None, on_up)
             return
-        await self._be_level()
+        try:
+            await self._be_level()
+        except LogUnavailable:
+            await self._source.guard()
+            raise
         async with self._source.alone(log.cluster, lambda: on_turn(False)):
             # It may have waited for days.
             await self._be_level()

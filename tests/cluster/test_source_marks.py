@@ -48,12 +48,15 @@ class OpenSource:
     def __init__(self, dice: random.Random) -> None:
         self.dice = dice
         self.sessions = 0
-        self.turns = 0
+        self.turns = self.guards = 0
 
     @asynccontextmanager
     async def alone(self, cluster: str, on_wait: Callable[[], None]) -> AsyncIterator[None]:
         self.turns += 1
         yield
+
+    async def guard(self) -> None:
+        self.guards += 1
 
     async def connect(self, position: str | None, largest: int | None = None) -> "OpenSession":
         self.sessions += 1
@@ -204,7 +207,7 @@ async def test_a_node_that_has_not_caught_up_does_not_begin(
     node = new_node(nats_server.url, stream, tmp_path / "late")
     with pytest.raises(LogUnavailable):
         await runner(source, node).run(lambda: None)
-    assert (source.turns, source.sessions) == (0, 0)
+    assert (source.turns, source.sessions, source.guards) == (0, 0, 1)
 
 
 async def test_a_node_that_cannot_store_leaves_the_source_to_others(

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.nats_kit import NatsServer
+from cluster.nats_kit import Gate, NatsServer
 from postgres_kit import Database, Followed, Watcher, eventually
 from test_postgres_crashes import TABLES, Writer, following_worker, history_is_exact
 
@@ -52,12 +53,15 @@ class Nodes:
     """Servers with the same source and the same stream."""
 
     def __init__(
-        self, database: Database, directory: Path, nats: NatsServer, settings: dict[str, Any]
+        self, database: Database, directory: Path, urls: list[str], settings: dict[str, Any]
     ) -> None:
         self.database = database
-        url = f"{nats.url}/KALAM"
-        log = {"url": url, "nats": {"replicas": 1}, "retention": {"max_bytes": "50GiB"}}
-        self.all = [Node(database, directory / name, {"log": log, **settings}) for name in "ab"]
+        self.all: list[Node] = []
+        more = {name: value for name, value in settings.items() if name != "nats"}
+        for name, url in zip("ab", urls, strict=True):
+            nats = {"replicas": 1, **settings.get("nats", {})}
+            log = {"url": f"{url}/KALAM", "nats": nats, "retention": {"max_bytes": "50GiB"}}
+            self.all.append(Node(database, directory / name, {"log": log, **more}))
 
     def start(self, *flags: str) -> "Nodes":
         for node in self.all:
@@ -126,9 +130,9 @@ def nats(tmp_path: Path) -> Iterator[NatsServer]:
 def nodes(database: Database, tmp_path: Path, nats: NatsServer) -> Iterator[Callable[..., Nodes]]:
     made: list[Nodes] = []
 
-    def make(*statements: str, **settings: Any) -> Nodes:
+    def make(*statements: str, urls: list[str] | None = None, **settings: Any) -> Nodes:
         database.run(*statements)
-        made.append(Nodes(database, tmp_path, nats, settings))
+        made.append(Nodes(database, tmp_path, urls or [nats.url] * 2, settings))
         return made[-1]
 
     yield make
@@ -272,4 +276,119 @@ def test_workers_of_all_nodes_follow_in_turn(nodes: Make) -> None:
     both.await_equal(views)
     for node in both.all:
         history_is_exact(node)
+    both.are_equal()
+
+
+def test_a_node_that_is_cut_off_from_the_stream_leaves_the_source_to_another(
+    nodes: Make, nats: NatsServer
+) -> None:
+    gates = [Gate(nats.port) for _ in "ab"]
+    patience = {"append_timeout": "2s", "stale_after": "2s"}
+    both = nodes(*TABLES, urls=[gate.url for gate in gates], nats=patience).start()
+    try:
+        views = both.watch("SELECT * FROM public.t")
+        both.await_equal(views)
+        with Writer(both.database, 8):
+            reader = both.reader
+            between = gates[both.all.index(reader)]
+            between.sever()
+            eventually(lambda: both.other(reader).reads, "the other node to follow")
+            assert not reader.reads
+            between.restore()
+        both.await_equal(views)
+        for node in both.all:
+            history_is_exact(node)
+        both.are_equal()
+    finally:
+        for gate in gates:
+            gate.close()
+
+
+def test_a_stream_that_lost_its_end_is_told_what_is_there_anew(
+    nodes: Make, nats: NatsServer, tmp_path: Path
+) -> None:
+    both = nodes(*TABLES).start()
+    views = both.watch("SELECT * FROM public.t")
+    both.await_equal(views)
+    nats.stop()
+    shutil.copytree(nats.store, tmp_path / "backup")
+    nats.restart()
+    both.database.run("DELETE FROM t WHERE id < 50", "UPDATE t SET v = 3 WHERE id > 150")
+    both.await_equal(views)
+    nats.stop()
+    shutil.rmtree(nats.store)
+    shutil.copytree(tmp_path / "backup", nats.store)
+    nats.restart()
+    both.database.run("UPDATE t SET v = 4 WHERE id > 180", "INSERT INTO t VALUES (7, 7, 'seven')")
+    both.await_equal(views)
+    both.are_equal()
+
+
+def test_who_has_lost_the_lock_lets_go_and_somebody_goes_on(nodes: Make) -> None:
+    both = nodes(*TABLES).start()
+    views = both.watch("SELECT * FROM public.t")
+    both.await_equal(views)
+    with Writer(both.database, 9):
+        for _ in range(3):
+            reader = both.reader
+            before = _turns(both)
+            [(pid,)] = both.database.run(
+                "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
+            both.database.run(f"SELECT pg_terminate_backend({pid})")
+            eventually(lambda before=before: _turns(both) > before, "another turn")
+            assert reader.server.process is not None
+    both.await_equal(views)
+    for node in both.all:
+        history_is_exact(node)
+
+
+def _turns(both: Nodes) -> int:
+    return sum(node.server.errors.count("this node follows it") for node in both.all)
+
+
+def test_messages_are_no_larger_than_the_stream_takes(nodes: Make, tmp_path: Path) -> None:
+    small = NatsServer(tmp_path / "small", max_payload=128 * 1024).start()
+    both = nodes(
+        "CREATE TABLE t (id int PRIMARY KEY, v text)",
+        "INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(1, 3000) n",
+        "CREATE TABLE loose (id int, v text)",
+        "INSERT INTO loose SELECT n, repeat('x', 1000) FROM generate_series(1, 300) n",
+        urls=[small.url] * 2,
+    ).start()
+    try:
+        views = both.watch("SELECT * FROM public.t")
+        both.await_equal(views)
+        both.database.run(
+            "UPDATE t SET v = repeat('y', 1100) WHERE id < 2500",
+            "DELETE FROM t WHERE id > 2000",
+            "TRUNCATE t",
+            "INSERT INTO t SELECT n, repeat('z', 60000) FROM generate_series(1, 30) n",
+        )
+        both.await_equal(views)
+        both.are_equal()
+        assert "has no primary key and more than" in "".join(n.server.errors for n in both.all)
+    finally:
+        both.close()
+        small.close()
+
+
+def test_a_slot_that_nobody_can_follow_does_not_fill_the_databases_disk(
+    nodes: Make, nats: NatsServer
+) -> None:
+    patience = {"append_timeout": "1s", "stale_after": "1s"}
+    source = {"source": {"max_slot_bytes": "16MiB"}}
+    both = nodes(*TABLES, nats=patience, **source).start()
+    views = both.watch("SELECT * FROM public.t")
+    both.await_equal(views)
+    nats.kill()
+    both.database.run(
+        "CREATE TABLE much AS SELECT repeat(n::text, 9) AS v FROM generate_series(1, 400000) n",
+        "UPDATE t SET v = 8",
+    )
+    slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
+    eventually(lambda: bool(both.database.value(slots) == 0), "the slot to be dropped")
+    nats.restart()
+    both.await_equal(views)
     both.are_equal()

@@ -288,11 +288,7 @@ class PgSession:
 
     async def _give_up_slot(self, kept: int) -> None:
         slot = self._names.slot
-        _log.error(
-            "source %s: slot %s kept %d bytes of the database's WAL, more than max_slot_bytes (%d):"
-            " it is dropped, and everything will be copied anew",
-            *(self._name, slot, kept, self._settings.max_slot_bytes),
-        )
+        slots.tell_given_up(self._name, slot, kept, self._settings)
         await self._drop(slot)
         raise SourceLost(f"slot {slot} was dropped before it filled the database's disk")
 

@@ -100,6 +100,18 @@ class PostgresSource:
         async with self._turn.taken(cluster, on_wait):
             yield
 
+    async def guard(self) -> None:
+        """See base.Source. A slot that is in use is looked after by whoever uses it."""
+        async with told_as_unavailable():
+            control = await connect(self._settings.postgres, self.name)
+            try:
+                kept = await slots.idle_bytes(control, self._names.slot)
+                if kept > self._settings.max_slot_bytes:
+                    slots.tell_given_up(self.name, self._names.slot, kept, self._settings)
+                    await slots.drop_slot(control, self._names.slot)
+            finally:
+                await control.close()
+
     async def connect(self, position: str | None, largest: int | None = None) -> PgSession:
         """See base.Source."""
         async with told_as_unavailable():
