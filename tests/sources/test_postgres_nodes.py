@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.nats_kit import Gate, NatsServer
+from cluster.nats_kit import Gate, NatsCluster, NatsServer
 from postgres_kit import Database, Followed, Watcher, eventually
 from test_postgres_crashes import TABLES, Writer, following_worker, history_is_exact
 
@@ -392,3 +392,29 @@ def test_a_slot_that_nobody_can_follow_does_not_fill_the_databases_disk(
     nats.restart()
     both.await_equal(views)
     both.are_equal()
+
+
+def test_a_new_leader_of_the_stream_costs_nothing(nodes: Make, tmp_path: Path) -> None:
+    servers = NatsCluster(tmp_path / "three").start()
+    hosts = ",".join(url.removeprefix("nats://") for url in servers.urls)
+    both = nodes(*TABLES, urls=[f"nats://{hosts}"] * 2, nats={"replicas": 3}).start()
+    try:
+        views = both.watch("SELECT * FROM public.t")
+        both.await_equal(views)
+        with Writer(both.database, 11):
+            for _ in range(ROUNDS):
+                leader = servers.leader_of("KALAM")
+                leader.kill()
+                _await_more(both.database)
+                both.reader.server.kill()
+                for node in both.all:
+                    if node.server.process is None or node.server.process.poll() is not None:
+                        node.start()
+                leader.restart()
+        both.await_equal(views)
+        for node in both.all:
+            history_is_exact(node)
+        both.are_equal()
+    finally:
+        both.close()
+        servers.close()
