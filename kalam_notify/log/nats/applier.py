@@ -215,6 +215,9 @@ class Applier(WritingThread):
             with self._write_lock.turn(), self._transaction() as connection:
                 found = task.work(connection)
                 self.state = read_state(connection)
+            if not self._has_messages():
+                # The task may have said where to go on.
+                self._upto = self.state.applied
         except Exception as fault:
             task.done(None, fault)
         else:

@@ -210,13 +210,13 @@ class NatsLog(StoredLog):
         state = standing.state
         if state.created and (info.created != state.created or info.last_seq < state.applied):
             self._leader.look_again()
-        # An empty stream has no beginning yet.
-        elif not standing.is_level and state.created and info.last_seq:
+        # An empty stream has no beginning yet, unless one is owed to it.
+        elif not standing.is_level and state.created and (info.last_seq or state.owes):
             with contextlib.suppress(LogUnavailable):
                 await standing.applied_upto(info.last_seq)
-                if self._leader.owes_epoch:
+                if self._leader.leads:
                     await self._leader.begin_epoch()
-                standing.is_level = standing.standstill is None and not self._leader.owes_epoch
+                standing.is_level = standing.standstill is None and not standing.state.owes
 
     async def _follow_file(self) -> None:
         """Where another worker of this node applies: read off the file what it has come to."""
