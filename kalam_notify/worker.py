@@ -278,6 +278,8 @@ class Worker:
     def _measure(self, clock: Callable[[], float]) -> None:
         metrics = self.metrics
         self.log.on_append, self.stats.observe_fanout = metrics.appended, metrics.fanned_out
+        metrics.expect(self.log.steps)
+        self.log.on_step = metrics.stepped
         self.pulse = Pulse(
             metrics.loop_lag_seconds,
             self.log,

@@ -23,6 +23,7 @@ from sqlite3 import Connection
 from typing import Any, TypeVar
 
 from kalam_notify.errors import LogUnavailable, StorageFault
+from kalam_notify.log.base import OnStep
 from kalam_notify.log.following import Doorbell, Follower
 from kalam_notify.log.nats import node_file
 from kalam_notify.log.nats.applier import Applier, Messages, Progress, Report, Stuck, Task
@@ -86,6 +87,7 @@ class Leader:
         *,
         on_file: Callable[[LogFiles], None],
         on_disk: Callable[[str | None], None],
+        on_step: OnStep,
         on_fault: Callable[[BaseException], None],
         new_base: Callable[[], int],
     ) -> None:
@@ -100,6 +102,7 @@ class Leader:
         self._declared = declared
         self._on_file = on_file
         self._on_disk = on_disk
+        self._on_step = on_step
         self._on_fault = on_fault
         self._new_base = new_base
         self._applier: Applier | None = None
@@ -281,6 +284,7 @@ class Leader:
     def _take_progress(self, progress: Progress) -> None:
         applied, standing = progress.applied, self._standing
         self._waiting_bytes -= progress.size
+        self._on_step("apply", progress.seconds)
         for group in applied.groups:
             if group.changes is None:
                 self._follower.hear_of(group.last_seq)
