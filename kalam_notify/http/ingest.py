@@ -245,6 +245,8 @@ class ChangesEndpoint:
         if appended.first_seq is None:
             return {}
         if appended.duplicates == 0:
+            if len(changes) == 1:
+                return {changes[0].table: 1}
             return Counter(change.table for change in changes)
         # Which ones were new is known to the log alone; it holds them, as they were just stored.
         counts: Counter[TableId] = Counter()
