@@ -13,6 +13,7 @@
     │       └── DamagedFile      ... or damaged ones: nobody's setting, exit code 1
     └── LogFault                 an edge of the event log
         ├── Compacted            the position asked for has been trimmed by retention
+        ├── SourceOvertaken      somebody else has told the log of this source meanwhile
         └── LogUnavailable       the log cannot take or give changes now (disk full, closed)
             └── OutcomeUnknown   ... and may have taken what it was given all the same
 
@@ -143,6 +144,10 @@ class Compacted(LogFault):
     def __init__(self, horizon: int) -> None:
         super().__init__(f"the log has been trimmed up to seq {horizon}")
         self.horizon = horizon
+
+
+class SourceOvertaken(LogFault):
+    """A batch of a source that does not follow on the last one: nothing of it was stored."""
 
 
 class LogUnavailable(LogFault):

@@ -102,9 +102,6 @@ def lacking(config: Config) -> Iterator[tuple[str, str, str]]:
     """Why `serve` may not start with this configuration: key, value and cure of each."""
     yield from lacking_authentication(config)
     yield from _lacking_package(config.log.url)
-    if is_nats(config.log.url) and config.sources:
-        cure = "a source is followed by a server with a log of its own: set log.url to sqlite:"
-        yield "sources", ", ".join(config.sources), cure
 
 
 def lacking_authentication(config: Config) -> Iterator[tuple[str, str, str]]:

@@ -33,6 +33,11 @@ class NatsPlace(NamedTuple):
         return f"{', '.join(map(told, self.servers))}/{self.stream}"
 
 
+def node_file_name(stream: str) -> str:
+    """The file of a node in its data directory, for this stream."""
+    return f"node-{stream}.db"
+
+
 def told(server: str) -> str:
     """A server's URL as it may be shown: without user and password."""
     scheme, _, rest = server.partition("://")

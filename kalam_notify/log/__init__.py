@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from kalam_notify.config import NatsSettings
+from kalam_notify.config.nats_place import SCHEMES, node_file_name, parse_place
 from kalam_notify.log.base import EventLog, OnAppend, reaches
 from kalam_notify.log.following import ring_all
 from kalam_notify.log.memory import MemoryLog
@@ -85,6 +86,8 @@ def _begin() -> int:
 def stored_sources(url: str, data_dir: Path) -> set[str]:
     """The names of sources that this log has followed, without opening it."""
     scheme, _, place = url.partition(":")
+    if scheme in SCHEMES:
+        return read_source_names(data_dir / node_file_name(parse_place(url).stream))
     return read_source_names(_file(place, data_dir)) if scheme == "sqlite" else set()
 
 

@@ -70,6 +70,17 @@ class EventLog(Protocol):
         Other processes write it too, or a commit of this one is still being read back.
         """
 
+    @property
+    def cluster(self) -> str | None:
+        """What the log is called among all, where several nodes share it; None: none do.
+
+        Told once the log is ready.
+        """
+
+    @property
+    def largest_batch(self) -> int | None:
+        """Bytes that a batch may have: rows, keys, and 200 for each change; None: any number."""
+
     async def latest(self, at_least: int = 0) -> int:
         """The newest seq of the log itself, now; `first_seq` and `horizon` are up to date after.
 
@@ -127,11 +138,13 @@ class EventLog(Protocol):
         remembered, in the transaction that stores the batch, for as long as the last change that
         its batch stored; a batch that stores nothing leaves no key behind.
 
-        The `mark` of a source is stored with its batch, which may be empty; see `sources`.
+        The `mark` of a source is stored with its batch, which may be empty; see `sources`. Where
+        the log is that of a `cluster`, the batch of a mark that `follows` another one than the last
+        is refused.
 
-        Raises LogUnavailable when nothing of it was stored, OutcomeUnknown when nobody knows, and
-        ValueError for a table that the
-        log was never told of. Cancelling the wait does not take the batch back.
+        Raises LogUnavailable when nothing of it was stored, OutcomeUnknown when nobody knows,
+        SourceOvertaken for a mark that is refused, and ValueError for a table that the log was
+        never told of. Cancelling the wait does not take the batch back.
         """
 
     async def sources(self) -> dict[str, SourceState]:

@@ -165,6 +165,14 @@ class MemoryLog:
     def is_shared(self) -> bool:
         return False
 
+    @property
+    def cluster(self) -> str | None:
+        return None
+
+    @property
+    def largest_batch(self) -> int | None:
+        return None
+
     async def latest(self, at_least: int = 0) -> int:
         return self.last_seq
 

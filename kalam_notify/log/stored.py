@@ -239,6 +239,14 @@ class StoredLog:
             return f"the log has not stored a change for {waited:.0f} s"
         return None
 
+    @property
+    def cluster(self) -> str | None:
+        return None
+
+    @property
+    def largest_batch(self) -> int | None:
+        return None
+
     async def sources(self) -> dict[str, SourceState]:
         async with self._reading():
             return await self._pool.run(source_states)

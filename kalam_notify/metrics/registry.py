@@ -252,12 +252,18 @@ def _of_sources(statuses: Sequence[SourceStatus]) -> Iterator[Metric]:
             ("lag_seconds", "How long the oldest change that has not been stored here waits"),
         )
     ]
+    standby = GaugeMetricFamily(
+        f"{PREFIX}source_standby", "Whether the source is left to another node", labels=["source"]
+    )
     for one in statuses:
+        standby.add_metric([one.name], float(one.stands_by))
+        if one.stands_by:
+            continue
         for family, value in zip(
             families, (float(one.is_up), one.lag.bytes, one.lag.seconds), strict=True
         ):
             family.add_metric([one.name], value)
-    yield from families
+    yield from [*families, standby]
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -33,6 +33,11 @@ class SourceMark(msgspec.Struct, frozen=True):
     # Tables whose changes leave the log, so that they may be declared in another shape. They must
     # have no rows by then; readers below are told that the log does not reach back to them.
     forgotten: tuple[TableId, ...] = ()
+    # Where several nodes may follow the source: a name that no other mark has, and that of the mark
+    # before it ("": there is none). A log whose last mark is another one refuses the whole batch:
+    # whoever made it has been overtaken.
+    follows: str | None = None
+    id: str | None = None
 
 
 class SourceState(msgspec.Struct, frozen=True):
@@ -40,3 +45,5 @@ class SourceState(msgspec.Struct, frozen=True):
 
     position: str | None
     tables: dict[TableId, str]
+    # The last mark that had a name.
+    last_mark: str = ""

@@ -14,13 +14,15 @@ of several processes follows it) is done once for all sources by `runner` and `k
     connect(position) -> Session: tables -> copy(table)* -> stream() -> ... -> close
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
 from kalam_notify.errors import KalamNotifyError, OperatorFault
 from kalam_notify.model import PostedChange, TableDef, TableId
+from kalam_notify.model.sourced import MovedRow
 from kalam_notify.model.tables import Access
 from kalam_notify.model.types import parse_type
 
@@ -104,6 +106,23 @@ class Piece(NamedTuple):
     at: float
 
 
+def size_of(change: PostedChange) -> int:
+    """No fewer bytes than a change takes in a batch; see `EventLog.largest_batch`."""
+    size = 200
+    if change.row is not None:
+        size += len(change.row.json)
+    if change.old is not None:
+        size += len(change.old.json)
+    # Text takes up to four bytes a character, of names and keys.
+    if change.key is not None:
+        size += 4 * len(change.key)
+    if change.unchanged:
+        size += 4 * sum(map(len, change.unchanged))
+    if isinstance(change, MovedRow):
+        size += 4 * len(change.base)
+    return size
+
+
 class Truncated(NamedTuple):
     """All rows of these tables are gone."""
 
@@ -181,8 +200,21 @@ class Source(Protocol):
     name: str
     access: Access
 
-    async def connect(self, position: str | None) -> Session:
-        """Go on from a position; None: from now. Raises SourceUnavailable and SourceRefused."""
+    def alone(self, cluster: str, on_wait: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+        """Be the only node of a cluster that follows, from when it is entered; waits for its turn.
+
+        `on_wait` is told when there is a wait. Raises SourceUnavailable, also within, when the turn
+        is over.
+        """
+
+    async def guard(self) -> None:
+        """Nothing can be stored at the moment: keep the source from keeping too much for it."""
+
+    async def connect(self, position: str | None, largest: int | None = None) -> Session:
+        """Go on from a position; None: from now. Raises SourceUnavailable and SourceRefused.
+
+        No piece of more than one change is larger than `largest` bytes.
+        """
 
     def lag(self) -> Lag:
         """How far behind what has been stored is."""

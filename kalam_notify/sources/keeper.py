@@ -5,6 +5,9 @@ directory that the system lets go of when its holder dies. The others wait for i
 go on from the position in the log. What tables a source has they learn from the log, too.
 
     lock -> session -> fault -> a pause, longer each time -> session ...
+
+Where nodes share the log, one of the workers who have the lock, each on its own node, has its turn
+within `session`; the others stand by there.
 """
 
 import asyncio
@@ -41,11 +44,15 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 
 
 class Status(NamedTuple):
-    """What metrics tell of a source that this worker follows."""
+    """What metrics tell of a source that this worker follows, or is the one of its node to.
+
+    `stands_by`: another node follows it, or may, and this one has no part in it at the moment.
+    """
 
     name: str
     is_up: bool
     lag: Lag
+    stands_by: bool
 
 
 class Sources:
@@ -85,7 +92,7 @@ class Sources:
             self._tables[name] = {table: decode_definition(text) for table, text in tables.items()}
         for one in self._followers:
             # Known from before: nobody has to wait for the first copy.
-            if self._tables[one.name] and not one.is_leading:
+            if self._tables[one.name] and (one.stands_by or not one.is_leading):
                 one.is_ready.set()
         self._tell()
 
@@ -163,9 +170,10 @@ class _Follower:
         on_ingested: OnIngested,
     ) -> None:
         self.name = source.name
-        self.is_leading = False
+        self.is_leading = self.stands_by = False
         self.is_ready = asyncio.Event()
         self._source = source
+        self._event_log = log
         self._lock = lock
         self._complaints = Complaints(_log)
         self._is_up = self._was_down = False
@@ -178,7 +186,7 @@ class _Follower:
         )
 
     def status(self) -> Status:
-        return Status(self.name, self._is_up, self._source.lag())
+        return Status(self.name, self._is_up, self._source.lag(), self.stands_by)
 
     async def run(self) -> None:
         descriptor = await _locked(self._lock)
@@ -193,7 +201,7 @@ class _Follower:
         pause = FIRST_PAUSE
         while True:
             try:
-                await self._runner.run(self._streams)
+                await self._runner.run(self._streams, self._turn)
             except* (KalamNotifyError, OSError) as faults:
                 if self._is_up:
                     pause = FIRST_PAUSE
@@ -205,6 +213,16 @@ class _Follower:
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
             pause = min(pause * 2, LONGEST_PAUSE)
 
+    def _turn(self, has_turn: bool) -> None:
+        """Several nodes may follow: whether it is this one that does from here on."""
+        if has_turn:
+            _log.info("source %s: this node follows it", self.name)
+        elif not self.stands_by:
+            _log.info("source %s: another node follows it, this one stands by", self.name)
+        self.stands_by = not has_turn
+        self._is_up = self._was_down = False
+        self._complaints.over()
+
     def _streams(self) -> None:
         if self._was_down:
             _log.info("source %s is followed again", self.name)
@@ -213,7 +231,14 @@ class _Follower:
         self.is_ready.set()
 
     def _down(self, fault: BaseException) -> None:
+        if self._event_log.cluster is not None and isinstance(fault, LogFault):
+            # What is wrong with the log is told by the log. Nodes that are well go on meanwhile.
+            if not self.stands_by:
+                _log.info("source %s: this node does not follow it: %s", self.name, fault)
+            self._is_up, self.stands_by = False, True
+            return
         self._is_up, self._was_down = False, True
+        self.stands_by = False
         kind = "away" if isinstance(fault, SourceUnavailable) else str(fault)
         self._complaints.say(kind, f"source {self.name} is not followed at the moment: {fault}")
 

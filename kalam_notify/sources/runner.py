@@ -18,6 +18,9 @@ is gone on from.
 
 A table without a key has no rows here to compare a copy with. It is copied once, in one transaction
 of the log, so that no crash can double it.
+
+Where nodes share the log, one has its turn (`Source.alone`), and claims the source in the log
+before it reads where it stands (`marks`): whoever had it before can store nothing from then on.
 """
 
 import asyncio
@@ -28,11 +31,11 @@ from contextlib import suppress
 
 from msgspec.structs import replace
 
-from kalam_notify.errors import StorageFault
+from kalam_notify.errors import LogUnavailable, SourceOvertaken, StorageFault
 from kalam_notify.log import EventLog, PageRequest
 from kalam_notify.model import SHARED, PostedChange, Row, TableDef, TableId
 from kalam_notify.model.changes import key_of
-from kalam_notify.model.sourced import SourceMark
+from kalam_notify.model.sourced import SourceMark, SourceState
 from kalam_notify.sources.base import (
     CUT_ONLY,
     Altered,
@@ -45,7 +48,9 @@ from kalam_notify.sources.base import (
     Truncated,
     decode_definition,
     encode_definition,
+    size_of,
 )
+from kalam_notify.sources.marks import Marks
 from kalam_notify.sources.outbox import OnIngested, Outbox
 
 _log = logging.getLogger("kalam_notify.sources")
@@ -60,6 +65,7 @@ _MOST_ATTEMPTS = 5
 _PAGE_ROWS = 500
 _PAGE_BYTES = 1024 * 1024
 
+OnTurn = Callable[[bool], None]
 OnTables = Callable[[Mapping[TableId, Definition]], None]
 """Told of the source's tables before their first change; raises StorageFault."""
 
@@ -84,22 +90,68 @@ class Runner:
         self._clock = clock
         self._known: dict[TableId, Definition] = {}
 
-    async def run(self, on_up: Callable[[], None]) -> None:
-        """Follow until the session ends with a fault, which is raised; `on_up`: it streams."""
-        name = self._source.name
-        # What an earlier session has left on its way into the log is there after this.
-        await self._event_log.append([], mark=SourceMark(name))
-        state = (await self._event_log.sources()).get(name)
-        self._known = {}
-        if state is not None:
-            self._known = {table: decode_definition(text) for table, text in state.tables.items()}
+    async def run(self, on_up: Callable[[], None], on_turn: OnTurn = lambda has_turn: None) -> None:
+        """Follow until the session ends with a fault, which is raised; `on_up`: it streams.
+
+        Where other nodes may follow, too, it waits for its turn; `on_turn` tells whether it does.
+        """
+        name, log = self._source.name, self._event_log
+        if log.cluster is None:
+            # What an earlier session has left on its way into the log is there after this.
+            await log.append([], mark=SourceMark(name))
+            await self._run(await self._state(), None, on_up)
+            return
+        try:
+            await self._be_level()
+        except LogUnavailable:
+            await self._source.guard()
+            raise
+        async with self._source.alone(log.cluster, lambda: on_turn(False)):
+            # It may have waited for days.
+            await self._be_level()
+            on_turn(True)
+            marks = await self._claim()
+            state = await self._state()
+            if state.last_mark != marks.last:
+                raise SourceOvertaken(f"another node follows {name}")
+            await self._run(state, marks, on_up)
+
+    async def _be_level(self) -> None:
+        """Raise LogUnavailable where this node is not the one to tell anybody anything."""
+        if (reason := self._event_log.why_not_ready()) is not None:
+            raise LogUnavailable(reason)
+        await self._event_log.latest()
+
+    async def _state(self) -> SourceState:
+        states = await self._event_log.sources()
+        return states.get(self._source.name, SourceState(None, {}))
+
+    async def _claim(self) -> Marks:
+        """Be whose marks follow on the last one there is."""
+        for _ in range(_MOST_ATTEMPTS):
+            marks = Marks((await self._state()).last_mark)
+            claim = marks.following(SourceMark(self._source.name))
+            try:
+                await self._event_log.append([], mark=claim)
+            except SourceOvertaken:
+                # What its last reader had on its way has come before it.
+                continue
+            marks.stored(claim)
+            return marks
+        raise SourceOvertaken(f"another node follows {self._source.name}")
+
+    async def _run(
+        self, state: SourceState, marks: Marks | None, on_up: Callable[[], None]
+    ) -> None:
+        name, log = self._source.name, self._event_log
+        self._known = {table: decode_definition(text) for table, text in state.tables.items()}
         if self._known:
             # Another worker may have followed until now, and known more tables than this one.
             self._on_tables(self._known)
-        session = await self._source.connect(None if state is None else state.position)
+        session = await self._source.connect(state.position, log.largest_batch)
         try:
             self._session = session
-            self._outbox = Outbox(name, self._event_log, session.stored, self._on_ingested)
+            self._outbox = Outbox(name, log, session.stored, self._on_ingested, marks)
             async with asyncio.TaskGroup() as tasks:
                 storing = tasks.create_task(self._outbox.run(), name=f"source {name} outbox")
                 try:
@@ -236,22 +288,24 @@ class Runner:
             if may_be_gone:
                 seen.update(change.key for change in batch)
             count += len(batch)
-            await self._store(batch)
+            await self._store_in_parts(batch)
         if may_be_gone:
             await self._delete(table, lambda key: key not in seen)
         return count
 
     async def _unkeyed(self, name: TableId, copy: Copy) -> list[PostedChange]:
         rows: list[PostedChange] = []
-        size = 0
+        size, most = 0, MOST_UNKEYED_BYTES
+        if (largest := self._event_log.largest_batch) is not None:
+            most = min(most, largest)
         async for batch in copy.batches():
             rows += batch
-            size += sum(len(change.row.json) for change in batch if change.row is not None)
-            if size > MOST_UNKEYED_BYTES:
+            size += sum(map(size_of, batch))
+            if size > most:
                 _log.warning(
                     "source %s: %s has no primary key and more than %d bytes of rows: those of"
                     " before now are not told",
-                    *(self._source.name, name, MOST_UNKEYED_BYTES),
+                    *(self._source.name, name, most),
                 )
                 return []
         return rows
@@ -285,10 +339,23 @@ class Runner:
                 if is_gone(key):
                     gone.append(_delete_of(table, row, key))
             if gone:
-                await self._store(gone)
+                await self._store_in_parts(gone)
             if not page.has_more:
                 return
             after, as_of = page.rows[-1][0], page.as_of
+
+    async def _store_in_parts(self, batch: list[PostedChange]) -> None:
+        """Store what need not be stored at one stroke, in batches that the log can take."""
+        part: list[PostedChange] = []
+        largest, size = self._event_log.largest_batch, 0
+        for change in batch:
+            size += size_of(change)
+            if largest is not None and part and size > largest:
+                await self._store(part)
+                part, size = [], size_of(change)
+            part.append(change)
+        if part:
+            await self._store(part)
 
     async def _store(
         self,

@@ -285,6 +285,8 @@ def _page(
         stored = stored_table(connection, table.id)
         if stored is None:
             return Page(as_of, (), has_more=False)
+        if as_of < tail.floor:
+            raise Compacted(tail.floor)
         _refuse_compacted(request, as_of, stored.horizon)
         place = Place(stored.number, request.owner)
         asked = _Asked(connection, place, request.after, as_of, Prefilter(request.hints))

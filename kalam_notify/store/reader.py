@@ -37,10 +37,14 @@ _OWNER_ENTRIES = _ENTRIES.format(where="tbl = :tbl AND owner = :owner")
 
 
 class Tail(NamedTuple):
-    """Where a read transaction stands: the file's last seq, and its horizon for all tables."""
+    """Where a read transaction stands: the file's last seq, and its horizon for all tables.
+
+    Positions below `floor` are of an earlier life of the log, whatever table they are of.
+    """
 
     last_seq: int
     horizon: int
+    floor: int
 
 
 class Glance(NamedTuple):
@@ -128,13 +132,16 @@ class TableNames:
         return self._known[number]
 
 
+# Of the first life the base is the floor, and 0 stands for it.
+_TAIL = "SELECT last_seq, horizon, CASE WHEN floor > base THEN floor ELSE 0 END FROM state"
+
+
 @contextmanager
 def read_transaction(connection: sqlite3.Connection) -> Iterator[Tail]:
     """All reads inside see the file as it is at the start."""
     connection.execute("BEGIN")
     try:
-        last_seq, horizon = connection.execute("SELECT last_seq, horizon FROM state").fetchone()
-        yield Tail(last_seq, horizon)
+        yield Tail(*connection.execute(_TAIL).fetchone())
     finally:
         connection.execute("COMMIT")
 
@@ -177,7 +184,9 @@ def read(
     """See EventLog.read."""
     with read_transaction(connection) as tail:
         stored = None if table is None else stored_table(connection, table)
-        horizon = tail.horizon if table is None else stored.horizon if stored else 0
+        horizon = tail.horizon
+        if table is not None:
+            horizon = max(tail.floor, stored.horizon if stored else 0)
         if after < horizon:
             raise Compacted(horizon)
         end = max(after, tail.last_seq)

@@ -71,6 +71,9 @@ def contents(node: NatsLog) -> dict[str, list[Any]]:
         "state": "SELECT last_seq, bytes, horizon, floor, base FROM state",
         "stream": "SELECT created, digest, epoch FROM stream",
         "messages": "SELECT * FROM messages ORDER BY stream_seq",
+        "marks": "SELECT * FROM source_marks ORDER BY source",
+        "positions": "SELECT * FROM source_positions ORDER BY source",
+        "definitions": "SELECT * FROM source_tables ORDER BY source, name",
     }
     with closing(sqlite3.connect(node._path)) as connection:
         return {name: connection.execute(query).fetchall() for name, query in queries.items()}

@@ -16,8 +16,8 @@ from msgspec import structs
 
 from kalam_notify.cli import main
 from kalam_notify.config import NatsSettings
-from kalam_notify.errors import ChangeRefused, LogUnavailable, OutcomeUnknown
-from kalam_notify.log import Retention, reaches
+from kalam_notify.errors import ChangeRefused, Compacted, LogUnavailable, OutcomeUnknown
+from kalam_notify.log import PageRequest, Retention, reaches
 from kalam_notify.log.base import Step
 from kalam_notify.log.nats.link import Link, NatsPlace
 from kalam_notify.log.nats.nats_log import NatsLog
@@ -163,6 +163,11 @@ async def test_a_stream_that_lost_its_end_is_replayed_and_everybody_begins_anew(
     for one in nodes:
         for position in (1, 2, lost.first_seq, lost.last_seq):
             assert not reaches(one, position or 0, await one.latest(), ORDERS.id)
+            # Nor does whoever is in the middle of reading.
+            with pytest.raises(Compacted):
+                await one.read(position or 0, limit=9, max_bytes=10**6, table=ORDERS.id)
+            with pytest.raises(Compacted):
+                await one.page(PageRequest(ORDERS, "", None, 0, position, 9, 10**6))
         await one.close()
 
 

@@ -163,11 +163,9 @@ def test_how_long_nats_is_waited_for_can_be_reloaded_and_the_rest_cannot(load, t
     assert merged.log.url == "nats://a/KALAM"
 
 
-def test_a_server_with_a_log_on_nats_does_not_start_with_sources(load) -> None:
+def test_a_server_with_a_log_on_nats_may_have_sources(load) -> None:
     config = load(f"{NATS}sources: {{shop: {{postgres: 'postgresql://db/shop'}}}}")
-    assert [(key, value) for key, value, _ in lacking(config) if key == "sources"] == [
-        ("sources", "shop")
-    ]
+    assert [key for key, _, _ in lacking(config) if key.startswith("sources")] == []
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,9 @@ class Followed:
                 f"{watcher.sql}: {missing.total()} missing {shown[0]}, {extra.total()} too many"
                 f" {shown[1]}; {self._slot()}; {self.server.errors[-3000:]}"
             ) from None
-        assert watcher.faults == [], self.server.errors[-3000:]
+        assert watcher.faults == [], (
+            f"{watcher.sql}: {watcher.faults[:3]} {self.server.errors[-3000:]}"
+        )
 
     def _slot(self) -> str:
         """What the database says of the slot, for a test that failed."""

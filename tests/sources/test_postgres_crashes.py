@@ -200,7 +200,7 @@ def test_a_log_in_memory_is_filled_again_at_every_start(follow: Follow) -> None:
     followed.await_equal(watcher)
 
 
-def _leader(followed: Followed) -> int:
+def following_worker(followed: Followed) -> int:
     """The worker that holds the lock of the source."""
     lock = Path(followed.server.settings["server"]["data_dir"]) / "source-shop.lock"
     inode = str(lock.stat().st_ino)
@@ -217,10 +217,10 @@ def test_another_worker_goes_on_when_the_one_that_follows_dies(follow: Follow) -
     watchers = [followed.watch("SELECT * FROM public.t") for _ in range(4)]
     for watcher in watchers:
         followed.await_equal(watcher)
-    first = _leader(followed)
+    first = following_worker(followed)
     with Writer(followed.database, 7):
         os.kill(first, signal.SIGKILL)
-        eventually(lambda: _leader(followed) not in (0, first), "another one to follow")
+        eventually(lambda: following_worker(followed) not in (0, first), "another one to follow")
     for watcher in watchers:
         followed.await_equal(watcher)
     followed.database.run("ALTER TABLE t ADD c int DEFAULT 4")

@@ -8,7 +8,7 @@ import wal_bytes as wal
 
 from kalam_notify.model import PostedChange, TableId
 from kalam_notify.model.sourced import MovedRow
-from kalam_notify.sources.base import Altered, Event, Piece, Truncated
+from kalam_notify.sources.base import Altered, Event, Piece, Truncated, size_of
 from kalam_notify.sources.postgres import transactions as module
 from kalam_notify.sources.postgres.catalogue import Facts, PgTable, describe
 from kalam_notify.sources.postgres.pgoutput import UNCHANGED, Value
@@ -40,9 +40,14 @@ def table(oid: int, name: str, key: Sequence[str]) -> PgTable:
 class Stream:
     """A stream that is fed messages, with everything that came of them."""
 
-    def __init__(self, position: Position | None = None, cut: Cut | None = None) -> None:
+    def __init__(
+        self,
+        position: Position | None = None,
+        cut: Cut | None = None,
+        largest: int | None = None,
+    ) -> None:
         begin = position or Position("sys", 1, 0)
-        self.transactions = Transactions(begin, io.BytesIO)
+        self.transactions = Transactions(begin, io.BytesIO, largest)
         cuts = {} if cut is None else {NAME: cut}
         self.transactions.know([table(T, "t", ["id"]), table(H, "h", [])], cuts)
         self.events: list[Event] = []
@@ -255,10 +260,27 @@ def test_unchanged_values_come_from_a_full_old_row_where_it_is_told() -> None:
     assert [change.old is None for change in stream.pieces[0].changes] == [True, False]
 
 
+def test_a_piece_is_no_larger_than_the_log_takes_and_is_gone_on_from() -> None:
+    told = [
+        wal.begin(100, 7),
+        *(wal.insert(T, row(id, b"y" * length)) for id, length in enumerate((10, 900, 900, 5, 9))),
+        wal.commit(100, 105),
+    ]
+    stream = Stream(largest=1300).feed(*told)
+    sizes = [sum(map(size_of, piece.changes)) for piece in stream.pieces]
+    assert [len(piece.changes) for piece in stream.pieces] == [1, 1, 1, 2]
+    assert max(sizes) <= 1300
+    # Whichever piece was the last to be stored, what follows on it is told, and nothing twice.
+    for number, piece in enumerate(stream.pieces):
+        rest = Stream(decode_position(piece.position)).feed(*told)
+        after = [shown(change) for one in stream.pieces[number + 1 :] for change in one.changes]
+        assert rest.told() == (after if number < 3 else stream.told())
+
+
 def test_memory_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PIECE_BYTES", 10_000)
     stream = Stream().feed(
         wal.begin(100, 7), *(wal.insert(T, row(id, b"y" * 3000)) for id in range(9))
     )
     stream.feed(wal.commit(100, 105))
-    assert [len(piece.changes) for piece in stream.pieces] == [4, 4, 1]
+    assert [len(piece.changes) for piece in stream.pieces] == [3, 3, 3]

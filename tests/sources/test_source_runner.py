@@ -102,7 +102,7 @@ class ListSource:
         self.stored: list[str] = []
         self.known: dict[TableId, Definition] = {}
 
-    async def connect(self, position: str | None) -> ListSession:
+    async def connect(self, position: str | None, largest: int | None = None) -> ListSession:
         return ListSession(self, position)
 
     def lag(self) -> Lag:

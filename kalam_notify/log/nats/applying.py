@@ -11,6 +11,8 @@ Beside the tables of every log (`schema`) the file holds
                (`digest`), the number of the log's life, and whether this node owes an epoch
     messages   one row per message of ours that was applied: who published it, when it came into the
                stream, where the log stood after it, and what was answered
+    source_marks  the last mark of each source: a batch whose mark follows on another one is
+               refused, on every node alike (`OVERTAKEN`)
 
 A message and its row come in one transaction, so that whatever the moment of a crash the file is
 the state after a whole number of messages.
@@ -35,6 +37,7 @@ from kalam_notify.log.nats.message import (
     TrimStep,
 )
 from kalam_notify.model import TableDef, TableId
+from kalam_notify.model.sourced import SourceMark, SourceState
 from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import (
     Indexes,
@@ -47,7 +50,7 @@ from kalam_notify.store.catalog import (
 )
 from kalam_notify.store.digest import Digest
 from kalam_notify.store.indexing import follow_all
-from kalam_notify.store.sourced import write_mark
+from kalam_notify.store.sourced import source_states, write_mark
 from kalam_notify.store.statements import pieces
 from kalam_notify.store.storing import Group, Posting, store
 from kalam_notify.store.trimming import remove
@@ -74,7 +77,13 @@ CREATE TABLE IF NOT EXISTS messages (
     answers BLOB NOT NULL
 ) STRICT
 """
+_SOURCE_MARKS = """
+CREATE TABLE IF NOT EXISTS source_marks (source TEXT PRIMARY KEY, last TEXT NOT NULL) STRICT
+"""
 STATE_FORMAT = 1
+
+OVERTAKEN = "another node has told of this source meanwhile"
+"""What a batch of a source is answered with whose mark does not follow on the last one."""
 
 KEPT_MILLISECONDS = 600_000
 """So long, by the stream's clock, a message is remembered at least: what a publisher sends a second
@@ -166,6 +175,7 @@ def prepare_state(connection: Connection, name: str) -> NodeState:
     connection.execute(_MESSAGES)
     if not any(column[1] == b"owes" for column in connection.execute("PRAGMA table_info(stream)")):
         connection.execute("ALTER TABLE stream ADD COLUMN owes INTEGER NOT NULL DEFAULT 0")
+    connection.execute(_SOURCE_MARKS)
     connection.execute(
         "INSERT OR IGNORE INTO stream (one, format, name) VALUES (1, ?, ?)", (STATE_FORMAT, name)
     )
@@ -189,6 +199,15 @@ def read_state(connection: Connection) -> NodeState:
     ).fetchone()
     last = None if found is None else AppliedMessage(found[0], found[1].decode(), found[2])
     return NodeState(name.decode(), created.decode(), applied, digest, epoch, last, Owes(owes))
+
+
+def read_sources(connection: Connection) -> dict[str, SourceState]:
+    """What the file knows of sources."""
+    states = source_states(connection)
+    for source, last in connection.execute("SELECT source, last FROM source_marks"):
+        state = states.get(source.decode(), SourceState(None, {}))
+        states[source.decode()] = structs.replace(state, last_mark=last.decode())
+    return states
 
 
 def set_created(connection: Connection, created: str) -> None:
@@ -329,19 +348,33 @@ class _Transaction:
 
     def _add_batches(self, message: Applicable, batches: Batches) -> None:
         refused: dict[int, str] = {}
+        # The last mark of a source, as of the message's batches so far.
+        marks: dict[str, str] = {}
         # What a mark makes a table forget depends on where the log ends then.
         alone = any(posting.mark is not None for posting in batches.postings)
         if alone or any(self._is_new(table) for tables in batches.tables for table in tables):
             self._flush()
         for place, tables in enumerate(batches.tables):
-            fault = self._refused(tables)
+            posting = batches.postings[place]
+            fault = self._overtaken(posting.mark, marks) or self._refused(tables)
             if fault is not None:
                 refused[place] = fault
-            else:
-                self._postings.append(batches.postings[place]._replace(at=message.at))
+                continue
+            self._postings.append(posting._replace(at=message.at))
+            if posting.mark is not None and posting.mark.id is not None:
+                marks[posting.mark.source] = posting.mark.id
         self._waiting.append(_Waiting(message, refused, len(batches.postings)))
         if alone:
             self._flush()
+
+    def _overtaken(self, mark: SourceMark | None, marks: Mapping[str, str]) -> str | None:
+        """Why the batch of a mark is refused: it follows on one that is not the last one."""
+        if mark is None or mark.id is None:
+            return None
+        last = marks.get(mark.source)
+        if last is None:
+            last = _last_mark(self._connection, mark.source)
+        return None if mark.follows == last else OVERTAKEN
 
     def _is_new(self, table: TableDef) -> bool:
         known = self._shapes.get(table.id)
@@ -373,6 +406,8 @@ class _Transaction:
         for posting in postings:
             if posting.mark is not None:
                 write_mark(self._connection, posting.mark)
+                if posting.mark.id is not None:
+                    self._connection.execute(_SET_LAST_MARK, (posting.mark.source, posting.mark.id))
                 self._edges_moved |= bool(posting.mark.forgotten)
         self._remember(waiting, group)
 
@@ -475,7 +510,18 @@ _INSERT_MESSAGE = """
 INSERT INTO messages (stream_seq, mid, at, last_seq, digest, answers)
 VALUES (?, ?, ?, ?, ?, ?)
 """
+_SET_LAST_MARK = """
+INSERT INTO source_marks (source, last) VALUES (?, ?)
+ON CONFLICT (source) DO UPDATE SET last = excluded.last
+"""
 _FORGET_MESSAGES = """
 DELETE FROM messages WHERE at < ?
     AND last_seq < ifnull((SELECT min(seq) FROM log), (SELECT last_seq FROM state))
 """
+
+
+def _last_mark(connection: Connection, source: str) -> str:
+    found = connection.execute(
+        "SELECT last FROM source_marks WHERE source = ?", (source,)
+    ).fetchone()
+    return "" if found is None else str(found[0].decode())

@@ -8,11 +8,13 @@ first element names the kind:
     ["s", seen]                nothing; whoever sees it applied has seen all that came before it
     ["e", seen, number, base]  seqs go on behind `base`, and nobody may go on from before it
 
-A table is [name, kind, primary key], a batch [key, changes, mark, tables it uses], a change [table,
-owner, kind, row, old, key, id, unchanged, only if new, base]. Rows are the bytes that were posted.
-`seen` is [sequence, mid, digest]: the last message that whoever published it had applied, and what
-it all came to. Headers: `Kalam-Format` (the number above), `Kalam-Mid` (who published it, and its
-number there), `Nats-Msg-Id` (the same).
+A table is [name, kind, primary key], a batch [key, changes, mark], a change [table, owner, kind,
+row, old, key, id, unchanged, only if new, base]. Rows are the bytes that were posted. A mark is
+[source, position, defined, dropped, forgotten, follows, id]; without the last two it follows on
+any. (They came later than the rest. No release of before wrote a mark into a stream, for it would
+not start with sources.) `seen` is [sequence, mid, digest]: the last message that whoever published
+it had applied, and what it all came to. Headers: `Kalam-Format` (the number above), `Kalam-Mid`
+(who published it, and its number there), `Nats-Msg-Id` (the same).
 
 A release that writes a newer format is preceded by one that reads it. Whatever is changed here, or
 in what the store makes of a message, is a new format: nodes of two releases apply the same stream.
@@ -37,7 +39,6 @@ MID_HEADER = "Kalam-Mid"
 _KINDS: dict[str, PostedKind] = {"i": "insert", "u": "update", "d": "delete", "t": "truncate"}
 
 _WireTable = tuple[str, str, tuple[str, ...]]
-_WireMark = tuple[str, str | None, tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...]]
 _WireChange = tuple[
     int,
     str,
@@ -64,6 +65,16 @@ class Seen(NamedTuple):
 
 
 NOTHING_SEEN = Seen(0, "", 0)
+
+
+class _WireMark(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    source: str
+    position: str | None
+    defined: tuple[tuple[str, str], ...]
+    dropped: tuple[str, ...]
+    forgotten: tuple[str, ...]
+    follows: str | None = None
+    id: str | None = None
 
 
 class _Batch(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -206,16 +217,18 @@ def _change(names: Sequence[TableId], wire: _WireChange) -> PostedChange:
     return PostedChange(*change) if base is None else MovedRow(*change, base)
 
 
-def _wire_mark(mark: SourceMark) -> _WireMark:
-    return (mark.source, mark.position, mark.defined, mark.dropped, mark.forgotten)
+def _wire_mark(mark: SourceMark) -> tuple[Any, ...]:
+    said = (mark.source, mark.position, mark.defined, mark.dropped, mark.forgotten)
+    return said if mark.id is None else (*said, mark.follows, mark.id)
 
 
 def _mark(wire: _WireMark) -> SourceMark:
-    source, position, defined, dropped, forgotten = wire
     return SourceMark(
-        source,
-        position,
-        tuple((TableId(name), text) for name, text in defined),
-        tuple(map(TableId, dropped)),
-        tuple(map(TableId, forgotten)),
+        wire.source,
+        wire.position,
+        tuple((TableId(name), text) for name, text in wire.defined),
+        tuple(map(TableId, wire.dropped)),
+        tuple(map(TableId, wire.forgotten)),
+        wire.follows,
+        wire.id,
     )

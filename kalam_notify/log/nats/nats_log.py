@@ -25,12 +25,12 @@ from kalam_notify.config import NatsSettings
 from kalam_notify.errors import LogUnavailable
 from kalam_notify.log.base import Step
 from kalam_notify.log.nats import node_file
-from kalam_notify.log.nats.applying import answers_to, read_state
+from kalam_notify.log.nats.applying import answers_to, read_sources, read_state
 from kalam_notify.log.nats.faults import NoAnswer, NoStream, StreamFault
 from kalam_notify.log.nats.leader import Leader
 from kalam_notify.log.nats.link import Link, StreamInfo
 from kalam_notify.log.nats.message import Sync, Trim
-from kalam_notify.log.nats.publisher import Publisher
+from kalam_notify.log.nats.publisher import HEADROOM, Publisher
 from kalam_notify.log.nats.standing import Standing
 from kalam_notify.log.nats.trims import Trims
 from kalam_notify.log.stored import WINDOW_BYTES, StoredLog, weight
@@ -43,7 +43,7 @@ from kalam_notify.store.catalog import refuse_unfit
 from kalam_notify.store.files import LogFiles, MovedFiles
 from kalam_notify.store.retention import TRIM_SECONDS, Retention
 from kalam_notify.store.settling import NOTHING
-from kalam_notify.store.sourced import source_states, source_version
+from kalam_notify.store.sourced import source_version
 from kalam_notify.store.storing import Posting
 
 START_SECONDS = 5.0
@@ -266,6 +266,14 @@ class NatsLog(StoredLog):
     def is_shared(self) -> bool:
         return True
 
+    @property
+    def cluster(self) -> str | None:
+        return f"{self._link.stream} of {self._standing.state.created}"
+
+    @property
+    def largest_batch(self) -> int | None:
+        return self._link.max_payload - HEADROOM
+
     async def latest(self, at_least: int = 0) -> int:
         """See EventLog.latest."""
         self._require_open()
@@ -299,7 +307,7 @@ class NatsLog(StoredLog):
 
     async def sources(self) -> dict[str, SourceState]:
         """See EventLog.sources. Asked at the start, whether or not this node has caught up."""
-        return await self._pool.run(source_states)
+        return await self._pool.run(read_sources)
 
     async def source_version(self) -> int:
         """See EventLog.source_version."""

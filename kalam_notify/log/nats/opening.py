@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from kalam_notify.config import NatsSettings
+from kalam_notify.config.nats_place import node_file_name
 from kalam_notify.log.nats.link import Link, parse_place
 from kalam_notify.log.nats.nats_log import NatsLog
 from kalam_notify.log.stored import WINDOW_BYTES
@@ -31,7 +32,7 @@ def open_node(
 
 def node_path(data_dir: Path, stream: str) -> Path:
     """Where a node keeps what it makes of a stream."""
-    return data_dir / f"node-{stream}.db"
+    return data_dir / node_file_name(stream)
 
 
 def open_link(url: str, settings: NatsSettings, kept: float | None) -> Link:

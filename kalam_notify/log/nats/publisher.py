@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from kalam_notify.errors import ChangeRefused, LogUnavailable, OutcomeUnknown
-from kalam_notify.log.nats.applying import Answer
+from kalam_notify.errors import ChangeRefused, LogUnavailable, OutcomeUnknown, SourceOvertaken
+from kalam_notify.log.nats.applying import OVERTAKEN, Answer
 from kalam_notify.log.nats.faults import NoAnswer, Refused, TooLarge, WrongLast
 from kalam_notify.log.nats.link import Link
 from kalam_notify.log.nats.message import Control, encode_batches, encode_control
@@ -28,7 +28,7 @@ from kalam_notify.store.storing import Posting
 
 GROUP_CHANGES = 4096
 GROUP_BYTES = 1024 * 1024
-_HEADROOM = 64 * 1024
+HEADROOM = 64 * 1024
 """What a message holds beside its rows: keys, ids, names and headers of a group."""
 
 ATTEMPT_SECONDS = 1.0
@@ -164,7 +164,7 @@ class Publisher:
             for one in group:
                 one.told(fault)
             return
-        if len(payload) + _HEADROOM // 2 > self._link.max_payload and len(group) > 1:
+        if len(payload) + HEADROOM // 2 > self._link.max_payload and len(group) > 1:
             # Their keys are longer than usual: by halves.
             self._batches.extendleft(reversed(group[len(group) // 2 :]))
             group = group[: len(group) // 2]
@@ -176,7 +176,7 @@ class Publisher:
         await self._send(payload, control, control.deadline, control.expected_last)
 
     def _next_group(self) -> list[_Waiting]:
-        bound = min(GROUP_BYTES, self._link.max_payload) - _HEADROOM
+        bound = min(GROUP_BYTES, self._link.max_payload) - HEADROOM
         group: list[_Waiting] = []
         changes = size = 0
         while self._batches:
@@ -257,6 +257,8 @@ _NEVER_SENT = "no NATS server could be reached, and nothing was stored"
 
 
 def _refused(reason: str) -> Exception:
+    if reason == OVERTAKEN:
+        return SourceOvertaken(reason)
     return ChangeRefused(400, "INVALID_CHANGE", reason)
 
 

@@ -1,6 +1,6 @@
 """Connections to PostgreSQL, and what their faults mean here."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ from kalam_notify.sources.base import SourceUnavailable
 from kalam_notify.sources.postgres.values import SESSION
 
 CONNECT_SECONDS: Final = 3
+NO_SETTINGS: Final[Mapping[str, str]] = {}
 Connection = psycopg.AsyncConnection[Any]
 
 # A peer that is gone without a word is noticed within half a minute.
@@ -36,15 +37,19 @@ async def told_as_unavailable() -> AsyncIterator[None]:
         raise SourceUnavailable(why(fault)) from fault
 
 
-async def connect(url: str, name: str, *, replication: bool = False) -> Connection:
+async def connect(
+    url: str, name: str, *, replication: bool = False, settings: Mapping[str, str] = NO_SETTINGS
+) -> Connection:
     """Open a connection whose values are printed as `values` reads them; raises psycopg.Error.
 
     One for replication takes plain statements, without parameters, and the replication commands.
+    `settings` are PostgreSQL's, for this connection.
     """
     more: dict[str, Any] = {"replication": "database"} if replication else {}
     # Not as a parameter of the start-up packet but of `options`: a pooler passes those on, too.
     options = " ".join(
-        f"-c {key}={value.replace(' ', chr(92) + ' ')}" for key, value in SESSION.items()
+        f"-c {key}={value.replace(' ', chr(92) + ' ')}"
+        for key, value in {**SESSION, **settings}.items()
     )
     return await psycopg.AsyncConnection.connect(
         url,

@@ -91,6 +91,7 @@ class PgSession:
         exported: str | None,
         directory: Path | None,
         told: set[str],
+        largest: int | None = None,
     ) -> None:
         self._name = name
         self._settings = settings
@@ -100,7 +101,7 @@ class PgSession:
         self._directory = directory
         self.begins_anew = begin.why_anew is not None
         self._begin = begin.position
-        self._transactions = Transactions(begin.position, self._open_file)
+        self._transactions = Transactions(begin.position, self._open_file, largest)
         self._replication = Replication(connections.walsender)
         self._tables: dict[TableId, PgTable] = {}
         self._cut: Cut | None = None
@@ -287,11 +288,7 @@ class PgSession:
 
     async def _give_up_slot(self, kept: int) -> None:
         slot = self._names.slot
-        _log.error(
-            "source %s: slot %s kept %d bytes of the database's WAL, more than max_slot_bytes (%d):"
-            " it is dropped, and everything will be copied anew",
-            *(self._name, slot, kept, self._settings.max_slot_bytes),
-        )
+        slots.tell_given_up(self._name, slot, kept, self._settings)
         await self._drop(slot)
         raise SourceLost(f"slot {slot} was dropped before it filled the database's disk")
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import psycopg
 
+from kalam_notify.config.source_settings import SourceSettings
 from kalam_notify.sources.base import SourceUnavailable
 from kalam_notify.sources.postgres.connecting import Connection, why
 from kalam_notify.sources.postgres.positions import Position, left_behind, lsn_number
@@ -25,6 +26,12 @@ _SLOT = """
 SELECT plugin, database, active_pid, wal_status, coalesce(confirmed_flush_lsn::text, '0/0'),
        current_database()
   FROM pg_replication_slots WHERE slot_name = %s
+"""
+
+_IDLE = """
+SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint
+  FROM pg_replication_slots
+ WHERE slot_name = %s AND NOT active AND plugin = 'pgoutput' AND database = current_database()
 """
 
 
@@ -64,6 +71,21 @@ class Begin(NamedTuple):
 async def read_slot(connection: Connection, name: str) -> Slot | None:
     row = await (await connection.execute(_SLOT, (name,))).fetchone()
     return None if row is None else Slot(*row)
+
+
+async def idle_bytes(connection: Connection, name: str) -> int:
+    """Bytes of WAL that the slot keeps while nobody uses it; 0 where somebody does."""
+    row = await (await connection.execute(_IDLE, (name,))).fetchone()
+    return 0 if row is None or row[0] is None else int(row[0])
+
+
+def tell_given_up(source: str, slot: str, kept: int, settings: SourceSettings) -> None:
+    """Say that a slot is dropped before the database's disk is full."""
+    _log.error(
+        "source %s: slot %s kept %d bytes of the database's WAL, more than max_slot_bytes (%d):"
+        " it is dropped, and everything will be copied anew",
+        *(source, slot, kept, settings.max_slot_bytes),
+    )
 
 
 async def identify(walsender: Connection) -> System:

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +16,7 @@ from kalam_notify.sources.base import Lag, Missing, SourceRefused, SourceUnavail
 from kalam_notify.sources.postgres import slots
 from kalam_notify.sources.postgres.connecting import (
     CONNECT_SECONDS,
+    NO_SETTINGS,
     Connection,
     connect,
     told_as_unavailable,
@@ -28,6 +31,7 @@ from kalam_notify.sources.postgres.prerequisites import (
     survey,
 )
 from kalam_notify.sources.postgres.session import Connections, PgSession
+from kalam_notify.sources.postgres.turns import SENDER, Turn
 
 _log = logging.getLogger("kalam_notify.sources")
 
@@ -48,6 +52,9 @@ class PostgresSource:
             # Two servers that keep nothing must not meet.
             slot = f"{slot}_{os.getpid()}"
         self._names = Names(slot, settings.publication or f"kalam_{name}")
+        self._turn = Turn(settings.postgres, name, settings.slot or f"kalam_{name}")
+        # PostgreSQL's settings of the connection that streams.
+        self._sender: Mapping[str, str] = NO_SETTINGS
         self._session: PgSession | None = None
         # What was complained of, once.
         self._told: set[str] = set()
@@ -86,7 +93,26 @@ class PostgresSource:
         await walsender.close()
         return []
 
-    async def connect(self, position: str | None) -> PgSession:
+    @asynccontextmanager
+    async def alone(self, cluster: str, on_wait: Callable[[], None]) -> AsyncIterator[None]:
+        """See base.Source."""
+        self._sender = SENDER
+        async with self._turn.taken(cluster, on_wait):
+            yield
+
+    async def guard(self) -> None:
+        """See base.Source. A slot that is in use is looked after by whoever uses it."""
+        async with told_as_unavailable():
+            control = await connect(self._settings.postgres, self.name)
+            try:
+                kept = await slots.idle_bytes(control, self._names.slot)
+                if kept > self._settings.max_slot_bytes:
+                    slots.tell_given_up(self.name, self._names.slot, kept, self._settings)
+                    await slots.drop_slot(control, self._names.slot)
+            finally:
+                await control.close()
+
+    async def connect(self, position: str | None, largest: int | None = None) -> PgSession:
         """See base.Source."""
         async with told_as_unavailable():
             control = await self._connect_or_refuse()
@@ -94,10 +120,12 @@ class PostgresSource:
             try:
                 found = await self._prepared(control)
                 url = self._settings.postgres
-                opened.append(await connect(url, self.name, replication=True))
+                opened.append(
+                    await connect(url, self.name, replication=True, settings=self._sender)
+                )
                 opened.append(await connect(url, self.name))
                 connections = Connections(*opened)
-                self._session = await self._begin(connections, position, found)
+                self._session = await self._begin(connections, position, found, largest)
             except BaseException:
                 for one in opened:
                     await one.close()
@@ -114,7 +142,11 @@ class PostgresSource:
         return await survey(control, self._settings, self._names) if found.steps else found
 
     async def _begin(
-        self, connections: Connections, position: str | None, found: Survey
+        self,
+        connections: Connections,
+        position: str | None,
+        found: Survey,
+        largest: int | None,
     ) -> PgSession:
         told = None if position is None else decode_position(position)
         begin, exported = await self._slot(connections, told)
@@ -131,6 +163,7 @@ class PostgresSource:
             exported,
             self._directory,
             self._told,
+            largest,
         )
 
     async def _slot(

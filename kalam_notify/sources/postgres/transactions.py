@@ -20,7 +20,7 @@ from typing import IO, Final, NamedTuple
 from msgspec.structs import replace
 
 from kalam_notify.model import PostedChange, TableId
-from kalam_notify.sources.base import Altered, Event, Piece, Truncated
+from kalam_notify.sources.base import Altered, Event, Piece, Truncated, size_of
 from kalam_notify.sources.postgres.catalogue import PgTable
 from kalam_notify.sources.postgres.changes import Rows, fits
 from kalam_notify.sources.postgres.pgoutput import (
@@ -87,13 +87,17 @@ class _Streamed:
 
 
 class Transactions:
-    """Reads a stream from `position` on. `open_file` opens the file of a long transaction."""
+    """Reads a stream from `position` on. `open_file` opens the file of a long transaction.
 
-    def __init__(self, position: Position, open_file: Spill) -> None:
+    A piece of more than one change has no more than `largest` bytes.
+    """
+
+    def __init__(self, position: Position, open_file: Spill, largest: int | None = None) -> None:
         # Up to where everything has been told, and is in the events given.
         self.position = position
         self._resumed = position
         self._open_file = open_file
+        self._piece_bytes = PIECE_BYTES if largest is None else min(PIECE_BYTES, largest)
         self._decoder = Decoder()
         self._tables: dict[int, PgTable] = {}
         self._cuts: dict[int, Cut] = {}
@@ -210,17 +214,22 @@ class Transactions:
         rows = self._rows.get(message.oid)
         if rows is None or not self._is_told(message.oid):
             return ()
-        for change in rows.changes(message):
-            self._changes.append(change)
-            self._bytes += 200 + (len(change.row.json) if change.row else 0)
-        if len(self._changes) >= PIECE_CHANGES or self._bytes >= PIECE_BYTES:
-            self._done()
-            return self._piece()
-        return ()
+        changes = rows.changes(message)
+        size = sum(map(size_of, changes))
+        before: Iterable[Event] = ()
+        if self._changes and self._bytes + size > self._piece_bytes:
+            self._done(self._count - 1)
+            before = self._piece()
+        self._changes += changes
+        self._bytes += size
+        if len(self._changes) >= PIECE_CHANGES or self._bytes >= self._piece_bytes:
+            self._done(self._count)
+            return (*before, *self._piece())
+        return before
 
-    def _done(self) -> None:
-        """What has come of this transaction is told with the next event."""
-        self.position = replace(self.position, commit=self._commit, done=self._count)
+    def _done(self, count: int) -> None:
+        """So many changes of this transaction have been told with the next event."""
+        self.position = replace(self.position, commit=self._commit, done=count)
 
     def _piece(self) -> Iterable[Event]:
         if not self._changes:
@@ -237,7 +246,7 @@ class Transactions:
             return ()
         # Everything before it, as of before it: until the rows are gone it has not been told.
         before = replace(self.position, commit=self._commit, done=self._count - 1)
-        self._done()
+        self._done(self._count)
         after = self.position
         self.position = before
         events = [*self._piece(), Truncated(gone, after.encode())]
@@ -255,7 +264,7 @@ class Transactions:
             return ()
         # The rest of what waits is of the table as it was.
         if self._changes:
-            self._done()
+            self._done(self._count)
         return [*self._piece(), Altered()]
 
     def _set_rows(self, oid: int) -> None:
