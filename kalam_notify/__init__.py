@@ -40,7 +40,7 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
 Imports go one way, and a test holds it: errors, version, budget <- model <- config <- protocol,
 sql, formats, singleflight, store, auth, logs, loops, memory <- log <- filters, sources <-
 subscriptions <- delivery <- catchup <- administration <- http, metrics <- sockets, scrape, garbage
-<- doors <- worker <- supervision <- app <- cli. The client knows errors, model and protocol at most.
+<- doors <- worker <- supervision <- app <- cli. The client knows errors, model, protocol at most.
 protocol, sql, formats and subscriptions do no I/O: they are tested by calling functions.
 """
 
