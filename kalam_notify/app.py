@@ -16,7 +16,7 @@ from kalam_notify.config import (
     load_config,
     parse_address,
 )
-from kalam_notify.doors import Sockets
+from kalam_notify.endpoints import Sockets
 from kalam_notify.errors import ConfigurationFault, Fault
 from kalam_notify.logs import configure_logging, hide
 from kalam_notify.loops import run as run_loop

@@ -30,7 +30,7 @@ from kalam_notify.config import Config, reload_differences, reloaded
 from kalam_notify.delivery.ring import open_ring
 from kalam_notify.delivery.service import SHARED_NOTIFY_CHUNK_SIZE, NotificationService
 from kalam_notify.delivery.stats import FanoutStats
-from kalam_notify.doors import Answers, Doors, Rooms, Sockets
+from kalam_notify.endpoints import Answers, Endpoints, Rooms, Sockets
 from kalam_notify.errors import OperatorFault
 from kalam_notify.garbage import collect_in_small_steps
 from kalam_notify.http.body import Gate
@@ -301,7 +301,7 @@ class Worker:
             revoke=self.revoke,
             gathering=Gathering(self._ask, lambda: self._view().workers),
         )
-        return Doors(rooms, answers, self._tls, is_dev=self._is_dev).listeners(sockets)
+        return Endpoints(rooms, answers, self._tls, is_dev=self._is_dev).listeners(sockets)
 
     def _new_tokens(self, config: Config, before: TokenVerifier | None = None) -> TokenVerifier:
         """Reads the files that the settings name; raises ConfigurationFault."""

@@ -21,7 +21,7 @@ ORDER = [
     {"administration"},
     {"http", "metrics"},
     {"sockets", "scrape", "garbage"},
-    {"doors"},
+    {"endpoints"},
     {"worker"},
     {"supervision"},
     {"app"},

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from kalam_notify.config import Config, parse_address
-from kalam_notify.doors import Sockets
+from kalam_notify.endpoints import Sockets
 from kalam_notify.sockets.listeners import bind
 from kalam_notify.worker import Worker
 

@@ -73,7 +73,7 @@ class Answers(NamedTuple):
     gathering: Gathering
 
 
-class Doors:
+class Endpoints:
     """The listeners of a worker, once it has sockets."""
 
     def __init__(self, rooms: Rooms, answers: Answers, tls: Tls | None, *, is_dev: bool) -> None:
