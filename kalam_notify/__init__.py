@@ -29,6 +29,7 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     loops.py        which event loop to run, asked before there is one
     memory.py       memory that lies idle, given back to the system
     garbage.py      garbage collection in pieces that nobody feels
+    endpoints.py    what is answered over HTTP, and at which socket
     worker.py       one process: every room built, started in order, stopped in reverse
     supervision/    several workers on one address, and who keeps them
     app.py          from a configuration to a served address
@@ -37,10 +38,10 @@ docs/architecture.md tells the whole story, and walks one change from ingest to 
     version.py      which release this is
 
 Imports go one way, and a test holds it: errors, version, budget <- model <- config <- protocol,
-sql, formats, singleflight, store, auth, logs, loops, memory <- filters <- log <- sources <-
+sql, formats, singleflight, store, auth, logs, loops, memory <- log <- filters, sources <-
 subscriptions <- delivery <- catchup <- administration <- http, metrics <- sockets, scrape, garbage
-<- worker <- supervision <- app <- cli. The client knows errors, model and protocol at most.
-protocol, sql, formats and subscriptions do no I/O: they are tested by calling functions.
+<- endpoints <- worker <- supervision <- app <- cli. The client knows errors, model and protocol at
+most. protocol, sql, formats and subscriptions do no I/O: they are tested by calling functions.
 """
 
 from kalam_notify.version import __version__

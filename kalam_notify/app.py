@@ -16,6 +16,7 @@ from kalam_notify.config import (
     load_config,
     parse_address,
 )
+from kalam_notify.endpoints import Sockets
 from kalam_notify.errors import ConfigurationFault, Fault
 from kalam_notify.logs import configure_logging, hide
 from kalam_notify.loops import run as run_loop
@@ -23,7 +24,7 @@ from kalam_notify.sockets.listeners import bind, bind_all, url_of
 from kalam_notify.sources.opening import examine
 from kalam_notify.supervision.messages import Listening
 from kalam_notify.supervision.supervisor import Supervisor
-from kalam_notify.worker import Sockets, Worker
+from kalam_notify.worker import Worker
 
 _log = logging.getLogger("kalam_notify.app")
 

@@ -29,7 +29,13 @@ _GREATEST = frozenset(
     }
 )
 # ... and where the worst is the least.
-_LEAST = frozenset({"kalam_notify_config_last_reload_successful", "kalam_notify_log_connected"})
+_LEAST = frozenset(
+    {
+        "kalam_notify_config_last_reload_successful",
+        "kalam_notify_log_connected",
+        "kalam_notify_log_ready",
+    }
+)
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):

@@ -6,17 +6,12 @@ log -> fan-out (NotificationService, Feeder) -> requests -> sockets and HTTP
 import asyncio
 import logging
 import secrets
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
-
-from starlette.applications import Starlette
-from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from kalam_notify.administration.finding import waiting_bytes
 from kalam_notify.administration.gathering import Gathering
@@ -35,19 +30,10 @@ from kalam_notify.config import Config, reload_differences, reloaded
 from kalam_notify.delivery.ring import open_ring
 from kalam_notify.delivery.service import SHARED_NOTIFY_CHUNK_SIZE, NotificationService
 from kalam_notify.delivery.stats import FanoutStats
+from kalam_notify.endpoints import Answers, Endpoints, Rooms, Sockets
 from kalam_notify.errors import OperatorFault
 from kalam_notify.garbage import collect_in_small_steps
-from kalam_notify.http.administration import AdministrationEndpoints
-from kalam_notify.http.administrators import Administrators
-from kalam_notify.http.answers import ERROR_HANDLERS
 from kalam_notify.http.body import Gate
-from kalam_notify.http.console import Console, PublicAddress
-from kalam_notify.http.hooks import create_hook_routes
-from kalam_notify.http.ingest import create_ingest_routes, posts_first
-from kalam_notify.http.openapi import openapi_route
-from kalam_notify.http.operations import OpsEndpoints
-from kalam_notify.http.revoking import Revoking
-from kalam_notify.http.static_files import static_routes
 from kalam_notify.log import Retention, open_log
 from kalam_notify.logs import hide, set_level
 from kalam_notify.metrics import Metrics, Pulse, StateCollector
@@ -58,10 +44,7 @@ from kalam_notify.scrape import Scrape, exposition
 from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.ending import drain, end_all, end_revoked
 from kalam_notify.sockets.listeners import Listener
-from kalam_notify.sockets.polls import event_routes
 from kalam_notify.sockets.tls import Tls, tls_of
-from kalam_notify.sockets.upgrade import PATH as UPGRADE_PATH
-from kalam_notify.sockets.upgrade import upgrade_required
 from kalam_notify.sockets.wheel import Wheel
 from kalam_notify.sources.keeper import Sources
 from kalam_notify.sources.opening import open_sources
@@ -78,13 +61,6 @@ _LEAVE_SECONDS = 1.0
 
 _GRACE = 3.0
 """Seconds that requests in hand and closing handshakes get after the drain."""
-
-
-class Sockets(NamedTuple):
-    """Bound sockets to serve: the public one and, where configured, the internal one."""
-
-    public: socket.socket
-    internal: socket.socket | None
 
 
 class CrewView(NamedTuple):
@@ -278,6 +254,8 @@ class Worker:
     def _measure(self, clock: Callable[[], float]) -> None:
         metrics = self.metrics
         self.log.on_append, self.stats.observe_fanout = metrics.appended, metrics.fanned_out
+        metrics.expect(self.log.steps)
+        self.log.on_step = metrics.stepped
         self.pulse = Pulse(
             metrics.loop_lag_seconds,
             self.log,
@@ -302,78 +280,28 @@ class Worker:
     # HTTP
 
     def _listeners(self, sockets: Sockets) -> list[Listener]:
-        ops = OpsEndpoints(
+        self._tls = tls_of(self.config.server.tls)
+        rooms = Rooms(
+            self.log,
+            self.catalog,
+            self.budget,
+            self.metrics,
+            self.gate,
+            self.shared,
+            self.service,
+            self._authenticator.authorize,
+            partial(attrgetter("config"), self),
+        )
+        answers = Answers(
             ready=self._why_not_ready,
             health=self._health,
             metrics=self._exposition,
             explain=self._explain,
-            authorize=self._authenticator.authorize,
-            open_metrics=lambda: self.config.metrics.open,
+            mint=self._mint if self._is_dev else None,
+            revoke=self.revoke,
+            gathering=Gathering(self._ask, lambda: self._view().workers),
         )
-        ingest = create_ingest_routes(
-            self.log,
-            self.catalog,
-            self._authenticator.authorize,
-            partial(attrgetter("config.limits"), self),
-            self.budget,
-            metrics=self.metrics,
-            gate=self.gate,
-            tables=partial(attrgetter("config.ingest.tables"), self),
-        )
-        hooks = create_hook_routes(
-            self.log,
-            self.catalog,
-            lambda: self.config.ingest,
-            partial(attrgetter("config.limits"), self),
-            self.budget,
-            metrics=self.metrics,
-            gate=self.gate,
-        )
-        self._tls = tls_of(self.config.server.tls)
-        tls = self._tls.context if self._tls else None
-        public = [
-            Route(UPGRADE_PATH, upgrade_required(self.shared.admits_origin)),
-            *ops.open_routes(),
-            *static_routes(),
-            *event_routes(self.shared, lambda: self.service.position, lambda: self.service.is_idle),
-            *hooks,
-        ]
-        administrators = Administrators(
-            self._authenticator.authorize, is_open=self._is_dev or sockets.internal is not None
-        )
-        console = Console(
-            administrators,
-            self._mint if self._is_dev else None,
-            None if sockets.internal is None else self._public_address(sockets.public),
-        )
-        administration = [
-            *console.routes(),
-            *Revoking(self.revoke, administrators).routes(),
-            *AdministrationEndpoints(self._gathering(), administrators).routes(),
-        ]
-        if sockets.internal is None:
-            admin = [*ops.admin_routes(internal=False), *administration]
-            application = _application([*public, *admin], ingest)
-        else:
-            application = _application(public)
-        listeners = [Listener(sockets.public, application, self.shared, websocket=True, tls=tls)]
-        if sockets.internal is not None:
-            internal = [
-                *hooks,
-                *ops.open_routes(),
-                *ops.admin_routes(internal=True),
-                *administration,
-            ]
-            listeners.append(
-                Listener(
-                    sockets.internal,
-                    _application(internal, ingest),
-                    self.shared,
-                    websocket=False,
-                    tls=None,
-                )
-            )
-        return listeners
+        return Endpoints(rooms, answers, self._tls, is_dev=self._is_dev).listeners(sockets)
 
     def _new_tokens(self, config: Config, before: TokenVerifier | None = None) -> TokenVerifier:
         """Reads the files that the settings name; raises ConfigurationFault."""
@@ -413,13 +341,6 @@ class Worker:
 
     def _mint(self, user: str, role: Role, seconds: float, claims: Mapping[str, Any]) -> str:
         return sign(self.config.auth.jwt, user, role=role, ttl=seconds, claims=claims)
-
-    def _public_address(self, public: socket.socket) -> PublicAddress:
-        scheme = "http" if self._tls is None else "https"
-        return PublicAddress(scheme, public.getsockname()[1])
-
-    def _gathering(self) -> Gathering:
-        return Gathering(self._ask, lambda: self._view().workers)
 
     async def _ask(self, worker: int, question: Question) -> Answer | None:
         if self._crew is None:
@@ -573,15 +494,6 @@ class Worker:
         set_level(config.logging.level)
         self.sources.settings_changed()
         self._renew_subscriptions(before)
-
-
-def _application(routes: Sequence[Route], ingest: Sequence[Route] = ()) -> ASGIApp:
-    """The HTTP application; `ingest` routes see to their own errors."""
-    every = [*ingest, *routes]
-    every.append(openapi_route(every))
-    application = Starlette(routes=every, exception_handlers=dict(ERROR_HANDLERS))
-    application.router.redirect_slashes = False
-    return posts_first(ingest, application)
 
 
 def _tick(config: Config) -> float:

@@ -21,6 +21,7 @@ ORDER = [
     {"administration"},
     {"http", "metrics"},
     {"sockets", "scrape", "garbage"},
+    {"endpoints"},
     {"worker"},
     {"supervision"},
     {"app"},

@@ -47,6 +47,7 @@ class RevocationFile:
         self, path: Path, revocations: Revocations, clock: Callable[[], float] = time.time
     ) -> None:
         self._path = path
+        self._name = str(path)
         self._revocations = revocations
         self._clock = clock
         # Which file has been read, and how far.
@@ -118,7 +119,7 @@ class RevocationFile:
     def _whole_lines(self) -> list[bytes]:
         """The lines that have not been read yet."""
         try:
-            state = self._path.stat()
+            state = os.stat(self._name)  # noqa: PTH116 (asked for every token)
         except FileNotFoundError:
             return []
         if (state.st_ino, state.st_size) == (self._inode, self._offset):

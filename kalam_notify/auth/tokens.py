@@ -28,7 +28,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -310,6 +310,10 @@ def _read_header(segment: str) -> tuple[str, str | None]:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+Authorize = Callable[[str | None, str | None], Awaitable[Identity]]
+"""Who it is, of an Authorization header and an API key; raises AuthenticationFailed."""
 
 
 class Authenticator:

@@ -16,6 +16,7 @@ from kalam_notify.cli import (
     config_init,
     console,
     doctor,
+    rebuild,
     serve,
     sign_token,
     version_verb,
@@ -79,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     check_config.add_parser(verbs)
     sign_token.add_parser(verbs)
     doctor.add_parser(verbs)
+    rebuild.add_parser(verbs)
     client_verbs.add_parsers(verbs)
     admin_verbs.add_parsers(verbs)
     config_init.add_parser(verbs)

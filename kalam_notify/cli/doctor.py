@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kalam_notify.cli.verbs import add_verb
 from kalam_notify.log import FILE_NAME
-from kalam_notify.store.checkup import findings
+from kalam_notify.store.checkup import findings_in
 
 if TYPE_CHECKING:
     from kalam_notify.cli.verbs import Verbs
@@ -23,7 +23,7 @@ def add_parser(verbs: "Verbs") -> None:
 def run(args: argparse.Namespace) -> int:
     """0 where nothing is wrong, else 1. Nothing is changed; a server may be running."""
     is_well = True
-    for text, cure in findings(args.data_dir / FILE_NAME):
+    for text, cure in findings_in(args.data_dir, FILE_NAME):
         if cure is None:
             print(text)
         else:

@@ -5,16 +5,14 @@ of somebody else's must not have its reader's browser speak to us: a request tha
 for another origin's page says so, and needs credentials as it would elsewhere.
 """
 
-from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kalam_notify.auth import Authorize
 from kalam_notify.http.answers import error_answer
-from kalam_notify.model import Identity, Role
-
-Authorize = Callable[[str | None, str | None], Awaitable[Identity]]
+from kalam_notify.model import Role
 
 
 class Administrators:

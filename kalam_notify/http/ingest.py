@@ -9,7 +9,7 @@ through here, and every layer above ASGI would cost as much as the work itself.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kalam_notify.auth import Authorize
 from kalam_notify.budget import Budget
 from kalam_notify.errors import (
     ChangeRefused,
@@ -42,13 +43,12 @@ from kalam_notify.http.decoders import Batch, at_once, decode_batch
 from kalam_notify.http.foreign import Foreign, decode_event, format_named
 from kalam_notify.http.rules import MAX_ID_CHARS, IngestLimits, Rules
 from kalam_notify.log.base import EventLog
-from kalam_notify.model import Identity, PostedChange, Role, TableId
+from kalam_notify.model import PostedChange, Role, TableId
 from kalam_notify.model.tables import Catalog
 from kalam_notify.store.base import Appended
 
 logger = logging.getLogger(__name__)
 
-Authorize = Callable[[str | None, str | None], Awaitable[Identity]]
 """`Authorization` and `X-API-Key` (None: not sent) -> who asks; raises AuthenticationFailed."""
 
 # A compressed body above this is inflated off the event loop: 4 KiB can become 4 MiB.
@@ -245,6 +245,8 @@ class ChangesEndpoint:
         if appended.first_seq is None:
             return {}
         if appended.duplicates == 0:
+            if len(changes) == 1:
+                return {changes[0].table: 1}
             return Counter(change.table for change in changes)
         # Which ones were new is known to the log alone; it holds them, as they were just stored.
         counts: Counter[TableId] = Counter()

@@ -9,11 +9,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from kalam_notify.auth import Authorize
 from kalam_notify.errors import ClientFault
 from kalam_notify.http.answers import error_answer, json_answer
 from kalam_notify.model import Identity, Role
-
-Authorize = Callable[[str | None, str | None], Awaitable[Identity]]
 
 
 class OpsEndpoints:

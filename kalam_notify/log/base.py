@@ -23,7 +23,7 @@ Invariant: a page of rows and the position it stands at (`as_of`) agree exactly.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from kalam_notify.config import NatsSettings
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
@@ -35,6 +35,11 @@ from kalam_notify.store.retention import Retention
 OnAppend = Callable[[float, Appended], None]
 """Told of every stored batch: seconds from `append` until it was durable, and its answer."""
 
+Step = Literal["publish", "apply"]
+OnStep = Callable[[Step, float], None]
+"""Told of the seconds that a log on NATS took for a message until it was acknowledged, or for some
+messages until they were applied. Other logs have no such steps."""
+
 
 class EventLog(Protocol):
     """What every log offers. Coroutines do their blocking work off the event loop.
@@ -43,6 +48,11 @@ class EventLog(Protocol):
     """
 
     on_append: OnAppend | None
+    on_step: OnStep | None
+
+    @property
+    def steps(self) -> Collection[Step]:
+        """Those that `on_step` is told of."""
 
     @property
     def first_seq(self) -> int: ...

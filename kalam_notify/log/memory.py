@@ -14,7 +14,7 @@ from itertools import islice
 
 from kalam_notify.config import NatsSettings
 from kalam_notify.errors import Compacted, LogUnavailable
-from kalam_notify.log.base import OnAppend
+from kalam_notify.log.base import OnAppend, OnStep, Step
 from kalam_notify.log.following import Waiters, Window
 from kalam_notify.model import SHARED, Change, Owner, PostedChange, Row, TableDef, TableId
 from kalam_notify.model.changes import Stored
@@ -81,6 +81,7 @@ class MemoryLog:
         begin: int = 0,
     ) -> None:
         self.on_append: OnAppend | None = None
+        self.on_step: OnStep | None = None
         self._retention = retention or Retention()
         self._trim_seconds = trim_seconds
         self._clock = LogTime(clock, ticking)
@@ -147,6 +148,10 @@ class MemoryLog:
             await self.trim()
 
     # -- edges -----------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> Collection[Step]:
+        return ()
 
     @property
     def first_seq(self) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kalam_notify.config import NatsSettings
 from kalam_notify.errors import Compacted, DamagedFile, LogUnavailable, StorageFault
-from kalam_notify.log.base import OnAppend
+from kalam_notify.log.base import OnAppend, OnStep, Step
 from kalam_notify.log.following import Doorbell, Follower
 from kalam_notify.log.soundness import Soundness
 from kalam_notify.log.writing import PendingAppends
@@ -48,6 +48,7 @@ class StoredLog:
 
     def __init__(self, path: Path, window_bytes: int) -> None:
         self.on_append: OnAppend | None = None
+        self.on_step: OnStep | None = None
         self._path = path
         self._declared: dict[TableId, TableDef] = {}
         self._soundness = Soundness(path)
@@ -157,6 +158,11 @@ class StoredLog:
             raise LogUnavailable("the log is closed")
 
     # -- edges -----------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> Collection[Step]:
+        """See EventLog.steps."""
+        return ()
 
     @property
     def first_seq(self) -> int:

@@ -9,7 +9,7 @@ Nothing is counted per delivery: the fan-out adds its sums per chunk to plain in
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -20,6 +20,7 @@ from prometheus_client.utils import floatToGoString
 
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.log import Appended, EventLog
+from kalam_notify.log.base import Step
 from kalam_notify.metrics.process import ProcessCollector
 from kalam_notify.model import TableId
 from kalam_notify.sources.keeper import Status as SourceStatus
@@ -54,6 +55,11 @@ class SecondsHistogram(Collector):
 
 PREFIX = "kalam_notify_"
 
+_STEPS: dict[Step, str] = {
+    "publish": "From sending a message to the stream until it was acknowledged",
+    "apply": "A transaction that applied messages of the stream",
+}
+
 
 class Metrics:
     """The metrics of one worker process."""
@@ -80,6 +86,7 @@ class Metrics:
         self.loop_lag_seconds = self._histogram(
             "loop_lag_seconds", "How much later than asked the event loop woke a sleeper"
         )
+        self._steps: dict[Step, SecondsHistogram] = {}
         self.registry.register(ProcessCollector())
 
     def _histogram(self, name: str, text: str) -> SecondsHistogram:
@@ -93,6 +100,15 @@ class Metrics:
         if stored.last_seq is not None:
             # The batch's own: the log may have gone on by others' meanwhile.
             self._arrivals.append((stored.last_seq, self._clock() - seconds))
+
+    def expect(self, steps: Iterable[Step]) -> None:
+        """The log has these steps, and is to tell them to `stepped`."""
+        for step in steps:
+            self._steps[step] = self._histogram(f"log_{step}_seconds", _STEPS[step])
+
+    def stepped(self, step: Step, seconds: float) -> None:
+        """A log on NATS has published a message, or applied some."""
+        self._steps[step].observe(seconds)
 
     def fanned_out(self, seconds: float, position: int) -> None:
         """Everything up to `position` was offered, the last of it in so many seconds."""
@@ -197,6 +213,8 @@ class StateCollector(Collector):
     def _of_the_log(self) -> Iterator[Metric]:
         statistics = self._log.statistics()
         yield _gauge("log_last_seq", "The newest seq of the log", self._log.last_seq)
+        is_ready = self._log.why_not_ready() is None
+        yield _gauge("log_ready", "Whether the log takes and tells what it should", float(is_ready))
         yield _gauge("log_bytes", "Bytes of changes in the log", statistics["log_bytes"])
         oldest = statistics["oldest_at"]
         age = max(time.time() - oldest, 0.0) if oldest else 0.0

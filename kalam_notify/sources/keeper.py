@@ -91,8 +91,8 @@ class Sources:
             tables = states[name].tables if name in states else {}
             self._tables[name] = {table: decode_definition(text) for table, text in tables.items()}
         for one in self._followers:
-            # Copied before, or by now: nobody has to wait. While the first tables of a source are
-            # copied, it may have more than are known yet.
+            # Copied before, or by now: nobody has to wait. A source whose first tables are copied
+            # at the moment may have more than are known yet.
             known = self._tables[one.name].values()
             is_copied = bool(known) and all(table.cut is not None for table in known)
             if is_copied and (one.stands_by or not one.is_leading):

@@ -27,6 +27,9 @@ LEFT JOIN rows_by_seq AS o ON o.tbl = r.tbl AND o.owner = r.owner AND o.seq = r.
     AND o.key = r.key AND {STANDING} {WITH_TEXT}
 WHERE o.seq IS NULL OR {TEXT} IS NULL
 """
+NODE_FILES = "node-*.db"
+"""The files of logs that live in a stream, beside or instead of the server's own."""
+
 _LITTLE_SPACE = 256 * 1024 * 1024
 _RESTORE = "restore a copy of the data directory, or begin with an empty one"
 
@@ -39,6 +42,15 @@ class Finding(NamedTuple):
 
     text: str
     cure: str | None = None
+
+
+def findings_in(directory: Path, name: str) -> Iterator[Finding]:
+    """What there is to say of a data directory: of the log of this name, and of nodes' files."""
+    nodes = sorted(directory.glob(NODE_FILES))
+    if not nodes or (directory / name).exists():
+        yield from findings(directory / name)
+    for node in nodes:
+        yield from findings(node)
 
 
 def findings(log: Path) -> Iterator[Finding]:
@@ -84,6 +96,24 @@ def _of_file(log: Path, connection: sqlite3.Connection) -> Iterator[Finding]:
     if not faults:
         yield from (Finding(text, _RESTORE) for text in no_json(connection))
         yield from _of_contents(log, connection)
+        yield from _of_stream(connection)
+
+
+def _of_stream(connection: sqlite3.Connection) -> Iterator[Finding]:
+    """Of a node's file: how far it has come in its stream."""
+    found = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'stream'").fetchone()
+    if found is None:
+        return
+    name, created, applied, epoch = connection.execute(
+        "SELECT name, created, applied, epoch FROM stream"
+    ).fetchone()
+    if not created:
+        yield Finding(f"nothing of the stream {name} has been applied to it yet")
+        return
+    yield Finding(
+        f"it has applied the stream {name}, created at {created}, up to message {applied},"
+        f" in epoch {epoch}"
+    )
 
 
 def _cure_of(log: Path, text: str) -> str:

@@ -162,6 +162,7 @@ class HighWaterMark:
     def __init__(self, log: Path) -> None:
         self._log = log
         self._path = mark_path(log)
+        self._name = str(self._path)
         self._descriptor: int | None = None
         self._last = 0
 
@@ -185,7 +186,7 @@ class HighWaterMark:
             return
         ours = os.fstat(self._descriptor)
         try:
-            found = self._path.stat()
+            found = os.stat(self._name)  # noqa: PTH116 (asked before every transaction)
         except OSError:
             found = None
         if found is not None and (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):

@@ -17,10 +17,27 @@ Invariant: every current row has its entry in `rows_by_seq`, and its text in `lo
 other entry there has its seq in `stale`.
 """
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from sqlite3 import Connection
+from typing import Any, NamedTuple
 
-from kalam_notify.model import SHARED
+from kalam_notify.model import SHARED, Owner, PostedChange, Row, TableId
+from kalam_notify.model.changes import Stored
+from kalam_notify.model.sourced import MovedRow
+from kalam_notify.store.catalog import NumberOf, Numbers
+from kalam_notify.store.settling import RowKey
+from kalam_notify.store.statements import (
+    FIELD,
+    LINE,
+    Template,
+    look_up,
+    numbered,
+    tuples,
+    write_rows,
+)
 
 _MOST_STALE = 2048
 LATELY = 4096
@@ -65,3 +82,157 @@ def take_out_stale(connection: Connection) -> None:
 def keep_rows(connection: Connection, leaving: str, parameters: Sequence[int]) -> None:
     """Copy the texts of the rows that outlive the changes which are about to leave the log."""
     connection.execute(_KEEP.format(leaving=f"{leaving} AND {_KEYED}"), parameters)
+
+
+class TooMuchToHold(Exception):
+    """The rows under the keys of some changes are more than should be in memory at once."""
+
+
+@contextmanager
+def _length_limited(connection: Connection, most: int) -> Iterator[None]:
+    """No text of an answer is longer; raises TooMuchToHold instead."""
+    before = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most)
+    try:
+        yield
+    except sqlite3.DataError as fault:
+        if fault.sqlite_errorcode != sqlite3.SQLITE_TOOBIG:
+            raise
+        raise TooMuchToHold from fault
+    finally:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
+
+
+class RowsAtHand(dict[RowKey, Stored]):
+    """The current rows under the keys of some changes: read and written in bulk, changed here.
+
+    Raises TooMuchToHold where they are more than `most` bytes.
+    """
+
+    # The dictionary's own: they are called once or more for each change.
+    put = dict.__setitem__
+    drop = dict.__delitem__
+
+    def __init__(
+        self,
+        connection: Connection,
+        numbers: Numbers,
+        changes: Iterable[PostedChange],
+        most: int,
+    ) -> None:
+        self._connection = connection
+        self._number = NumberOf(connection, numbers)
+        self._most = most
+        self._held = 0
+        wanted: dict[RowKey, None] = {}
+        for change in changes:
+            if change.key is not None:
+                wanted[change.table, change.owner, change.key] = None
+                if change.__class__ is MovedRow:
+                    wanted[change.table, change.owner, change.base] = None
+        if wanted:
+            with _length_limited(connection, most):
+                self._fetch(list(wanted))
+        self._found = self.copy()
+
+    def clear(self, table: TableId, owner: Owner) -> Sequence[Stored]:  # type: ignore[override]
+        # Which rows there are, and how many, is known to the file alone.
+        raise TooMuchToHold
+
+    def made(self, size: int) -> None:
+        self._held += size
+        if self._held > self._most:
+            raise TooMuchToHold
+
+    def _fetch(self, wanted: Sequence[RowKey]) -> None:
+        values = self._addresses(wanted)
+        for start, answer in look_up(self._connection, _stored_template, 3, values):
+            self.made(len(answer))
+            for line in answer.split(LINE):
+                n, seq, row = line.split(FIELD, 2)
+                self[wanted[start + int(n)]] = Stored(int(seq), Row(row))
+
+    def _addresses(self, places: Iterable[RowKey]) -> list[Any]:
+        number = self._number
+        return [value for table, owner, key in places for value in (number[table], owner, key)]
+
+    def _written(self, changed: Sequence[RowKey]) -> "_Written":
+        """Where these rows stand, and their seqs; table and owner once where they are all alike."""
+        if changed and changed[0][:2] == changed[-1][:2]:
+            table, owner, _ = changed[0]
+            values = [value for key in changed for value in (key[2], self[key].seq)]
+            return _Written(True, (2, values, (self._number[table], owner)))
+        number = self._number
+        values = [
+            value
+            for table, owner, key in changed
+            for value in (number[table], owner, key, self[table, owner, key].seq)
+        ]
+        return _Written(False, (4, values, ()))
+
+    def write(self, last_seq: int, horizon: int) -> None:
+        """Bring the file's rows, which are those of `last_seq`, to what they have become here."""
+        found, number, lately = self._found, self._number, last_seq - LATELY
+        out: list[Any] = []
+        stale: list[Any] = []
+        gone = [key for key in found if key not in self]
+        changed = [key for key, stored in self.items() if stored is not found.get(key)]
+        # In the order of the table, so that rows on the same page are written one after the other.
+        changed.sort()
+        for key in chain(changed, gone):
+            if (stored := found.get(key)) is not None:
+                table, owner, _ = key
+                is_out = owner != SHARED or stored.seq > lately
+                if is_out:
+                    out += (number[table], owner, stored.seq)
+                if not is_out or stored.seq <= horizon:
+                    stale += (number[table], stored.seq)
+        written = self._written(changed)
+        write_rows(self._connection, _UPSERT[written.are_together], *written.parameters)
+        write_rows(self._connection, _delete_template, 3, self._addresses(sorted(gone)))
+        write_rows(self._connection, _PLACE[written.are_together], *written.parameters)
+        write_rows(self._connection, _take_out_template, 3, out)
+        write_rows(self._connection, _stale_template, 2, stale)
+
+
+def _stored_template(size: int) -> str:
+    return f"""
+    WITH want (n, tbl, owner, key) AS (VALUES {numbered(size, "?,?,?")})
+    SELECT group_concat(n || char(9) || r.seq || char(9) || {TEXT}, char(10))
+    FROM want AS w CROSS JOIN rows AS r USING (tbl, owner, key) {WITH_TEXT}
+    """
+
+
+class _Written(NamedTuple):
+    """Rows to be written: whether they are of one table and owner, and what `write_rows` takes."""
+
+    are_together: bool
+    parameters: tuple[int, Sequence[Any], Sequence[Any]]
+
+
+def _rows_template(one: str, *, into: str, rest: str = "") -> Template:
+    def rows(size: int) -> str:
+        return f"INSERT INTO {into} (tbl, owner, key, seq) VALUES {tuples(size, one)}{rest}"
+
+    return rows
+
+
+_ONE = {True: "(?1,?2,?,?)", False: "(?,?,?,?)"}
+# Not REPLACE, which deletes first and costs half as much again.
+_REPLACING = " ON CONFLICT DO UPDATE SET seq = excluded.seq"
+_UPSERT = {
+    together: _rows_template(one, into="rows", rest=_REPLACING) for together, one in _ONE.items()
+}
+_PLACE = {together: _rows_template(one, into="rows_by_seq") for together, one in _ONE.items()}
+
+
+def _take_out_template(size: int) -> str:
+    one = "(tbl=? AND owner=? AND seq=?)"
+    return "DELETE FROM rows_by_seq WHERE " + " OR ".join([one] * size)
+
+
+def _delete_template(size: int) -> str:
+    return "DELETE FROM rows WHERE " + " OR ".join(["(tbl=? AND owner=? AND key=?)"] * size)
+
+
+def _stale_template(size: int) -> str:
+    return f"INSERT INTO stale (tbl, seq) VALUES {tuples(size, '(?,?)')}"

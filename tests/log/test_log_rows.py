@@ -20,7 +20,7 @@ PLACES = ((ORDERS, SHARED), (NOTES, "alice"), (NOTES, "bob"))
 
 @pytest.fixture(autouse=True)
 def everything_is_taken_out_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kalam_notify.store.at_hand.LATELY", 6)
+    monkeypatch.setattr("kalam_notify.store.rows.LATELY", 6)
     monkeypatch.setattr("kalam_notify.store.rows._MOST_STALE", 5)
 
 

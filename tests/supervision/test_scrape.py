@@ -71,18 +71,20 @@ def test_departed_workers_can_be_added_again_and_again() -> None:
     assert values(departed)["kalam_notify_posts_total", "200"] == 6
 
 
-def node(connected: int, lag: int, epoch: int) -> Scrape:
+def node(connected: int, lag: int, epoch: int, ready: int) -> Scrape:
     """What a worker of a node tells of the stream that it shares with the others."""
     registry = CollectorRegistry()
-    for name, value in (("connected", connected), ("lag_messages", lag), ("epoch", epoch)):
+    told = {"connected": connected, "lag_messages": lag, "epoch": epoch, "ready": ready}
+    for name, value in told.items():
         Gauge(f"kalam_notify_log_{name}", name, registry=registry).set(value)
     return scrape(registry)
 
 
 def test_of_a_stream_the_worst_worker_tells_and_nothing_is_added_up() -> None:
-    told = values(added([node(1, 7, 2), node(0, 3, 2)]))
+    told = values(added([node(1, 7, 2, 1), node(0, 3, 2, 0)]))
     assert told == {
         ("kalam_notify_log_connected", ""): 0,
         ("kalam_notify_log_lag_messages", ""): 7,
         ("kalam_notify_log_epoch", ""): 2,
+        ("kalam_notify_log_ready", ""): 0,
     }

@@ -20,6 +20,7 @@ and what a node makes of it:
     trims         what retention would have leave
     nats_log      the log of all this
     opening       a log from its settings
+    rebuilding    an operator's decision, where a node does not find back to the stream
 
 nats-py (`kalam-notify[nats]`) is needed by `connection`, and so by `line`, `link`, `tail`,
 `copying` and `offering`; the rest can be loaded without.

@@ -8,6 +8,7 @@ where it is.
 
 import logging
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,6 +60,8 @@ class Progress(NamedTuple):
     messages: int
     size: int
     edges: Edges | None
+    # It took so many seconds.
+    seconds: float
 
 
 class Stuck(NamedTuple):
@@ -173,6 +176,7 @@ class Applier(WritingThread):
         return Applicable(seq, at, mid, body, len(data))
 
     def _apply(self, group: list[Applicable]) -> None:
+        began = time.monotonic()
         try:
             with self._write_lock.turn(), self._transaction() as connection:
                 applied = self._applying.apply(connection, self._indexes, group)
@@ -190,7 +194,8 @@ class Applier(WritingThread):
             if self._complaints.standing:
                 self._complaints.over()
             size = sum(message.size for message in group)
-            self._report(Progress(applied, len(group), size, moved))
+            seconds = time.monotonic() - began
+            self._report(Progress(applied, len(group), size, moved, seconds))
 
     def _wait(self, group: list[Applicable], fault: Exception) -> None:
         kind = type(fault).__name__
@@ -215,6 +220,9 @@ class Applier(WritingThread):
             with self._write_lock.turn(), self._transaction() as connection:
                 found = task.work(connection)
                 self.state = read_state(connection)
+            if not self._has_messages():
+                # The task may have said where to go on.
+                self._upto = self.state.applied
         except Exception as fault:
             task.done(None, fault)
         else:

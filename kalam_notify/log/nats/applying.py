@@ -8,10 +8,9 @@ tables come with the shape they were posted under, and what retention removes is
 Beside the tables of every log (`schema`) the file holds
 
     stream     one row: which stream it is, the last message applied, a digest of all changes
-               (`digest`), and the number of the log's life
+               (`digest`), the number of the log's life, and whether this node owes an epoch
     messages   one row per message of ours that was applied: who published it, when it came into the
-               stream, where the log stood after it, and what was answered; `undo` is what taking it
-               back needs beside the log (MessagePack: keys, positions; nil where it cannot be)
+               stream, where the log stood after it, and what was answered
     source_marks  the last mark of each source: a batch whose mark follows on another one is
                refused, on every node alike (`OVERTAKEN`)
 
@@ -21,6 +20,7 @@ the state after a whole number of messages.
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from enum import IntEnum
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
@@ -63,7 +63,8 @@ CREATE TABLE IF NOT EXISTS stream (
     created TEXT NOT NULL DEFAULT '',
     applied INTEGER NOT NULL DEFAULT 0,
     digest INTEGER NOT NULL DEFAULT 0,
-    epoch INTEGER NOT NULL DEFAULT 0
+    epoch INTEGER NOT NULL DEFAULT 0,
+    owes INTEGER NOT NULL DEFAULT 0
 ) STRICT
 """
 _MESSAGES = """
@@ -73,8 +74,7 @@ CREATE TABLE IF NOT EXISTS messages (
     at INTEGER NOT NULL,
     last_seq INTEGER NOT NULL,
     digest INTEGER NOT NULL,
-    answers BLOB NOT NULL,
-    undo BLOB
+    answers BLOB NOT NULL
 ) STRICT
 """
 _SOURCE_MARKS = """
@@ -109,6 +109,16 @@ class AppliedMessage(NamedTuple):
     at: int
 
 
+class Owes(IntEnum):
+    """What this node has to publish before it is level."""
+
+    NOTHING = 0
+    # Seqs that were told here may be given again, unless the log goes on behind them.
+    EPOCH = 1
+    # An operator has decided that the rows of this file stand.
+    STANDS = 2
+
+
 class NodeState(NamedTuple):
     """Where a node's file stands; `last` is the newest message of ours, at or before `applied`."""
 
@@ -118,6 +128,7 @@ class NodeState(NamedTuple):
     digest: int
     epoch: int
     last: AppliedMessage | None = None
+    owes: Owes = Owes.NOTHING
 
 
 class Answer(NamedTuple):
@@ -147,13 +158,14 @@ class Applied(NamedTuple):
     answers: Sequence[Answer]
     # Whether horizons or the beginning of the log have moved.
     edges_moved: bool
-    # A message told another digest than this node had at that place.
+    # A message told another digest than this node had at that place; whether it is known who is
+    # right, which is not this node.
     disagrees: str | None
+    is_overruled: bool
 
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_answers = msgspec.msgpack.Decoder(tuple[list[_PackedAppended | str], int]).decode
-_NOTHING_TO_UNDO = _pack(((), ()))
 
 
 def prepare_state(connection: Connection, name: str) -> NodeState:
@@ -161,6 +173,8 @@ def prepare_state(connection: Connection, name: str) -> NodeState:
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(_TABLES)
     connection.execute(_MESSAGES)
+    if not any(column[1] == b"owes" for column in connection.execute("PRAGMA table_info(stream)")):
+        connection.execute("ALTER TABLE stream ADD COLUMN owes INTEGER NOT NULL DEFAULT 0")
     connection.execute(_SOURCE_MARKS)
     connection.execute(
         "INSERT OR IGNORE INTO stream (one, format, name) VALUES (1, ?, ?)", (STATE_FORMAT, name)
@@ -177,14 +191,14 @@ def prepare_state(connection: Connection, name: str) -> NodeState:
 
 def read_state(connection: Connection) -> NodeState:
     """Where the file stands."""
-    name, created, applied, digest, epoch = connection.execute(
-        "SELECT name, created, applied, digest, epoch FROM stream"
+    name, created, applied, digest, epoch, owes = connection.execute(
+        "SELECT name, created, applied, digest, epoch, owes FROM stream"
     ).fetchone()
     found = connection.execute(
         "SELECT stream_seq, mid, at FROM messages ORDER BY stream_seq DESC LIMIT 1"
     ).fetchone()
     last = None if found is None else AppliedMessage(found[0], found[1].decode(), found[2])
-    return NodeState(name.decode(), created.decode(), applied, digest, epoch, last)
+    return NodeState(name.decode(), created.decode(), applied, digest, epoch, last, Owes(owes))
 
 
 def read_sources(connection: Connection) -> dict[str, SourceState]:
@@ -199,6 +213,27 @@ def read_sources(connection: Connection) -> dict[str, SourceState]:
 def set_created(connection: Connection, created: str) -> None:
     """The file is of the stream that was created then."""
     connection.execute("UPDATE stream SET created = ?", (created,))
+
+
+def set_owes(connection: Connection, owes: Owes) -> None:
+    """Note what this node has to publish; what it owes already it does not owe less."""
+    connection.execute("UPDATE stream SET owes = max(owes, ?)", (owes,))
+
+
+def set_paid(connection: Connection) -> None:
+    """Note that this node has published what it owed."""
+    connection.execute("UPDATE stream SET owes = ?", (Owes.NOTHING,))
+
+
+def go_on_behind(connection: Connection, created: str, applied: int) -> None:
+    """The file is of the stream that was created then, and goes on behind that message.
+
+    What it remembers of messages from there on, and of any of another stream, was of others.
+    """
+    (before,) = connection.execute("SELECT created FROM stream").fetchone()
+    kept = applied if before.decode() == created else 0
+    connection.execute("DELETE FROM messages WHERE stream_seq > ?", (kept,))
+    connection.execute("UPDATE stream SET created = ?, applied = ?", (created, applied))
 
 
 def answers_to(connection: Connection, mids: Sequence[str]) -> list[Answer]:
@@ -281,6 +316,7 @@ class _Transaction:
         self._answers: list[Answer] = []
         self._edges_moved = False
         self._disagrees: str | None = None
+        self._is_overruled = False
 
     def add(self, message: Applicable, *, is_known: bool) -> None:
         if message.body is None or is_known:
@@ -305,6 +341,7 @@ class _Transaction:
             self._answers,
             self._edges_moved,
             self._disagrees,
+            self._is_overruled,
         )
 
     # Batches
@@ -364,9 +401,6 @@ class _Transaction:
         self._waiting, self._postings = [], []
         if not waiting:
             return
-        known = _Known(
-            _positions(self._connection, postings), _known_keys(self._connection, postings)
-        )
         group = store(self._connection, self._numbers, self._indexes, postings, 0.0)
         self._groups.append(group)
         for posting in postings:
@@ -375,29 +409,26 @@ class _Transaction:
                 if posting.mark.id is not None:
                     self._connection.execute(_SET_LAST_MARK, (posting.mark.source, posting.mark.id))
                 self._edges_moved |= bool(posting.mark.forgotten)
-        self._remember(waiting, postings, group, known)
+        self._remember(waiting, group)
 
     def _remember(
         self,
         waiting: Sequence[_Waiting],
-        postings: Sequence[Posting],
         group: Group,
-        known: "_Known",
     ) -> None:
-        results = zip(postings, group.answers, strict=True)
+        results = iter(group.answers)
         changes, taken = group.changes, 0
         last_seq = group.before
         rows = []
         for message, refused, batches in waiting:
-            before, answers, undo = last_seq, list[Appended | str](), _Undoing(known)
+            before, answers = last_seq, list[Appended | str]()
             for place in range(batches):
                 if place in refused:
                     answers.append(refused[place])
                     continue
-                posting, appended = next(results)
+                appended = next(results)
                 answers.append(appended)
                 last_seq = appended.last_seq or last_seq
-                undo.add(posting, appended)
             if changes is None:
                 self._digest.add_stored(self._connection, before, last_seq)
             else:
@@ -406,35 +437,31 @@ class _Transaction:
                 self._digest.add(changes[begin:taken])
             answer = Answer(message.mid, answers)
             self._answers.append(answer)
-            rows.append(self._row(message, last_seq, answer, undo.packed()))
+            rows.append(self._row(message, last_seq, answer))
         self._connection.executemany(_INSERT_MESSAGE, rows)
 
-    def _row(
-        self, message: Applicable, last_seq: int, answer: Answer, undo: bytes | None
-    ) -> tuple[Any, ...]:
+    def _row(self, message: Applicable, last_seq: int, answer: Answer) -> tuple[Any, ...]:
         batches = [one if isinstance(one, str) else structs.astuple(one) for one in answer.batches]
         blob = _pack((batches, answer.removed))
-        return (message.seq, message.mid, message.at, last_seq, self._digest.value, blob, undo)
+        return (message.seq, message.mid, message.at, last_seq, self._digest.value, blob)
 
     # Everything else
 
     def _control(self, message: Applicable, control: Control) -> None:
-        self._compare(control.seen)
+        if not (isinstance(control, Epoch) and control.stands):
+            self._compare(control.seen)
         removed = 0
-        undo = None
         match control:
             case Trim(steps=steps):
                 removed = self._trim(steps, message.at)
                 self._edges_moved |= removed > 0
-            case Epoch(number=number, base=base):
-                self._begin_epoch(number, base)
+            case Epoch() as epoch:
+                self._begin_epoch(epoch)
                 self._edges_moved = True
-            case _:
-                undo = _NOTHING_TO_UNDO
         (last_seq,) = self._connection.execute("SELECT last_seq FROM state").fetchone()
         answer = Answer(message.mid, [], removed)
         self._answers.append(answer)
-        self._connection.execute(_INSERT_MESSAGE, self._row(message, last_seq, answer, undo))
+        self._connection.execute(_INSERT_MESSAGE, self._row(message, last_seq, answer))
 
     def _compare(self, seen: Seen) -> None:
         """Does whoever published this have at that place what is here at that place?"""
@@ -461,9 +488,15 @@ class _Transaction:
         self._connection.execute(_FORGET_MESSAGES, (at - KEPT_MILLISECONDS,))
         return removed
 
-    def _begin_epoch(self, number: int, base: int) -> None:
-        self._connection.execute(_BEGIN_EPOCH, (base,))
-        self._connection.execute("UPDATE stream SET epoch = ?", (number,))
+    def _begin_epoch(self, epoch: Epoch) -> None:
+        if epoch.stands and epoch.seen.digest != self._digest.value:
+            self._is_overruled = True
+            self._disagrees = (
+                f"an operator has decided that the rows of another node stand, whose digest is"
+                f" {epoch.seen.digest:08x}, and not this one's {self._digest.value:08x}"
+            )
+        self._connection.execute(_BEGIN_EPOCH, (epoch.base,))
+        self._connection.execute("UPDATE stream SET epoch = ?", (epoch.number,))
 
 
 # A log that has given no seq begins here. Whoever stands before a later life's base begins anew.
@@ -474,8 +507,8 @@ UPDATE state SET
     trims = trims + 1
 """
 _INSERT_MESSAGE = """
-INSERT INTO messages (stream_seq, mid, at, last_seq, digest, answers, undo)
-VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO messages (stream_seq, mid, at, last_seq, digest, answers)
+VALUES (?, ?, ?, ?, ?, ?)
 """
 _SET_LAST_MARK = """
 INSERT INTO source_marks (source, last) VALUES (?, ?)
@@ -485,63 +518,6 @@ _FORGET_MESSAGES = """
 DELETE FROM messages WHERE at < ?
     AND last_seq < ifnull((SELECT min(seq) FROM log), (SELECT last_seq FROM state))
 """
-
-
-class _Known(NamedTuple):
-    """What the file held before a group: of sources position and last mark, and keys of batches."""
-
-    positions: Mapping[str, tuple[str | None, str]]
-    keys: set[str]
-
-
-class _Undoing:
-    """Gathers what taking a message back needs beside the log."""
-
-    def __init__(self, known: _Known) -> None:
-        self._known = known
-        self._keys: list[str] = []
-        self._positions: dict[str, tuple[str | None, str]] = {}
-        self._can_be = True
-
-    def add(self, posting: Posting, appended: Appended) -> None:
-        key, mark = posting.key, posting.mark
-        if key is not None and key not in self._known.keys:
-            self._known.keys.add(key)
-            if not appended.accepted:
-                # It leaves with an entry of an earlier message.
-                self._keys.append(key)
-        if mark is not None:
-            self._can_be &= not (mark.defined or mark.dropped or mark.forgotten)
-            self._positions[mark.source] = self._known.positions[mark.source]
-
-    def packed(self) -> bytes | None:
-        if not self._can_be:
-            return None
-        return _pack((self._keys, [(source, *was) for source, was in self._positions.items()]))
-
-
-def _known_keys(connection: Connection, postings: Sequence[Posting]) -> set[str]:
-    wanted = list({posting.key for posting in postings if posting.key is not None})
-    known: set[str] = set()
-    for start, size in pieces(len(wanted)):
-        query = f"SELECT key FROM batch_keys WHERE key IN ({','.join('?' * size)})"
-        found = connection.execute(query, wanted[start : start + size])
-        known.update(key.decode() for (key,) in found)
-    return known
-
-
-def _positions(
-    connection: Connection, postings: Sequence[Posting]
-) -> dict[str, tuple[str | None, str]]:
-    """Of every source that these postings are of: how far it had been told before."""
-    sources = {posting.mark.source for posting in postings if posting.mark is not None}
-    before: dict[str, tuple[str | None, str]] = {}
-    for source in sources:
-        query = "SELECT position FROM source_positions WHERE source = ?"
-        found = connection.execute(query, (source,)).fetchone()
-        position = None if found is None else found[0].decode()
-        before[source] = position, _last_mark(connection, source)
-    return before
 
 
 def _last_mark(connection: Connection, source: str) -> str:

@@ -11,8 +11,8 @@ from kalam_notify.log.nats.link import StreamInfo, StreamMessage
 from kalam_notify.log.nats.message import MID_HEADER
 
 CURE = (
-    "this node goes no further until another node offers its file, or an operator decides: where"
-    " this node's file is removed while it is stopped, it begins with what the stream holds"
+    "this node goes no further until another node offers its file, or an operator decides whose"
+    " rows stand, by `kalam-notify rebuild`"
 )
 
 

@@ -23,10 +23,11 @@ from sqlite3 import Connection
 from typing import Any, TypeVar
 
 from kalam_notify.errors import LogUnavailable, StorageFault
+from kalam_notify.log.base import OnStep
 from kalam_notify.log.following import Doorbell, Follower
 from kalam_notify.log.nats import node_file
 from kalam_notify.log.nats.applier import Applier, Messages, Progress, Report, Stuck, Task
-from kalam_notify.log.nats.applying import set_created
+from kalam_notify.log.nats.applying import Owes, go_on_behind, set_created, set_paid
 from kalam_notify.log.nats.copying import fetch_snapshot
 from kalam_notify.log.nats.faults import (
     Astray,
@@ -39,7 +40,7 @@ from kalam_notify.log.nats.faults import (
 )
 from kalam_notify.log.nats.fence import CURE, LostEnd, Parted, compare, compare_message
 from kalam_notify.log.nats.link import Link, StreamInfo, StreamMessage
-from kalam_notify.log.nats.message import NOTHING_SEEN, Epoch, Sync
+from kalam_notify.log.nats.message import NOTHING_SEEN, Epoch, Seen, Sync
 from kalam_notify.log.nats.offering import SnapshotServer
 from kalam_notify.log.nats.publisher import Publisher
 from kalam_notify.log.nats.standing import Standing
@@ -57,6 +58,7 @@ ROOM_BYTES = 8 * 1024 * 1024
 
 _LOCK_SECONDS = 0.2
 _RETRY_SECONDS = 1.0
+_EPOCH_ATTEMPTS = 50
 
 _logger = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class Leader:
         *,
         on_file: Callable[[LogFiles], None],
         on_disk: Callable[[str | None], None],
+        on_step: OnStep,
         on_fault: Callable[[BaseException], None],
         new_base: Callable[[], int],
     ) -> None:
@@ -99,6 +102,7 @@ class Leader:
         self._declared = declared
         self._on_file = on_file
         self._on_disk = on_disk
+        self._on_step = on_step
         self._on_fault = on_fault
         self._new_base = new_base
         self._applier: Applier | None = None
@@ -109,10 +113,9 @@ class Leader:
         self._waiting_bytes = 0
         self._snapshots = SnapshotServer(link, self._make_snapshot, path.parent)
         self._copied_bytes = 0
-        # Seqs that were told here may be given again unless the log goes on behind them.
-        self.owes_epoch = False
-        # What another node's digest was found to say.
+        # What another node's digest was found to say; whether that node is right.
         self._disagreement: str | None = None
+        self._is_overruled = False
         self._disagreements = 0
         standing.on_heard = self._hear
 
@@ -122,7 +125,7 @@ class Leader:
         """Wait for the lock, then lead until cancelled."""
         descriptor = os.open(self._path.parent / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o640)
         try:
-            while not _try_lock(descriptor):
+            while not try_lock(descriptor):
                 await self._standing.more(_LOCK_SECONDS)
             self._loop = asyncio.get_running_loop()
             await self._lead()
@@ -154,11 +157,30 @@ class Leader:
             self._reading.cancel()
 
     async def begin_epoch(self) -> None:
-        """Let seqs go on behind all that any node may have told before."""
+        """Let seqs go on behind all that any node may have told before, where that is owed.
+
+        Where this node's rows stand, that has to be said right behind what it has applied: others
+        may be quicker, and then it is to be said again.
+        """
         standing = self._standing
-        base = max(self._new_base(), self._follower.last_seq + 1)
-        await self._publisher.publish(Epoch(standing.seen, standing.state.epoch + 1, base))
-        self.owes_epoch = False
+        for _ in range(_EPOCH_ATTEMPTS):
+            state = standing.state
+            base, number = max(self._new_base(), self._follower.last_seq + 1), state.epoch + 1
+            try:
+                match state.owes:
+                    case Owes.NOTHING:
+                        return
+                    case Owes.EPOCH:
+                        await self._publisher.publish(Epoch(standing.seen, number, base))
+                    case Owes.STANDS:
+                        mid = "" if state.last is None else state.last.mid
+                        seen = Seen(state.applied, mid, state.digest)
+                        epoch = Epoch(seen, number, base, stands=True)
+                        await self._publisher.publish(epoch, expected_last=state.applied)
+            except WrongLast:
+                await standing.applied_upto(standing.heard)
+            else:
+                await self._in_applier(set_paid)
 
     def statistics(self) -> dict[str, float]:
         return {
@@ -262,6 +284,7 @@ class Leader:
     def _take_progress(self, progress: Progress) -> None:
         applied, standing = progress.applied, self._standing
         self._waiting_bytes -= progress.size
+        self._on_step("apply", progress.seconds)
         for group in applied.groups:
             if group.changes is None:
                 self._follower.hear_of(group.last_seq)
@@ -275,6 +298,7 @@ class Leader:
         if applied.disagrees is not None:
             self._disagreements += 1
             self._disagreement = applied.disagrees
+            self._is_overruled = applied.is_overruled
             self.look_again()
         standing.advance(applied.state)
         if self._tail is not None:
@@ -287,8 +311,9 @@ class Leader:
         # Everything that was taken has to be applied before the file is compared.
         await self._in_applier(lambda connection: None)
         if self._disagreement is not None:
-            raise Parted(self._disagreement, owes_epoch=True)
+            raise Parted(self._disagreement, owes_epoch=not self._is_overruled)
         info = await self._info()
+        await self._begin_rebuilt(info)
         try:
             compare(self._standing.state, info)
         except LostEnd:
@@ -311,6 +336,17 @@ class Leader:
             raise StorageFault(
                 f"{fault}, but this node has applied it up to message {state.applied}: {CURE}"
             ) from fault
+
+    async def _begin_rebuilt(self, info: StreamInfo) -> None:
+        """A file that was rebuilt from what the stream held begins with what it holds by now."""
+        state = self._standing.state
+        is_rebuilt = state.owes is Owes.STANDS and state.last is None
+        if is_rebuilt and info.created == state.created and info.first_seq > state.applied + 1:
+            _logger.warning("the stream has been trimmed to message %d meanwhile", info.first_seq)
+            before = info.first_seq - 1
+            await self._in_applier(
+                lambda connection: go_on_behind(connection, info.created, before)
+            )
 
     async def _confirm(self) -> None:
         """Raise NoAnswer unless the stream does end before what was applied.
@@ -353,9 +389,10 @@ class Leader:
                 return
             await asyncio.to_thread(node_file.prepare, into, self._link.stream)
             _logger.warning("the stream is replayed from its beginning")
+        if parted.owes_epoch:
+            await asyncio.to_thread(node_file.owe, into, Owes.EPOCH)
         await self._take_over(into)
-        self.owes_epoch |= parted.owes_epoch
-        self._disagreement = None
+        self._disagreement, self._is_overruled = None, False
 
     async def _take_over(self, file: Path) -> None:
         """Go on with another file in the place of this node's own."""
@@ -415,7 +452,7 @@ def _settle(done: asyncio.Future[Any], found: Any, fault: BaseException | None) 
         done.set_exception(LogUnavailable(f"the file could not be written: {fault}"))
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

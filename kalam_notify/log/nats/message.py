@@ -110,11 +110,16 @@ class Sync(msgspec.Struct, array_like=True, tag="s", frozen=True):
 
 
 class Epoch(msgspec.Struct, array_like=True, tag="e", frozen=True):
-    """A life of the log begins: seqs go on behind `base`, Unix time in microseconds."""
+    """A life of the log begins: seqs go on behind `base`, Unix time in microseconds.
+
+    With `stands` the rows of its publisher stand, by an operator's decision: it comes right behind
+    what `seen` tells, and who has another digest there has the wrong rows.
+    """
 
     seen: Seen
     number: int
     base: int
+    stands: bool = False
 
 
 class Batches(NamedTuple):

@@ -17,12 +17,13 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 from kalam_notify.config import NatsSettings
 from kalam_notify.errors import LogUnavailable
+from kalam_notify.log.base import Step
 from kalam_notify.log.nats import node_file
 from kalam_notify.log.nats.applying import answers_to, read_sources, read_state
 from kalam_notify.log.nats.faults import NoAnswer, NoStream, StreamFault
@@ -83,7 +84,11 @@ class NatsLog(StoredLog):
         self._begin = begin
         self._standing = Standing(link.stream, time.monotonic)
         self._publisher = Publisher(
-            link, self._declared, self._standing.hear, lambda: self._settings.append_timeout
+            link,
+            self._declared,
+            self._standing.hear,
+            lambda: self._settings.append_timeout,
+            lambda seconds: self._tell_step("publish", seconds),
         )
         self._leader = Leader(
             path,
@@ -97,6 +102,7 @@ class NatsLog(StoredLog):
             self._declared,
             on_file=self._take_file,
             on_disk=self._take_disk,
+            on_step=self._tell_step,
             on_fault=self._soundness.met,
             new_base=self._new_base,
         )
@@ -178,6 +184,10 @@ class NatsLog(StoredLog):
         self._soundness.begin_anew()
         self._trims.begin_anew()
 
+    def _tell_step(self, step: Step, seconds: float) -> None:
+        if self.on_step is not None:
+            self.on_step(step, seconds)
+
     def _take_disk(self, fault: str | None) -> None:
         """The disk does not take what is applied, or does again."""
         self._append_fault = fault
@@ -210,13 +220,13 @@ class NatsLog(StoredLog):
         state = standing.state
         if state.created and (info.created != state.created or info.last_seq < state.applied):
             self._leader.look_again()
-        # An empty stream has no beginning yet.
-        elif not standing.is_level and state.created and info.last_seq:
+        # An empty stream has no beginning yet, unless one is owed to it.
+        elif not standing.is_level and state.created and (info.last_seq or state.owes):
             with contextlib.suppress(LogUnavailable):
                 await standing.applied_upto(info.last_seq)
-                if self._leader.owes_epoch:
+                if self._leader.leads:
                     await self._leader.begin_epoch()
-                standing.is_level = standing.standstill is None and not self._leader.owes_epoch
+                standing.is_level = standing.standstill is None and not standing.state.owes
 
     async def _follow_file(self) -> None:
         """Where another worker of this node applies: read off the file what it has come to."""
@@ -246,6 +256,11 @@ class NatsLog(StoredLog):
             self._soundness.begin_anew()
 
     # -- edges -----------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> Collection[Step]:
+        """See EventLog.steps."""
+        return ("publish", "apply")
 
     @property
     def is_shared(self) -> bool:

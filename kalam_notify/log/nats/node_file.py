@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from kalam_notify.errors import StorageFault
-from kalam_notify.log.nats.applying import prepare_state
+from kalam_notify.log.nats.applying import Owes, prepare_state, set_owes
 from kalam_notify.log.nats.faults import CopyFailed
 from kalam_notify.log.soundness import SMALL_BYTES
 from kalam_notify.store import schema
@@ -44,6 +44,12 @@ def examine(copy: Path, stream: str) -> None:
     if fault is not None:
         remove(copy)
         raise CopyFailed(f"the copy of another node's file cannot be used: {fault}")
+
+
+def owe(file: Path, owes: Owes) -> None:
+    """Note in a file, which nobody uses, what its node has to publish."""
+    with closing(schema.open_writer(file, "os")) as connection:
+        set_owes(connection, owes)
 
 
 def copy_whole(path: Path, into: Path) -> None:

@@ -24,10 +24,24 @@ def open_node(
 
     Raises ValueError for a url that names no stream.
     """
-    place = parse_place(url)
     settings = settings or NatsSettings()
-    kept = (retention or Retention()).max_age
-    link = Link(
+    link = open_link(url, settings, (retention or Retention()).max_age)
+    path = node_path(data_dir, link.stream)
+    return NatsLog(path, link, retention=retention, window_bytes=window_bytes, settings=settings)
+
+
+def node_path(data_dir: Path, stream: str) -> Path:
+    """Where a node keeps what it makes of a stream."""
+    return data_dir / node_file_name(stream)
+
+
+def open_link(url: str, settings: NatsSettings, kept: float | None) -> Link:
+    """The way to the stream of a url, not started yet; `kept`: seconds that the log goes back.
+
+    Raises ValueError for a url that names no stream.
+    """
+    place = parse_place(url)
+    return Link(
         place,
         replicas=settings.replicas,
         create=settings.create,
@@ -38,5 +52,3 @@ def open_node(
         cert=settings.tls.cert,
         key=settings.tls.key,
     )
-    path = data_dir / node_file_name(place.stream)
-    return NatsLog(path, link, retention=retention, window_bytes=window_bytes, settings=settings)

@@ -63,11 +63,14 @@ class Publisher:
         declared: Mapping[TableId, TableDef],
         on_stored: Callable[[int], None],
         timeout: Callable[[], float],
+        on_acknowledged: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._link = link
         self._declared = declared
         self._on_stored = on_stored
         self._timeout = timeout
+        # Told of the seconds that it took.
+        self._on_acknowledged = on_acknowledged
         # Of this process's life: its messages are numbered.
         self._life = secrets.token_hex(8)
         self._count = 0
@@ -196,7 +199,7 @@ class Publisher:
         self._count += 1
         mid = f"{self._life}-{self._count}"
         self._sent[mid] = waiting
-        was_sent = False
+        began, was_sent = self._now(), False
         while mid in self._sent:
             left = deadline - self._now()
             if left <= 0:
@@ -224,6 +227,7 @@ class Publisher:
             except Refused as fault:
                 self._give_up(mid, LogUnavailable(f"the stream takes no changes: {fault}"))
                 return
+            self._on_acknowledged(self._now() - began)
             self._on_stored(stored.seq)
             asyncio.get_running_loop().call_at(
                 deadline + ATTEMPT_SECONDS, self._give_up, mid, OutcomeUnknown(_NOT_APPLIED)
