@@ -194,8 +194,14 @@ def _kill(both: Nodes, dice: random.Random) -> None:
     reader = both.reader
     reader.server.kill()
     if dice.random() < 0.7:
-        eventually(lambda: both.other(reader).reads, "the other one to follow")
+        _await_other(both, reader, "killed")
     reader.start()
+
+
+def _await_other(both: Nodes, reader: Node, what: str) -> None:
+    began = time.monotonic()
+    eventually(lambda: both.other(reader).reads, "the other one to follow")
+    print(f"{what}: another one followed after {time.monotonic() - began:.1f} s")
 
 
 def _freeze(both: Nodes) -> None:
@@ -203,7 +209,7 @@ def _freeze(both: Nodes) -> None:
     reader = both.reader
     reader.server.signal(signal.SIGSTOP)
     try:
-        eventually(lambda: both.other(reader).reads, "the other one to follow")
+        _await_other(both, reader, "frozen")
     finally:
         reader.server.signal(signal.SIGCONT)
     eventually(lambda: reader.stands_by, "the one that was frozen to stand by")
