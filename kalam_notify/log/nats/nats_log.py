@@ -250,6 +250,8 @@ class NatsLog(StoredLog):
             await asyncio.to_thread(self._files.check)
         except MovedFiles:
             files = LogFiles(self._path)
+            # It may be replayed from the stream's beginning, and tell of a past until it is level.
+            self._standing.is_level = False
             self._pool.forget()
             await self._follower.begin_anew()
             self._files, self._moved = files, None
