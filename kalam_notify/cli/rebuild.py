@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from kalam_notify.cli.verbs import add_verb
 from kalam_notify.config import Config, Override, load_config
-from kalam_notify.errors import StorageFault
+from kalam_notify.config.advice import lacking_package
+from kalam_notify.config.nats_settings import is_nats
+from kalam_notify.errors import ConfigurationFault, Fault, StorageFault
 
 if TYPE_CHECKING:
     from kalam_notify.cli.verbs import Verbs
@@ -40,8 +42,10 @@ def run(args: argparse.Namespace) -> int:
     flags = [] if args.data_dir is None else [("--data-dir", "server.data_dir", args.data_dir)]
     overrides = [Override(*flag) for flag in flags]
     config = load_config(args.config, os.environ, overrides, serving=False)
-    if not config.log.url.startswith(("nats:", "tls:")):
+    if not is_nats(config.log.url):
         raise StorageFault(f"log.url is {config.log.url}: only a log on NATS can be rebuilt")
+    if faults := [Fault("rebuild", *lack) for lack in lacking_package(config.log.url)]:
+        raise ConfigurationFault(faults)
     return asyncio.run(_rebuild(config, args))
 
 

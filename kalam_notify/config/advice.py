@@ -39,7 +39,7 @@ def _nats(log: LogSettings) -> Iterator[str]:
         if log.nats != NatsSettings():
             yield "log.nats: has no meaning unless log.url is nats://…: nothing of it is used"
         return
-    for fault in _lacking_package(log.url):
+    for fault in lacking_package(log.url):
         yield f"{fault[0]}: {fault[1]}: {fault[2]}"
     nats = log.nats
     if nats.replicas % 2 == 0:
@@ -55,7 +55,8 @@ def _nats(log: LogSettings) -> Iterator[str]:
             )
 
 
-def _lacking_package(url: str) -> Iterator[tuple[str, str, str]]:
+def lacking_package(url: str) -> Iterator[tuple[str, str, str]]:
+    """What a log on NATS needs and is not installed: key, value and cure."""
     if is_nats(url) and find_spec("nats") is None:
         cure = "pip install 'kalam-notify[nats]'"
         yield "log.url", "a log on NATS needs a package that is not installed", cure
@@ -101,7 +102,7 @@ def _is_quoted(secret: str) -> bool:
 def lacking(config: Config) -> Iterator[tuple[str, str, str]]:
     """Why `serve` may not start with this configuration: key, value and cure of each."""
     yield from lacking_authentication(config)
-    yield from _lacking_package(config.log.url)
+    yield from lacking_package(config.log.url)
 
 
 def lacking_authentication(config: Config) -> Iterator[tuple[str, str, str]]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kalam_notify.errors import LogUnavailable
-from kalam_notify.log.stored import WINDOW_BYTES, StoredLog, is_the_disks, weight
+from kalam_notify.log.stored import WINDOW_BYTES, StoredLog, is_the_disks
 from kalam_notify.log.writing import IndexOrder, Probe, Recovered, WriteLock, WritingThread
 from kalam_notify.model import PostedChange, TableDef, TableId
 from kalam_notify.model.sourced import SourceMark
@@ -320,7 +320,7 @@ class SqliteLog(StoredLog):
             raise LogUnavailable(self._soundness.reason)
         if not batch and batch_key is None and mark is None:
             return NOTHING
-        size = sum(weight(change) for change in batch)
+        size = sum(change.size for change in batch)
         number, stored = self._pending.for_batch(size)
         self._writer.put(Waiting(Posting(batch, batch_key, mark), size, number))
         appended = await stored

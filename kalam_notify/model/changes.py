@@ -161,6 +161,16 @@ class PostedChange(msgspec.Struct, frozen=True, gc=False):
     # that gives its changes no ids. Without a primary key this says nothing.
     only_if_new: bool = False
 
+    @property
+    def size(self) -> int:
+        """Bytes of its rows."""
+        size = 0
+        if self.row is not None:
+            size += len(self.row.json)
+        if self.old is not None:
+            size += len(self.old.json)
+        return size
+
 
 ENTRY_BYTES = 128
 """What `Change.size` counts for a change itself."""

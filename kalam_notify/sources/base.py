@@ -108,11 +108,7 @@ class Piece(NamedTuple):
 
 def size_of(change: PostedChange) -> int:
     """No fewer bytes than a change takes in a batch; see `EventLog.largest_batch`."""
-    size = 200
-    if change.row is not None:
-        size += len(change.row.json)
-    if change.old is not None:
-        size += len(change.old.json)
+    size = 200 + change.size
     # Text takes up to four bytes a character, of names and keys.
     if change.key is not None:
         size += 4 * len(change.key)

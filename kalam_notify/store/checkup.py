@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from kalam_notify.config.nats_place import node_file_name
 from kalam_notify.store.files import cure, read_high_water
 from kalam_notify.store.rows import STANDING, TEXT, WITH_TEXT
 from kalam_notify.store.schema import APPLICATION_ID, FORMAT_VERSION, wal_path
@@ -27,7 +28,7 @@ LEFT JOIN rows_by_seq AS o ON o.tbl = r.tbl AND o.owner = r.owner AND o.seq = r.
     AND o.key = r.key AND {STANDING} {WITH_TEXT}
 WHERE o.seq IS NULL OR {TEXT} IS NULL
 """
-NODE_FILES = "node-*.db"
+NODE_FILES = node_file_name("*")
 """The files of logs that live in a stream, beside or instead of the server's own."""
 
 _LITTLE_SPACE = 256 * 1024 * 1024

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from kalam_notify.errors import LogUnavailable
-from kalam_notify.log.nats.applying import AppliedMessage, NodeState
+from kalam_notify.log.nats.applying import AppliedMessage, NodeState, Owes
 from kalam_notify.log.nats.message import NOTHING_SEEN, Seen
 from kalam_notify.log.nats.standing import Standing
 
@@ -39,13 +39,56 @@ def test_a_node_is_ready_once_it_is_level(standing: Standing) -> None:
     with pytest.raises(LogUnavailable):
         standing.require_level()
     standing.advance(at(5))
-    standing.is_level = True
+    standing.reached(5)
     standing.require_level()
     assert standing.why_not_ready(15) is None
 
 
+def test_what_is_left_to_apply_or_to_publish_keeps_it_from_being_level(standing: Standing) -> None:
+    standing.advance(at(4))
+    standing.reached(5)
+    assert not standing.is_level
+    standing.advance(at(5)._replace(owes=Owes.EPOCH))
+    standing.reached(5)
+    assert not standing.is_level
+    standing.advance(at(5))
+    standing.part("another stream")
+    standing.reached(5)
+    assert not standing.is_level
+    standing.rejoin()
+    standing.reached(5)
+    assert standing.is_level
+
+
+def test_what_the_file_before_had_applied_does_not_make_another_one_level(
+    standing: Standing,
+) -> None:
+    standing.advance(at(9))
+    standing.reached(9)
+    with standing.between_files():
+        assert not standing.is_level
+        # The stream was asked before, or is asked now, and the state is the old one still.
+        standing.reached(9)
+        assert not standing.is_level
+        standing.advance(at(2))
+    standing.reached(9)
+    assert not standing.is_level
+    standing.advance(at(9))
+    standing.reached(9)
+    assert standing.is_level
+
+
+def test_a_file_that_was_to_be_left_and_was_not_can_be_level_again(standing: Standing) -> None:
+    standing.advance(at(9))
+    with pytest.raises(LogUnavailable), standing.between_files():
+        raise LogUnavailable("no other file")
+    assert not standing.is_level
+    standing.reached(9)
+    assert standing.is_level
+
+
 def test_silence_counts_from_the_last_answer(standing: Standing, clock: Clock) -> None:
-    standing.is_level = True
+    standing.reached(0)
     clock.now += 15
     assert standing.why_not_ready(15) is None
     clock.now += 1
@@ -59,7 +102,7 @@ def test_silence_counts_from_the_last_answer(standing: Standing, clock: Clock) -
 
 
 def test_a_node_that_is_broken_does_not_become_whole_by_rejoining(standing: Standing) -> None:
-    standing.is_level = True
+    standing.reached(0)
     standing.part("another stream")
     assert standing.standstill == "another stream"
     standing.rejoin()

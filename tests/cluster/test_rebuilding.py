@@ -225,6 +225,41 @@ async def test_the_end_that_a_stream_has_lost_stands_where_it_was_applied(
         await node.close()
 
 
+async def test_what_a_stream_out_of_a_backup_has_taken_since_is_applied_to_the_rows_that_stand(
+    own_server: NatsServer, tmp_path: Path
+) -> None:
+    a = await started(own_server.url, "PARTED", tmp_path / "a", begin=None)
+    for n in range(10):
+        await a.append([put(n)])
+    own_server.stop()
+    shutil.copytree(own_server.store, tmp_path / "backup")
+    own_server.start()
+    for n in range(10, 17):
+        await a.append([put(n)])
+    await a.close()
+    own_server.stop()
+    shutil.rmtree(own_server.store)
+    shutil.copytree(tmp_path / "backup", own_server.store)
+    own_server.start()
+    b = await started(own_server.url, "PARTED", tmp_path / "b", begin=None)
+    for n in range(30):
+        await b.append([put(100 + n), gone(n % 4)])
+    # The stream has other messages by now where this node's last ones were.
+    link = Link(NatsPlace((own_server.url,), "PARTED"))
+    await link.start()
+    found = await look(link, a._path)
+    await link.close()
+    assert found.common == 11
+    await rebuild(own_server, "PARTED", a._path, Way.KEEP_ROWS)
+    a = await started(own_server.url, "PARTED", tmp_path / "a", begin=None)
+    async with until_copied(b):
+        await level(b)
+    await all_equal(a, b)
+    assert {key for key, _ in rows(b)} == {f"[{n}]" for n in (*range(4, 17), *range(100, 130))}
+    for node in (a, b):
+        await node.close()
+
+
 async def test_it_is_refused_while_the_node_runs(
     nodes: Start, nats_server: NatsServer, stream: str
 ) -> None:

@@ -113,8 +113,6 @@ class Leader:
         self._waiting_bytes = 0
         self._snapshots = SnapshotServer(link, self._make_snapshot, path.parent)
         self._copied_bytes = 0
-        # The file is about to be another one: what it has applied proves nothing.
-        self.is_rejoining = False
         # What another node's digest was found to say; whether that node is right.
         self._disagreement: str | None = None
         self._is_overruled = False
@@ -376,11 +374,8 @@ class Leader:
         """Come back to the stream with another file: another node's, or an empty one."""
         if self._standing.standstill is None:
             _logger.warning("%s", parted)
-        self.is_rejoining, self._standing.is_level = True, False
-        try:
+        with self._standing.between_files():
             await self._find_back(parted)
-        finally:
-            self.is_rejoining = False
 
     async def _find_back(self, parted: Parted) -> None:
         await self._snapshots.stop()

@@ -6,7 +6,8 @@ first element names the kind:
     ["b", tables, batches]     batches of changes, as they were posted
     ["t", seen, steps]         entries that leave the log: [after, upto, tables or nil for all]
     ["s", seen]                nothing; whoever sees it applied has seen all that came before it
-    ["e", seen, number, base]  seqs go on behind `base`, and nobody may go on from before it
+    ["e", seen, number, base, stands]  seqs go on behind `base`, and nobody may go on from before
+                               it; `stands`: the publisher's rows do, and who has others copies them
 
 A table is [name, kind, primary key], a batch [key, changes, mark], a change [table, owner, kind,
 row, old, key, id, unchanged, only if new, base]. Rows are the bytes that were posted. A mark is

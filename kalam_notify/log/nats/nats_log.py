@@ -33,7 +33,7 @@ from kalam_notify.log.nats.message import Sync, Trim
 from kalam_notify.log.nats.publisher import HEADROOM, Publisher
 from kalam_notify.log.nats.standing import Standing
 from kalam_notify.log.nats.trims import Trims
-from kalam_notify.log.stored import WINDOW_BYTES, StoredLog, weight
+from kalam_notify.log.stored import WINDOW_BYTES, StoredLog
 from kalam_notify.log.writing import IndexOrder, Probe
 from kalam_notify.model import PostedChange
 from kalam_notify.model.sourced import SourceMark, SourceState
@@ -224,12 +224,9 @@ class NatsLog(StoredLog):
         elif not standing.is_level and state.created and (info.last_seq or state.owes):
             with contextlib.suppress(LogUnavailable):
                 await standing.applied_upto(info.last_seq)
-                if self._leader.leads:
+                if self._leader.leads and standing.can_be_level:
                     await self._leader.begin_epoch()
-                # The file may be another one by now, or about to be.
-                is_level = standing.state.applied >= info.last_seq and not standing.state.owes
-                is_well = standing.standstill is None and not self._leader.is_rejoining
-                standing.is_level = is_level and is_well
+                standing.reached(info.last_seq)
 
     async def _follow_file(self) -> None:
         """Where another worker of this node applies: read off the file what it has come to."""
@@ -254,11 +251,12 @@ class NatsLog(StoredLog):
         except MovedFiles:
             files = LogFiles(self._path)
             # It may be replayed from the stream's beginning, and tell of a past until it is level.
-            self._standing.is_level = False
-            self._pool.forget()
-            await self._follower.begin_anew()
-            self._files, self._moved = files, None
-            self._soundness.begin_anew()
+            with self._standing.between_files():
+                self._pool.forget()
+                await self._follower.begin_anew()
+                self._files, self._moved = files, None
+                self._soundness.begin_anew()
+                self._standing.advance(await self._pool.run(read_state))
 
     # -- edges -----------------------------------------------------------------------------------
 
@@ -333,7 +331,7 @@ class NatsLog(StoredLog):
             raise LogUnavailable(self._standing.standstill)
         if not batch and batch_key is None and mark is None:
             return NOTHING
-        size = sum(weight(change) for change in batch)
+        size = sum(change.size for change in batch)
         number, stored = self._pending.for_batch(size)
 
         def told(outcome: Appended | Exception) -> None:

@@ -10,7 +10,6 @@ Each step leaves a file that the decision can be made for again.
 """
 
 import asyncio
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -24,14 +23,12 @@ from kalam_notify.errors import StorageFault
 from kalam_notify.log.nats import node_file
 from kalam_notify.log.nats.applying import NodeState, Owes, go_on_behind, read_state, set_owes
 from kalam_notify.log.nats.faults import NoAnswer, StreamFault
-from kalam_notify.log.nats.leader import LOCK_NAME
+from kalam_notify.log.nats.leader import LOCK_NAME, try_lock
 from kalam_notify.log.nats.link import Link, StreamInfo, StreamMessage
 from kalam_notify.log.nats.message import MID_HEADER
 from kalam_notify.store import schema
 
 CONNECT_SECONDS = 15.0
-MOST_COMPARED = 100_000
-"""So many messages, the newest first, are looked at for one that file and stream both have."""
 
 
 class Way(Enum):
@@ -87,10 +84,9 @@ def alone(data_dir: Path) -> Iterator[None]:
     except OSError as fault:
         raise StorageFault(f"{data_dir}: {fault.strerror}; name the server's data_dir") from fault
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not try_lock(descriptor):
+            raise StorageFault(f"{data_dir}: a server is running on it; stop it first")
         yield
-    except BlockingIOError:
-        raise StorageFault(f"{data_dir}: a server is running on it; stop it first") from None
     finally:
         os.close(descriptor)
 
@@ -166,22 +162,33 @@ def _read(path: Path, stream: str) -> tuple[NodeState | None, tuple[int, int, in
 async def _common(link: Link, path: Path, state: NodeState, info: StreamInfo) -> int | None:
     """The newest message that both have; what came behind it was not of this file's stream."""
     known = await asyncio.to_thread(_messages, path, info.first_seq, info.last_seq)
-    for seq, mid, at in known:
+    if not known:
+        can_go_on = info.first_seq - 1 <= state.applied <= info.last_seq
+        return state.applied if can_go_on else None
+    # Two streams of one beginning are the same up to where they part.
+    same, other = 0, len(known)
+    while same < other:
+        middle = (same + other) // 2
+        seq, mid, at = known[middle]
         if _is_same(await link.message(seq), mid, at):
-            newest = state.last is not None and seq == state.last.seq
-            # Behind it there may have been messages of nobody's, which were passed over.
-            return min(state.applied, info.last_seq) if newest else seq
-    if state.applied >= info.first_seq - 1 and not known and state.applied <= info.last_seq:
-        return state.applied
-    return None
+            same = middle + 1
+        else:
+            other = middle
+    if same == 0:
+        return None
+    newest = known[same - 1][0]
+    if state.last is not None and newest == state.last.seq:
+        # Behind it there may have been messages of nobody's, which were passed over.
+        return min(state.applied, info.last_seq)
+    return newest
 
 
 def _messages(path: Path, first: int, last: int) -> list[tuple[int, str, int]]:
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         return connection.execute(
             "SELECT stream_seq, mid, at FROM messages WHERE stream_seq BETWEEN ? AND ?"
-            " ORDER BY stream_seq DESC LIMIT ?",
-            (first, last, MOST_COMPARED),
+            " ORDER BY stream_seq",
+            (first, last),
         ).fetchall()
 
 

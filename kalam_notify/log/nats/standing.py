@@ -7,7 +7,7 @@ node's file. It lives on the event loop.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from kalam_notify.errors import LogUnavailable
 from kalam_notify.log.nats.applying import NodeState
@@ -32,7 +32,10 @@ class Standing:
         self._more = asyncio.Event()
         # Whether everything that was in the stream when it was first asked has been applied: until
         # then nothing is read from the file, which would tell of a past.
-        self.is_level = False
+        self._is_level = False
+        # Whether the file is another one by now, or about to be: until that one's state is known,
+        # what is known was of the one before.
+        self._is_between = False
         # Why this node cannot go on: for as long as this process lives, or until it has found its
         # way back to the stream.
         self._broken: str | None = None
@@ -79,6 +82,35 @@ class Standing:
             if left <= 0:
                 raise LogUnavailable("this node is behind the stream")
             await self.more(left)
+
+    # -- whether it has caught up ------------------------------------------------------------------
+
+    @property
+    def is_level(self) -> bool:
+        """Whether what the file tells is no past: it has been as far as the stream was."""
+        return self._is_level
+
+    @property
+    def can_be_level(self) -> bool:
+        """Whether nothing stands against it but what is left to apply and to publish."""
+        return self.standstill is None and not self._is_between
+
+    def reached(self, last_seq: int) -> None:
+        """The stream was seen to end there: level if all of it has been applied, and nothing owed.
+
+        What the state says counts now, whatever it was when the stream was asked.
+        """
+        has_all = self.state.applied >= last_seq and not self.state.owes
+        self._is_level = self.can_be_level and has_all
+
+    @contextlib.contextmanager
+    def between_files(self) -> Iterator[None]:
+        """The file is left for another one, whose state is to be known (`advance`) at the end."""
+        self._is_between, self._is_level = True, False
+        try:
+            yield
+        finally:
+            self._is_between = False
 
     # -- whether it can go on --------------------------------------------------------------------
 
