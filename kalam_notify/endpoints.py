@@ -119,25 +119,23 @@ class Endpoints:
         ]
 
     def _ingest(self) -> Sequence[Route]:
-        rooms, config = self._rooms, self._rooms.config
+        rooms = self._rooms
         return create_ingest_routes(
             rooms.log,
             rooms.catalog,
             rooms.authorize,
-            lambda: config().limits,
+            rooms.config,
             rooms.budget,
             metrics=rooms.metrics,
             gate=rooms.gate,
-            tables=lambda: config().ingest.tables,
         )
 
     def _hooks(self) -> Sequence[Route]:
-        rooms, config = self._rooms, self._rooms.config
+        rooms = self._rooms
         return create_hook_routes(
             rooms.log,
             rooms.catalog,
-            lambda: config().ingest,
-            lambda: config().limits,
+            rooms.config,
             rooms.budget,
             metrics=rooms.metrics,
             gate=rooms.gate,

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kalam_notify.auth import Authorize
 from kalam_notify.budget import Budget
+from kalam_notify.config.hooks import IngestSettings
 from kalam_notify.errors import (
     ChangeRefused,
     ClientFault,
@@ -29,7 +30,7 @@ from kalam_notify.errors import (
     LogUnavailable,
 )
 from kalam_notify.formats.cloudevents import of_headers
-from kalam_notify.http.answers import error_answer, fault_answer, json_answer
+from kalam_notify.http.answers import JsonAnswer, error_answer, fault_answer
 from kalam_notify.http.body import (
     Gate,
     form_of,
@@ -49,14 +50,22 @@ from kalam_notify.store.base import Appended
 
 logger = logging.getLogger(__name__)
 
-"""`Authorization` and `X-API-Key` (None: not sent) -> who asks; raises AuthenticationFailed."""
-
 # A compressed body above this is inflated off the event loop: 4 KiB can become 4 MiB.
 _INFLATE_HERE_BYTES: Final = 4096
 # What is read back of a stored batch at a time.
 _SPAN_BYTES: Final = 1 << 20
 _WEBHOOK: Final = "webhook-id "
 _ALLOW = {"Allow": "POST, OPTIONS"}
+
+
+class IngestConfig(Protocol):
+    """What a request reads of the configuration; the next one may find another."""
+
+    @property
+    def limits(self) -> IngestLimits: ...
+
+    @property
+    def ingest(self) -> IngestSettings: ...
 
 
 class IngestMetrics(Protocol):
@@ -79,29 +88,26 @@ def create_ingest_routes(
     log: EventLog,
     catalog: Catalog,
     authorize: Authorize,
-    limits: Callable[[], IngestLimits],
+    config: Callable[[], IngestConfig],
     budget: Budget | None = None,
     *,
     metrics: IngestMetrics | None = None,
     gate: Gate | None = None,
-    tables: Callable[[], Mapping[str, TableId]] = dict,
 ) -> list[Route]:
     """The routes of ingest, for a Starlette application with `answers.ERROR_HANDLERS`.
 
     `budget` does what is left of a large body after its first slice; None: that is done at once.
-    `tables` are ours by the names that other programs have for them.
-    `limits` is asked once per request, so that a reload holds from the next request on; `catalog`
-    is reloaded in place. Close `gate` to refuse posts while draining.
+    `config` gives the settings as they are by now; `catalog` is reloaded in place. Close `gate` to
+    refuse posts while draining.
     """
     endpoint = ChangesEndpoint(
         log,
         catalog,
         authorize,
-        limits,
+        config,
         budget,
         metrics or NoMetrics(),
         gate or Gate(),
-        tables,
     )
     return [Route("/v1/changes", endpoint)]
 
@@ -127,17 +133,15 @@ class ChangesEndpoint:
         log: EventLog,
         catalog: Catalog,
         authorize: Authorize,
-        limits: Callable[[], IngestLimits],
+        config: Callable[[], IngestConfig],
         budget: Budget | None,
         metrics: IngestMetrics,
         gate: Gate,
-        tables: Callable[[], Mapping[str, TableId]] = dict,
     ) -> None:
-        self._tables = tables
         self._log = log
         self._catalog = catalog
         self._authorize = authorize
-        self._limits = limits
+        self._config = config
         self._budget = budget
         self._metrics = metrics
         self._gate = gate
@@ -171,7 +175,8 @@ class ChangesEndpoint:
         if identity.role < Role.SERVICE:
             return error_answer(403, "posting changes takes the role service, dba or system")
         asked = _asked_format(scope)
-        foreign = Foreign(self._tables(), None if asked is None else format_named(asked))
+        format = None if asked is None else format_named(asked)
+        foreign = Foreign(self._config().ingest.tables, format)
         return await self._take(scope, receive, headers, foreign, identity.user_id)
 
     async def _take(
@@ -184,7 +189,7 @@ class ChangesEndpoint:
         judge: Callable[[bytes], None] | None = None,
     ) -> Response:
         """Store what a producer posts; `judge` raises where the body is not its own."""
-        limits = self._limits()
+        limits = self._config().limits
         form = form_of(headers.get("content-type"))
         zipped = is_gzip(headers.get("content-encoding"))
         batch_key = _batch_key(scope, headers)
@@ -205,7 +210,7 @@ class ChangesEndpoint:
             changes = await self._decoded(batch, producer)
             del body
             appended = await self._store(changes, batch_key)
-        return json_answer(
+        return JsonAnswer(
             {
                 "accepted": appended.accepted,
                 "duplicates": appended.duplicates,

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 import uvicorn
-from ingest_fixtures import Limits, body, insert, tables
+from ingest_fixtures import Limits, Settings, body, insert, tables
 from starlette.applications import Starlette
 
 from kalam_notify.errors import AuthenticationFailed, LogUnavailable
@@ -112,7 +112,7 @@ class Server:
             self.log,  # type: ignore[arg-type]  # the part of a log that ingest uses
             self.catalog,
             authorize,
-            lambda: self.limits,
+            lambda: Settings(self.limits),
             metrics=self.counts,
             gate=self.gate,
         )
