@@ -7,6 +7,7 @@ for in the order in which a person would: table, kind, owner, id, rows.
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import orjson
@@ -119,6 +120,7 @@ class _Examination:
             )
         self._owner(raw.get("user_id"), table)
         self._id(raw.get("id"))
+        self._names(raw.get("unchanged"))
         if KIND_OF[kind] == "truncate":
             self._truncate(table)
             return
@@ -131,7 +133,7 @@ class _Examination:
         else:
             if table.is_keyed:
                 self._key(row, "row_data", table)
-            self._unchanged(raw.get("unchanged"), row, old is not None, table)
+            self._unchanged(raw.get("unchanged") or (), row, old is not None, table)
         self._agreement(row, old, table)
 
     def _truncate(self, table: TableDef) -> None:
@@ -141,13 +143,16 @@ class _Examination:
                 "change_type",
             )
 
-    def _unchanged(
-        self, names: object, row: dict[str, Any], has_old: bool, table: TableDef
-    ) -> None:
+    def _names(self, names: object) -> None:
+        """Also where they say nothing: of a delete, or a truncate."""
         if names is None:
             return
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise self._refusal("unchanged is an array of column names", "unchanged")
+
+    def _unchanged(
+        self, names: Sequence[str], row: dict[str, Any], has_old: bool, table: TableDef
+    ) -> None:
         fault = unchanged_fault(names, row, table, has_old) if names else None
         if fault is not None:
             place = "" if fault[0] is None else f".{fault[0]}"

@@ -234,6 +234,7 @@ BAD_CHANGES: list[tuple[str, object, str, str | None]] = [
     ("a change_type in mixed case", insert(change_type="Insert"), C, "change_type"),
     ("unchanged that is a text", insert(unchanged="a"), C, "unchanged"),
     ("unchanged with a number in it", insert(unchanged=["a", 1]), C, "unchanged"),
+    ("a truncate's unchanged", insert(change_type="truncate", unchanged="a"), C, "unchanged"),
     (
         "unchanged that has a value",
         insert({"id": 1, "a": 2}, unchanged=["b", "a"]),
