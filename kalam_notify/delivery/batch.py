@@ -88,7 +88,7 @@ class Paths:
         self._paths[plan] = path.on(change, seen)
 
     def _root(self, plan: Plan) -> _Path:
-        key = (plan.table.id, plan.owner, plan.projection.key)
+        key = (plan.table.id, plan.owner, plan.projection)
         root = self._roots.get(key)
         if root is None:
             root = self._roots[key] = _Path(RowEncoder(plan.table, plan.projection))

@@ -5,8 +5,8 @@ Which columns of a row a subscriber is sent, and how the acknowledgement describ
 A parsed query becomes one subscriber's query on one table.
 """
 
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from kalam_notify.filters.filter import Filter
 from kalam_notify.model import Identity, Role, TableDef, UserId
@@ -17,35 +17,23 @@ from kalam_notify.sql.parsing import Condition, Policy, Select
 from kalam_notify.sql.tree import Expression
 
 
-class Projection:
-    """The list of a SELECT: named columns in their order, or every column (`columns` is None)."""
+class Projection(NamedTuple):
+    """The list of a SELECT, on a table; equal ones show the same rows alike."""
 
-    __slots__ = ("bigints_as_text", "columns")
+    # Named columns in their order; None: every column.
+    columns: tuple[str, ...] | None
+    # The columns of a payload: primary key columns that are not named come first. One that a row
+    # does not have is null there. None: whatever a row has.
+    names: tuple[str, ...] | None
+    # Whether integers that a double cannot hold exactly are written as text.
+    bigints_as_text: bool = False
 
-    def __init__(self, columns: tuple[str, ...] | None, *, bigints_as_text: bool = False) -> None:
-        self.columns = columns
-        # Whether integers that a double cannot hold exactly are written as text.
-        self.bigints_as_text = bigints_as_text
-
-    @property
-    def key(self) -> Hashable:
-        return (self.columns, True) if self.bigints_as_text else self.columns
-
-    def with_bigints_as_text(self) -> "Projection":
-        return Projection(self.columns, bigints_as_text=True)
-
-    def names(self, primary_key: tuple[str, ...]) -> tuple[str, ...] | None:
-        """The columns of a payload: primary key columns that are not named come first."""
-        if self.columns is None:
-            return None
-        return (*(name for name in primary_key if name not in self.columns), *self.columns)
-
-    def apply(self, values: dict[str, Any], primary_key: tuple[str, ...]) -> dict[str, Any]:
-        """The projected row: a named column that is absent is None; under `*` the row itself."""
-        names = self.names(primary_key)
-        if names is None:
-            return values
-        return {name: values.get(name) for name in names}
+    @classmethod
+    def of(cls, columns: tuple[str, ...] | None, table: TableDef) -> "Projection":
+        """What a list shows of a table's rows."""
+        if columns is None:
+            return cls(None, None)
+        return cls(columns, (*(n for n in table.primary_key if n not in columns), *columns))
 
     def schema(self, table: TableDef) -> list[dict[str, Any]]:
         """`[{"name", "data_type", "index", "flags"?}]`, in the order of the payload's columns.
@@ -54,20 +42,11 @@ class Projection:
         declared; `flags` is ["pk"] for the columns of the primary key. Under `*` these are the
         declared columns, or the primary key alone where the table declares none.
         """
-        names = self.names(table.primary_key)
+        names = self.names
         if names is None:
             declared = table.columns or {}
             names = (*(name for name in table.primary_key if name not in declared), *declared)
         return [_described(table, index, name) for index, name in enumerate(names)]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Projection) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __repr__(self) -> str:
-        return f"Projection({self.columns})"
 
 
 def _described(table: TableDef, index: int, name: str) -> dict[str, Any]:
@@ -124,7 +103,9 @@ def bind(
     conditions = [part for part in (select.condition, policy) if part is not None]
     parts = tuple(_bound_condition(binder, condition) for condition in conditions)
     predicate = finished(conjunction(parts))
-    query = Query(table, Filter(predicate), Projection(select.columns), binder.used_identity)
+    query = Query(
+        table, Filter(predicate), Projection.of(select.columns, table), binder.used_identity
+    )
     if not binder.used_identity and not params:
         _bound.put(key, (select, table, policy, query), len(select.source.text))
     return query

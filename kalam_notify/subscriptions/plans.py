@@ -409,7 +409,7 @@ class FilterNode:
 
     def plan_for(self, projection: Projection) -> Plan | None:
         for plan in self.plans:
-            if plan.projection.key == projection.key:
+            if plan.projection == projection:
                 return plan
         return None
 
