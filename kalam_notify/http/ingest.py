@@ -45,8 +45,8 @@ from kalam_notify.http.foreign import Foreign, decode_event, format_named
 from kalam_notify.http.rules import MAX_ID_CHARS, IngestLimits, Rules
 from kalam_notify.log.base import EventLog
 from kalam_notify.model import PostedChange, Role, TableId
+from kalam_notify.model.changes import Appended
 from kalam_notify.model.tables import Catalog
-from kalam_notify.store.base import Appended
 
 logger = logging.getLogger(__name__)
 

@@ -27,9 +27,10 @@ from typing import Literal, Protocol
 
 from kalam_notify.config import NatsSettings
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
+from kalam_notify.model.changes import Appended
 from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.model.sourced import SourceMark, SourceState
-from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
+from kalam_notify.store.base import Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 
 OnAppend = Callable[[float, Appended], None]

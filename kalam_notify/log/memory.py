@@ -17,16 +17,15 @@ from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.log.base import OnAppend, OnStep, Step
 from kalam_notify.log.following import Waiters, Window
 from kalam_notify.model import SHARED, Change, Owner, PostedChange, Row, TableDef, TableId
-from kalam_notify.model.changes import Stored
+from kalam_notify.model.changes import Appended, RowKey, Seen, Stored, refuse_unfit, settle_batch
 from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.model.sourced import SourceMark, SourceState
-from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
-from kalam_notify.store.catalog import Shape, refuse_unfit, shape_changed
+from kalam_notify.store.base import Matches, Page, PageRequest, Span
+from kalam_notify.store.catalog import Shape, shape_changed
 from kalam_notify.store.files import LogTime
 from kalam_notify.store.filtering import Candidate, LoopFilter
 from kalam_notify.store.pages import fill_page, keep_matching
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
-from kalam_notify.store.settling import RowKey, Seen, settle_batch
 
 Scope = tuple[TableId, Owner]
 

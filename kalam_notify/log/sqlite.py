@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kalam_notify.errors import LogUnavailable
-from kalam_notify.log.stored import WINDOW_BYTES, StoredLog, is_the_disks, weight
+from kalam_notify.log.stored import WINDOW_BYTES, StoredLog, is_the_disks
 from kalam_notify.log.writing import IndexOrder, Probe, Recovered, WriteLock, WritingThread
 from kalam_notify.model import PostedChange, TableDef, TableId
+from kalam_notify.model.changes import NOTHING, Appended, refuse_unfit
 from kalam_notify.model.sourced import SourceMark
 from kalam_notify.store import schema
-from kalam_notify.store.base import Appended
-from kalam_notify.store.catalog import Numbers, refuse_unfit
+from kalam_notify.store.catalog import Numbers
 from kalam_notify.store.files import (
     HighWaterMark,
     LogFiles,
@@ -39,7 +39,6 @@ from kalam_notify.store.files import (
 )
 from kalam_notify.store.indexing import follow_all
 from kalam_notify.store.retention import TRIM_SECONDS, AgeClass, Retention, age_classes
-from kalam_notify.store.settling import NOTHING
 from kalam_notify.store.soundness import is_damage
 from kalam_notify.store.sourced import write_mark
 from kalam_notify.store.storing import Group, Posting, store
@@ -320,7 +319,7 @@ class SqliteLog(StoredLog):
             raise LogUnavailable(self._soundness.reason)
         if not batch and batch_key is None and mark is None:
             return NOTHING
-        size = sum(weight(change) for change in batch)
+        size = sum(change.size for change in batch)
         number, stored = self._pending.for_batch(size)
         self._writer.put(Waiting(Posting(batch, batch_key, mark), size, number))
         appended = await stored

@@ -23,7 +23,7 @@ from kalam_notify.log.base import OnAppend, OnStep, Step
 from kalam_notify.log.following import Doorbell, Follower
 from kalam_notify.log.soundness import Soundness
 from kalam_notify.log.writing import PendingAppends
-from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
+from kalam_notify.model import Change, Owner, TableDef, TableId
 from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.model.sourced import SourceState
 from kalam_notify.store import pages, reader, schema
@@ -313,15 +313,6 @@ def is_the_disks(fault: LogUnavailable) -> bool:
     """Whether it would have refused any batch, not this one."""
     cause = fault.__cause__
     return isinstance(cause, sqlite3.OperationalError | MovedFiles) or is_damage(cause)
-
-
-def weight(change: PostedChange) -> int:
-    size = 0
-    if change.row is not None:
-        size += len(change.row.json)
-    if change.old is not None:
-        size += len(change.old.json)
-    return size
 
 
 def _size(path: Path) -> int:

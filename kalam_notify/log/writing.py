@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from kalam_notify.log.base import OnAppend
 from kalam_notify.logs import Complaints
 from kalam_notify.model import TableDef, TableId
-from kalam_notify.store.base import Appended
+from kalam_notify.model.changes import Appended
 from kalam_notify.store.catalog import Indexes, Numbers
 from kalam_notify.store.files import HighWaterMark, LogFiles, MovedFiles
 from kalam_notify.store.indexing import IndexWork, follow_step

@@ -1,6 +1,6 @@
 """The tables of the file, their numbers and shapes, and their indexes.
 
-Which tables a log has been told of, and what may not change while they hold data.
+What may not change while a table holds data.
 
 The tables of the file: their numbers, and the shapes their data is stored under.
 
@@ -23,14 +23,14 @@ process that writes knows which there are, whatever its own configuration says.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
 import msgspec
 
 from kalam_notify.errors import StorageFault
-from kalam_notify.model import Owner, PostedChange, TableDef, TableId
+from kalam_notify.model import Owner, TableDef, TableId
 from kalam_notify.model.readings import sort_key
 from kalam_notify.store.sorting import NOTHING, encode
 
@@ -55,18 +55,6 @@ def shape_changed(table: TableId, stored: Shape, declared: Shape) -> StorageFaul
         f"table {table}: data is stored under {stored}, but the table is declared with"
         f" {declared}; declare it as before, or delete its rows and let retention pass"
     )
-
-
-def refuse_unfit(batch: Sequence[PostedChange], declared: Collection[TableId]) -> None:
-    """Raise ValueError for changes that should never have come this far.
-
-    A table the log was never told of; an owner that is not printable text.
-    """
-    for change in batch:
-        if change.table not in declared:
-            raise ValueError(f"table {change.table} has not been declared to the log")
-        if change.owner and not change.owner.isprintable():
-            raise ValueError(f"owner {change.owner!r} is not printable")
 
 
 _HAS_DATA = """

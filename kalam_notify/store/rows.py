@@ -25,10 +25,8 @@ from sqlite3 import Connection
 from typing import Any, NamedTuple
 
 from kalam_notify.model import SHARED, Owner, PostedChange, Row, TableId
-from kalam_notify.model.changes import Stored
-from kalam_notify.model.sourced import MovedRow
+from kalam_notify.model.changes import MovedRow, RowKey, Stored
 from kalam_notify.store.catalog import NumberOf, Numbers
-from kalam_notify.store.settling import RowKey
 from kalam_notify.store.statements import (
     FIELD,
     LINE,

@@ -20,8 +20,8 @@ from kalam_notify.http.answers import ERROR_HANDLERS
 from kalam_notify.http.body import Gate
 from kalam_notify.http.ingest import create_ingest_routes
 from kalam_notify.model import Identity, PostedChange, Role, UserId
+from kalam_notify.model.changes import Appended
 from kalam_notify.model.tables import Catalog
-from kalam_notify.store.base import Appended
 
 Reply = tuple[int, dict[str, str], Any]
 

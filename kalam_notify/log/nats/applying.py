@@ -37,8 +37,8 @@ from kalam_notify.log.nats.message import (
     TrimStep,
 )
 from kalam_notify.model import TableDef, TableId
+from kalam_notify.model.changes import Appended
 from kalam_notify.model.sourced import SourceMark, SourceState
-from kalam_notify.store.base import Appended
 from kalam_notify.store.catalog import (
     Indexes,
     Numbers,

@@ -33,16 +33,14 @@ from kalam_notify.log.nats.message import Sync, Trim
 from kalam_notify.log.nats.publisher import HEADROOM, Publisher
 from kalam_notify.log.nats.standing import Standing
 from kalam_notify.log.nats.trims import Trims
-from kalam_notify.log.stored import WINDOW_BYTES, StoredLog, weight
+from kalam_notify.log.stored import WINDOW_BYTES, StoredLog
 from kalam_notify.log.writing import IndexOrder, Probe
 from kalam_notify.model import PostedChange
+from kalam_notify.model.changes import NOTHING, Appended, refuse_unfit
 from kalam_notify.model.sourced import SourceMark, SourceState
 from kalam_notify.singleflight import FreshCall
-from kalam_notify.store.base import Appended
-from kalam_notify.store.catalog import refuse_unfit
 from kalam_notify.store.files import LogFiles, MovedFiles
 from kalam_notify.store.retention import TRIM_SECONDS, Retention
-from kalam_notify.store.settling import NOTHING
 from kalam_notify.store.sourced import source_version
 from kalam_notify.store.storing import Posting
 
@@ -328,7 +326,7 @@ class NatsLog(StoredLog):
             raise LogUnavailable(self._standing.standstill)
         if not batch and batch_key is None and mark is None:
             return NOTHING
-        size = sum(weight(change) for change in batch)
+        size = sum(change.size for change in batch)
         number, stored = self._pending.for_batch(size)
 
         def told(outcome: Appended | Exception) -> None:
