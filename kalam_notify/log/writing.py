@@ -33,10 +33,10 @@ from kalam_notify.log.base import OnAppend
 from kalam_notify.logs import Complaints
 from kalam_notify.model import TableDef, TableId
 from kalam_notify.model.changes import Appended
-from kalam_notify.store.catalog import Indexes, Numbers
 from kalam_notify.store.files import HighWaterMark, LogFiles, MovedFiles
 from kalam_notify.store.indexing import IndexWork, follow_step
 from kalam_notify.store.reader import last_seq
+from kalam_notify.store.rows import Indexes, Numbers
 from kalam_notify.store.soundness import is_damage
 
 _logger = logging.getLogger(__name__)

@@ -1,8 +1,6 @@
-"""The tables of the file, their numbers and shapes, and their indexes.
+"""The tables of the file, the shapes their data is stored under, and their indexes.
 
 What may not change while a table holds data.
-
-The tables of the file: their numbers, and the shapes their data is stored under.
 
 Indexes of the file: which there are, and what their entries are.
 
@@ -100,72 +98,13 @@ def refuse_changed_shapes(connection: Connection, tables: Iterable[TableDef]) ->
     for table in tables:
         known = stored_table(connection, table.id) if stored is None else stored.get(table.id)
         if known is not None and known.shape != Shape.of(table):
-            _refuse_if_filled(connection, table, known)
+            refuse_if_filled(connection, table, known)
 
 
-def _refuse_if_filled(connection: Connection, table: TableDef, known: StoredTable) -> None:
+def refuse_if_filled(connection: Connection, table: TableDef, known: StoredTable) -> None:
+    """Raise StorageFault where a table that is declared in another shape holds data."""
     if is_filled(connection, known.number):
         raise shape_changed(table.id, known.shape, Shape.of(table))
-
-
-class Numbers:
-    """Table -> number, for the writer. Gives out new numbers inside a transaction.
-
-    A number is trusted beyond its transaction only once that has been committed; numbers are never
-    changed or taken back.
-    """
-
-    def __init__(self, declared: Mapping[TableId, TableDef]) -> None:
-        self._declared = declared
-        self._sure: dict[TableId, tuple[TableDef, int]] = {}
-        self._new: dict[TableId, tuple[TableDef, int]] = {}
-
-    def of(self, connection: Connection, table: TableId) -> int:
-        """The number of a declared table; raises StorageFault when its shape has changed."""
-        definition = self._declared[table]
-        found = self._sure.get(table) or self._new.get(table)
-        if found is None or found[0] is not definition:
-            found = self._new[table] = (definition, _admit(connection, definition))
-        return found[1]
-
-    def committed(self) -> None:
-        self._sure |= self._new
-        self._new.clear()
-
-    def rolled_back(self) -> None:
-        self._new.clear()
-
-
-class NumberOf(dict[TableId, int]):
-    """Table -> number, each asked for once."""
-
-    def __init__(self, connection: Connection, numbers: Numbers) -> None:
-        self._connection = connection
-        self._numbers = numbers
-
-    def __missing__(self, table: TableId) -> int:
-        number = self[table] = self._numbers.of(self._connection, table)
-        return number
-
-
-def _admit(connection: Connection, table: TableDef) -> int:
-    known = stored_table(connection, table.id)
-    shape = Shape.of(table)
-    if known is not None and known.shape == shape:
-        return known.number
-    if known is not None:
-        _refuse_if_filled(connection, table, known)
-    (number,) = connection.execute(
-        "INSERT INTO tables (name, kind, primary_key) VALUES (?, ?, ?) ON CONFLICT (name)"
-        " DO UPDATE SET kind = excluded.kind, primary_key = excluded.primary_key RETURNING id",
-        (table.id, shape.kind, json.dumps(shape.primary_key)),
-    ).fetchall()[0]
-    return int(number)
-
-
-MERGE_CHANGES = 1024
-MERGE_BYTES = 4 * 1024 * 1024
-"""The indexes follow when so much has been written that they do not know."""
 
 
 Entry = tuple[int, Owner, bytes, str]
@@ -221,51 +160,6 @@ def indexes_of(connection: Connection, table: int) -> list[Index]:
 
 def columns_of(text: bytes) -> tuple[IndexColumn, ...]:
     return tuple(IndexColumn(name, reading) for name, reading in json.loads(text))
-
-
-class Indexes:
-    """What a process that writes knows of the file's indexes; asked inside its transactions."""
-
-    def __init__(self) -> None:
-        self._count = -1
-        self._are_there = False
-        self._waiting = 0
-        self._waiting_bytes = 0
-        self._indexed = 0
-
-    @property
-    def are_there(self) -> bool:
-        return self._are_there
-
-    def refresh(self, connection: Connection, count: int, indexed: int) -> None:
-        """Know the indexes as they are after `count` changes of them (`state.indexes`)."""
-        if count != self._count:
-            query = "SELECT EXISTS (SELECT 1 FROM indexes WHERE state <> 'dropped')"
-            (found,) = connection.execute(query).fetchone()
-            self._are_there, self._count = bool(found), count
-        if indexed != self._indexed:
-            # Whoever has brought them here, what waited before waits no more.
-            self._indexed, self._waiting, self._waiting_bytes = indexed, 0, 0
-
-    def grown(self, added: int, size: int) -> None:
-        """So many changes, and bytes, have been written by this process."""
-        self._waiting += added
-        self._waiting_bytes += size
-
-    def tried(self) -> None:
-        """A step has been taken, or has failed: the next one after as much again."""
-        self._waiting = self._waiting_bytes = 0
-
-    def forget(self) -> None:
-        """What was learned in a transaction that is undone does not hold."""
-        self._count = -1
-
-    @property
-    def are_behind(self) -> bool:
-        """Whether so much waits that the indexes should follow."""
-        return self._are_there and (
-            self._waiting >= MERGE_CHANGES or self._waiting_bytes >= MERGE_BYTES
-        )
 
 
 class Maker:

@@ -19,19 +19,16 @@ from sqlite3 import Connection
 from kalam_notify.model import TableDef, TableId
 from kalam_notify.model.changes import key_of
 from kalam_notify.store.catalog import (
-    MERGE_BYTES,
-    MERGE_CHANGES,
     Entry,
     Index,
     IndexColumn,
     Maker,
-    Numbers,
     columns_of,
     indexes_of,
     stored_table,
     wanted_indexes,
 )
-from kalam_notify.store.rows import STANDING, TEXT, WITH_TEXT
+from kalam_notify.store.rows import MERGE_BYTES, MERGE_CHANGES, STANDING, TEXT, WITH_TEXT, Numbers
 from kalam_notify.store.statements import FIELD, LINE, tuples, write_rows
 
 _WALK_ROWS = 256

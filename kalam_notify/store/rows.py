@@ -1,4 +1,4 @@
-"""Where the current rows of keyed tables stand in the file, and the care of it.
+"""Where the current rows of keyed tables stand in the file, and what a transaction has at hand.
 
     rows         table, owner, key -> the seq that wrote the row
     rows_by_seq  table, owner, that seq -> key
@@ -15,18 +15,22 @@ once, and so is one of a USER table: its place is near to that of the new one.
 
 Invariant: every current row has its entry in `rows_by_seq`, and its text in `log` or `kept`. Every
 other entry there has its seq in `stale`.
+
+Whoever writes has at hand: the numbers of the tables (`Numbers`), whether the indexes should follow
+(`Indexes`), and the rows under the keys of what is to be stored (`RowsAtHand`).
 """
 
+import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
-from kalam_notify.model import SHARED, Owner, PostedChange, Row, TableId
+from kalam_notify.model import SHARED, Owner, PostedChange, Row, TableDef, TableId
 from kalam_notify.model.changes import MovedRow, RowKey, Stored
-from kalam_notify.store.catalog import NumberOf, Numbers
+from kalam_notify.store.catalog import Shape, refuse_if_filled, stored_table
 from kalam_notify.store.statements import (
     FIELD,
     LINE,
@@ -80,6 +84,111 @@ def take_out_stale(connection: Connection) -> None:
 def keep_rows(connection: Connection, leaving: str, parameters: Sequence[int]) -> None:
     """Copy the texts of the rows that outlive the changes which are about to leave the log."""
     connection.execute(_KEEP.format(leaving=f"{leaving} AND {_KEYED}"), parameters)
+
+
+class Numbers:
+    """Table -> number, for the writer. Gives out new numbers inside a transaction.
+
+    A number is trusted beyond its transaction only once that has been committed; numbers are never
+    changed or taken back.
+    """
+
+    def __init__(self, declared: Mapping[TableId, TableDef]) -> None:
+        self._declared = declared
+        self._sure: dict[TableId, tuple[TableDef, int]] = {}
+        self._new: dict[TableId, tuple[TableDef, int]] = {}
+
+    def of(self, connection: Connection, table: TableId) -> int:
+        """The number of a declared table; raises StorageFault when its shape has changed."""
+        definition = self._declared[table]
+        found = self._sure.get(table) or self._new.get(table)
+        if found is None or found[0] is not definition:
+            found = self._new[table] = (definition, _admit(connection, definition))
+        return found[1]
+
+    def committed(self) -> None:
+        self._sure |= self._new
+        self._new.clear()
+
+    def rolled_back(self) -> None:
+        self._new.clear()
+
+
+class NumberOf(dict[TableId, int]):
+    """Table -> number, each asked for once."""
+
+    def __init__(self, connection: Connection, numbers: Numbers) -> None:
+        self._connection = connection
+        self._numbers = numbers
+
+    def __missing__(self, table: TableId) -> int:
+        number = self[table] = self._numbers.of(self._connection, table)
+        return number
+
+
+def _admit(connection: Connection, table: TableDef) -> int:
+    known = stored_table(connection, table.id)
+    shape = Shape.of(table)
+    if known is not None and known.shape == shape:
+        return known.number
+    if known is not None:
+        refuse_if_filled(connection, table, known)
+    (number,) = connection.execute(
+        "INSERT INTO tables (name, kind, primary_key) VALUES (?, ?, ?) ON CONFLICT (name)"
+        " DO UPDATE SET kind = excluded.kind, primary_key = excluded.primary_key RETURNING id",
+        (table.id, shape.kind, json.dumps(shape.primary_key)),
+    ).fetchall()[0]
+    return int(number)
+
+
+MERGE_CHANGES = 1024
+MERGE_BYTES = 4 * 1024 * 1024
+"""The indexes follow when so much has been written that they do not know."""
+
+
+class Indexes:
+    """What a process that writes knows of the file's indexes; asked inside its transactions."""
+
+    def __init__(self) -> None:
+        self._count = -1
+        self._are_there = False
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._indexed = 0
+
+    @property
+    def are_there(self) -> bool:
+        return self._are_there
+
+    def refresh(self, connection: Connection, count: int, indexed: int) -> None:
+        """Know the indexes as they are after `count` changes of them (`state.indexes`)."""
+        if count != self._count:
+            query = "SELECT EXISTS (SELECT 1 FROM indexes WHERE state <> 'dropped')"
+            (found,) = connection.execute(query).fetchone()
+            self._are_there, self._count = bool(found), count
+        if indexed != self._indexed:
+            # Whoever has brought them here, what waited before waits no more.
+            self._indexed, self._waiting, self._waiting_bytes = indexed, 0, 0
+
+    def grown(self, added: int, size: int) -> None:
+        """So many changes, and bytes, have been written by this process."""
+        self._waiting += added
+        self._waiting_bytes += size
+
+    def tried(self) -> None:
+        """A step has been taken, or has failed: the next one after as much again."""
+        self._waiting = self._waiting_bytes = 0
+
+    def forget(self) -> None:
+        """What was learned in a transaction that is undone does not hold."""
+        self._count = -1
+
+    @property
+    def are_behind(self) -> bool:
+        """Whether so much waits that the indexes should follow."""
+        return self._are_there and (
+            self._waiting >= MERGE_CHANGES or self._waiting_bytes >= MERGE_BYTES
+        )
 
 
 class TooMuchToHold(Exception):

@@ -17,8 +17,15 @@ from typing import Any, NamedTuple
 from kalam_notify.model import Change, PostedChange, Row, settle
 from kalam_notify.model.changes import ENTRY_BYTES, IN_FILE, Appended, Seen, Settled, settle_batch
 from kalam_notify.model.sourced import SourceMark
-from kalam_notify.store.catalog import Indexes, NumberOf, Numbers
-from kalam_notify.store.rows import STANDING, RowsAtHand, TooMuchToHold, take_out_stale
+from kalam_notify.store.rows import (
+    STANDING,
+    Indexes,
+    NumberOf,
+    Numbers,
+    RowsAtHand,
+    TooMuchToHold,
+    take_out_stale,
+)
 from kalam_notify.store.statements import (
     LINE,
     Template,

@@ -15,8 +15,8 @@ from kalam_notify.log import SqliteLog
 from kalam_notify.model import SHARED, PostedChange
 from kalam_notify.model.changes import Appended
 from kalam_notify.store import schema, storing
-from kalam_notify.store.catalog import Indexes, Numbers
 from kalam_notify.store.digest import Digest
+from kalam_notify.store.rows import Indexes, Numbers
 from kalam_notify.store.storing import Posting, store
 
 

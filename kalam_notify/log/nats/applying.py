@@ -40,8 +40,6 @@ from kalam_notify.model import TableDef, TableId
 from kalam_notify.model.changes import Appended
 from kalam_notify.model.sourced import SourceMark, SourceState
 from kalam_notify.store.catalog import (
-    Indexes,
-    Numbers,
     Shape,
     is_filled,
     shape_changed,
@@ -50,6 +48,7 @@ from kalam_notify.store.catalog import (
 )
 from kalam_notify.store.digest import Digest
 from kalam_notify.store.indexing import follow_all
+from kalam_notify.store.rows import Indexes, Numbers
 from kalam_notify.store.sourced import source_states, write_mark
 from kalam_notify.store.statements import pieces
 from kalam_notify.store.storing import Group, Posting, store
