@@ -27,12 +27,11 @@ from typing import Any
 
 import orjson
 
-from kalam_notify.filters import Projection
+from kalam_notify.filters import Delta, Projection
 from kalam_notify.model import Change, Row, TableDef
 from kalam_notify.protocol.deflate import WORTHWHILE_BYTES, deflate_body
 from kalam_notify.protocol.events import EventHead, Events, event_end
 from kalam_notify.protocol.messages import DeflatedHead, Head, frame_header
-from kalam_notify.subscriptions.routing import Delta
 
 MAX_MESSAGE_BYTES = 512 * 1024
 """No message's payload is larger unless a single row is."""

@@ -10,7 +10,18 @@ parameters, so that whoever holds filters can share them.
 """
 
 from kalam_notify.filters.filter import Filter
-from kalam_notify.filters.index import Explanation, FilterIndex
+from kalam_notify.filters.index import Delta, Explanation, FilterIndex, delta, deltas
 from kalam_notify.filters.query import Projection, Query, bind, check_policy
 
-__all__ = ["Explanation", "Filter", "FilterIndex", "Projection", "Query", "bind", "check_policy"]
+__all__ = [
+    "Delta",
+    "Explanation",
+    "Filter",
+    "FilterIndex",
+    "Projection",
+    "Query",
+    "bind",
+    "check_policy",
+    "delta",
+    "deltas",
+]

@@ -15,10 +15,9 @@ from kalam_notify.delivery.payload import (
     RowEncoder,
     with_seq,
 )
-from kalam_notify.filters import Projection
+from kalam_notify.filters import Delta, Projection, delta
 from kalam_notify.model import Change, Row, TableDef, TableId
 from kalam_notify.protocol.messages import change_head, frame_header
-from kalam_notify.subscriptions.routing import Delta, delta
 
 TABLE = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 KEYLESS = TableDef(TableId("app.events"), "shared", "public")
