@@ -19,10 +19,10 @@ from kalam_notify.budget import Budget
 from kalam_notify.config.hooks import HookSettings
 from kalam_notify.errors import AuthenticationFailed
 from kalam_notify.http.answers import error_answer
-from kalam_notify.http.body import Gate
 from kalam_notify.http.foreign import Foreign, format_named
 from kalam_notify.http.ingest import (
     ChangesEndpoint,
+    Gate,
     IngestConfig,
     IngestMetrics,
     NoMetrics,

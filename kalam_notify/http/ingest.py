@@ -4,6 +4,15 @@ The order of the checks is the order of their cost: method, sender, media type, 
 size, and only then a byte of the body is kept. A post holds its bytes at the gate until the log
 has stored them. It is a plain ASGI application, because thousands of small posts a second come
 through here, and every layer above ASGI would cost as much as the work itself.
+
+The gate counts how many bytes of posts are in memory and not yet durable. Back-pressure has to come
+before memory grows, so a post takes its place there while its body arrives, piece by piece, and
+gives it back when the log has stored it. Bytes are counted as they come and not as a Content-Length
+promises them: a slow uploader holds what it has sent.
+
+A client that is refused early may still be sending. Up to `LINGER_BYTES` of that are taken in and
+thrown away, so that it gets to read its answer instead of a reset connection; whoever wants to
+send more than that is cut off.
 """
 
 import asyncio
@@ -11,6 +20,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import TracebackType
 from typing import Final, Protocol
 
 from starlette.datastructures import Headers, QueryParams
@@ -31,16 +41,14 @@ from kalam_notify.errors import (
 )
 from kalam_notify.formats.cloudevents import of_headers
 from kalam_notify.http.answers import JsonAnswer, error_answer, fault_answer
-from kalam_notify.http.body import (
-    Gate,
+from kalam_notify.http.decoders import (
+    Batch,
+    at_once,
+    decode_batch,
     form_of,
     inflate,
     is_gzip,
-    outlives_refusal,
-    overloaded,
-    read_body,
 )
-from kalam_notify.http.decoders import Batch, at_once, decode_batch
 from kalam_notify.http.foreign import Foreign, decode_event, format_named
 from kalam_notify.http.rules import MAX_ID_CHARS, IngestLimits, Rules
 from kalam_notify.log.base import EventLog
@@ -56,6 +64,149 @@ _INFLATE_HERE_BYTES: Final = 4096
 _SPAN_BYTES: Final = 1 << 20
 _WEBHOOK: Final = "webhook-id "
 _ALLOW = {"Allow": "POST, OPTIONS"}
+
+
+RETRY_AFTER_SECONDS = 1
+
+
+def overloaded(message: str) -> ChangeRefused:
+    """The refusal of a post that may be tried again in a moment."""
+    return ChangeRefused(503, "OVERLOADED", message, retry_after=RETRY_AFTER_SECONDS)
+
+
+class Gate:
+    """Counts bytes in flight. Never waits: it lets in or refuses.
+
+    Invariant: `held` is the sum of all open tickets.
+    """
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.open_posts = 0
+        self.refused = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """Refuse every further post: the server is draining."""
+        self._closed = True
+
+    def ticket(self, capacity: int) -> "Ticket":
+        """A place for one post, at a capacity of `capacity` bytes over all posts."""
+        if self._closed:
+            self.refused += 1
+            raise overloaded("the server is shutting down")
+        return Ticket(self, capacity)
+
+    def statistics(self) -> dict[str, int]:
+        return {"held_bytes": self.held, "open_posts": self.open_posts, "refused": self.refused}
+
+
+class Ticket:
+    """One post's place. Use as a context manager; leaving it gives the bytes back."""
+
+    __slots__ = ("_capacity", "_gate", "_held")
+
+    def __init__(self, gate: Gate, capacity: int) -> None:
+        self._gate = gate
+        self._capacity = capacity
+        self._held = 0
+
+    def __enter__(self) -> "Ticket":
+        self._gate.open_posts += 1
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._gate.open_posts -= 1
+        self._gate.held -= self._held
+        self._held = 0
+
+    def expect(self, size: int) -> None:
+        """Raise ChangeRefused (503) when `size` more bytes would not be let in now.
+
+        A post that finds nobody else is let in whatever its size: it could never come otherwise.
+        """
+        others = self._gate.held - self._held
+        if others and others + self._held + size > self._capacity:
+            self._gate.refused += 1
+            raise overloaded("too much is waiting to be stored")
+
+    def grow(self, size: int) -> None:
+        """Take in `size` more bytes; raises ChangeRefused (503) like `expect`."""
+        self.expect(size)
+        self._held += size
+        self._gate.held += size
+
+
+LINGER_BYTES: Final = 64 * 1024 * 1024
+# A body that stands still for this long is given up, and its place at the gate freed.
+STALL_SECONDS: Final = 30.0
+
+
+async def read_body(receive: Receive, announced: str | None, ticket: Ticket, limit: int) -> bytes:
+    """The whole body, at most `limit` bytes, its bytes held by `ticket`.
+
+    `announced` is the request's Content-Length.
+
+    Raises ChangeRefused (413 too large, 503 no room, 408 stalled) and ClientDisconnect.
+    """
+    if announced is not None and announced.isdecimal():
+        if int(announced) > limit:
+            raise _too_large(limit)
+        ticket.expect(int(announced))
+    pieces: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        piece, more = await _next_piece(receive)
+        size += len(piece)
+        try:
+            if size > limit:
+                raise _too_large(limit)
+            ticket.grow(len(piece))
+        except ChangeRefused:
+            pieces.clear()
+            if more and announced is None:
+                await _linger(receive)
+            raise
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def outlives_refusal(scope: Scope, status: int) -> bool:
+    """Whether the connection of a refused request may be used again: not where too much follows."""
+    announced = Headers(scope=scope).get("content-length")
+    if announced is not None and announced.isdecimal():
+        return int(announced) <= LINGER_BYTES
+    return status not in (408, 413, 503)
+
+
+async def _next_piece(receive: Receive) -> tuple[bytes, bool]:
+    try:
+        async with asyncio.timeout(STALL_SECONDS):
+            message = await receive()
+    except TimeoutError:
+        raise ChangeRefused(408, "REQUEST_TIMEOUT", "the body stopped arriving") from None
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
+
+
+async def _linger(receive: Receive) -> None:
+    """Throw away what is left of a body without a Content-Length, up to a bound."""
+    more = True
+    taken = 0
+    while more and taken < LINGER_BYTES:
+        piece, more = await _next_piece(receive)
+        taken += len(piece)
+
+
+def _too_large(limit: int) -> ChangeRefused:
+    return ChangeRefused(413, "TOO_LARGE", f"a body holds at most max_body_bytes ({limit})")
 
 
 class IngestConfig(Protocol):

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 
 from kalam_notify.config.hooks import IngestSettings
-from kalam_notify.http.body import Form
 from kalam_notify.http.decoders import Rules, at_once, decode_batch
+from kalam_notify.http.items import Form
 from kalam_notify.model import PostedChange, TableDef, TableId
 from kalam_notify.model.tables import Catalog
 from kalam_notify.model.types import parse_type

@@ -15,10 +15,9 @@ from ingest_fixtures import Limits, Settings, body, insert, tables
 from starlette.applications import Starlette
 
 from kalam_notify.errors import AuthenticationFailed, LogUnavailable
-from kalam_notify.http import body as body_module
+from kalam_notify.http import ingest as ingest_module
 from kalam_notify.http.answers import ERROR_HANDLERS
-from kalam_notify.http.body import Gate
-from kalam_notify.http.ingest import create_ingest_routes
+from kalam_notify.http.ingest import Gate, create_ingest_routes
 from kalam_notify.model import Identity, PostedChange, Role, UserId
 from kalam_notify.model.changes import Appended
 from kalam_notify.model.tables import Catalog
@@ -373,7 +372,7 @@ async def test_a_client_that_asks_first_is_told_to_go_on_or_not(server: Server) 
 async def test_a_body_that_stands_still_is_given_up(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body_module, "STALL_SECONDS", 0.01)
+    monkeypatch.setattr(ingest_module, "STALL_SECONDS", 0.01)
     answer = await head_of_answer(server, "Content-Length: 5", content=b"[")
     assert b" 408 " in answer
     await server.gate.until(lambda: server.gate.open_posts == 0)
