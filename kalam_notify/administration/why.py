@@ -18,8 +18,8 @@ from kalam_notify.budget import Steps
 from kalam_notify.filters import Delta, Filter, bind, delta
 from kalam_notify.model import Change, Identity, TableDef
 from kalam_notify.sql import Limits, parse, parse_policy
-from kalam_notify.sql.normal import negation
-from kalam_notify.sql.tree import TRUE, Call, Column, Expression, postorder
+from kalam_notify.sql.normal import negation, postorder
+from kalam_notify.sql.tree import TRUE, Call, Column, Expression
 from kalam_notify.subscriptions.plans import SubscriptionHandle, SubscriptionState
 
 MOST_TERMS = 20

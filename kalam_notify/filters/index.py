@@ -29,8 +29,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from kalam_notify.filters.access import Access, access_paths, explain
-from kalam_notify.filters.filter import Filter, Test, compile_predicate
 from kalam_notify.filters.lookups import Begins, Equals, HashIndex, PrefixIndex, RangeIndex, Term
+from kalam_notify.filters.query import Filter, Test, compile_predicate
 from kalam_notify.model import Change
 from kalam_notify.sql.describe import describe
 from kalam_notify.sql.tree import FALSE, TRUE, Expression
