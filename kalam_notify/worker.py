@@ -219,7 +219,7 @@ class Worker:
         self.service = NotificationService(
             self.log, self.manager, self.stats, clock=clock, ring=self._ring
         )
-        self.budget = Budget(clock, gives_way=self.service.is_delivering)
+        self.budget = Budget(clock, gives_way_to=(self.log.waiting, self.service.under_way))
         self.feeder = Feeder(
             self.log,
             self.manager,

@@ -9,7 +9,7 @@ of all tables is complete before that.
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Sized
 from itertools import islice
 
 from kalam_notify.config import NatsSettings
@@ -100,6 +100,8 @@ class MemoryLog:
         self._source_version = 0
         self._appends = 0
         self._waiters = Waiters()
+        # Every append is done at once.
+        self.waiting: Sized = ()
         self._open = False
         self._task: asyncio.Task[None] | None = None
 
@@ -174,10 +176,6 @@ class MemoryLog:
 
     async def latest(self, at_least: int = 0) -> int:
         return self.last_seq
-
-    @property
-    def waiting_bytes(self) -> int:
-        return 0
 
     def horizon(self, table: TableId | None = None) -> int:
         if table is None:

@@ -94,7 +94,7 @@ class World:
                 await asyncio.sleep(0.001)
 
     def _is_settled(self) -> bool:
-        if self.service.position < self.log.last_seq or self.service.is_delivering():
+        if self.service.position < self.log.last_seq or self.service.under_way or self.log.waiting:
             return False
         return all(
             handle.state is SubscriptionState.LIVE
