@@ -20,8 +20,9 @@ from kalam_notify.model import SHARED, Change, Owner, PostedChange, Row, TableDe
 from kalam_notify.model.changes import Appended, RowKey, Seen, Stored, refuse_unfit, settle_batch
 from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.model.sourced import SourceMark, SourceState
+from kalam_notify.store.access import Shape
 from kalam_notify.store.base import Matches, Page, PageRequest, Span
-from kalam_notify.store.catalog import Shape, shape_changed
+from kalam_notify.store.catalog import shape_changed
 from kalam_notify.store.files import LogTime
 from kalam_notify.store.filtering import Candidate, LoopFilter
 from kalam_notify.store.pages import fill_page, keep_matching

@@ -1,8 +1,4 @@
-"""The tables of the file, the shapes their data is stored under, and their indexes.
-
-What may not change while a table holds data.
-
-Indexes of the file: which there are, and what their entries are.
+"""What declared tables ask of the file: shapes that hold while there is data, indexes and entries.
 
     indexes   one row per index: its table, its columns, and whether its entries are complete
     entries   index, owner, the columns' values as sorted bytes (see `sorting`) -> a row's key
@@ -20,32 +16,24 @@ Invariant: every current row with `seq <= state.indexed` has its entries in ever
 process that writes knows which there are, whatever its own configuration says.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from sqlite3 import Connection
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from kalam_notify.errors import StorageFault
 from kalam_notify.model import Owner, TableDef, TableId
 from kalam_notify.model.readings import sort_key
+from kalam_notify.store.access import (
+    Index,
+    IndexColumn,
+    Shape,
+    StoredTable,
+    stored_table,
+    stored_tables,
+)
 from kalam_notify.store.sorting import NOTHING, encode
-
-
-class Shape(NamedTuple):
-    """What the stored rows of a table depend on."""
-
-    kind: str
-    primary_key: tuple[str, ...]
-
-    @classmethod
-    def of(cls, table: TableDef) -> "Shape":
-        return cls(table.kind, table.primary_key)
-
-    def __str__(self) -> str:
-        key = ", ".join(self.primary_key) or "none"
-        return f"type {self.kind}, primary key {key}"
 
 
 def shape_changed(table: TableId, stored: Shape, declared: Shape) -> StorageFault:
@@ -64,30 +52,6 @@ def is_filled(connection: Connection, table: int) -> bool:
     """Whether the file holds changes or rows of a table, by its number."""
     (filled,) = connection.execute(_HAS_DATA, (table,)).fetchone()
     return bool(filled)
-
-
-class StoredTable(NamedTuple):
-    number: int
-    shape: Shape
-    horizon: int
-
-
-def stored_table(connection: Connection, table: TableId) -> StoredTable | None:
-    """One table, or None when it has never had data."""
-    found = connection.execute(
-        "SELECT id, kind, primary_key, horizon FROM tables WHERE name = ?", (table,)
-    ).fetchone()
-    return None if found is None else _stored(*found)
-
-
-def stored_tables(connection: Connection) -> dict[TableId, StoredTable]:
-    """Every table the file knows."""
-    found = connection.execute("SELECT name, id, kind, primary_key, horizon FROM tables")
-    return {TableId(name.decode()): _stored(*rest) for name, *rest in found.fetchall()}
-
-
-def _stored(number: int, kind: bytes, primary_key: bytes, horizon: int) -> StoredTable:
-    return StoredTable(number, Shape(kind.decode(), tuple(json.loads(primary_key))), horizon)
 
 
 def refuse_changed_shapes(connection: Connection, tables: Iterable[TableDef]) -> None:
@@ -111,24 +75,6 @@ Entry = tuple[int, Owner, bytes, str]
 """Index, owner, sorted values, key."""
 
 
-class IndexColumn(NamedTuple):
-    """A column of an index, and what its values are read as (None: as they are)."""
-
-    name: str
-    reading: str | None = None
-
-
-class Index(NamedTuple):
-    """An index of the file. It is used for reading when it `is_ready`, and kept in any case."""
-
-    number: int
-    columns: tuple[IndexColumn, ...]
-    is_ready: bool = True
-
-    def __str__(self) -> str:
-        return f"({', '.join(column.name for column in self.columns)})"
-
-
 def wanted_indexes(table: TableDef) -> list[tuple[IndexColumn, ...]]:
     """The indexes that a table's declaration asks for.
 
@@ -147,19 +93,6 @@ def wanted_indexes(table: TableDef) -> list[tuple[IndexColumn, ...]]:
 def _column(table: TableDef, name: str) -> IndexColumn:
     declared = None if table.columns is None else table.columns.get(name)
     return IndexColumn(name, None if declared is None else declared.reading)
-
-
-_INDEXES_OF = "SELECT id, columns, state FROM indexes WHERE tbl = ? AND state <> 'dropped'"
-
-
-def indexes_of(connection: Connection, table: int) -> list[Index]:
-    """The indexes of a table, those included that are not complete."""
-    found = connection.execute(_INDEXES_OF, (table,)).fetchall()
-    return [Index(number, columns_of(text), state == b"ready") for number, text, state in found]
-
-
-def columns_of(text: bytes) -> tuple[IndexColumn, ...]:
-    return tuple(IndexColumn(name, reading) for name, reading in json.loads(text))
 
 
 class Maker:

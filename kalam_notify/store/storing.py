@@ -18,21 +18,19 @@ from kalam_notify.model import Change, PostedChange, Row, settle
 from kalam_notify.model.changes import ENTRY_BYTES, IN_FILE, Appended, Seen, Settled, settle_batch
 from kalam_notify.model.sourced import SourceMark
 from kalam_notify.store.rows import (
+    LINE,
     STANDING,
     Indexes,
     NumberOf,
     Numbers,
     RowsAtHand,
-    TooMuchToHold,
-    take_out_stale,
-)
-from kalam_notify.store.statements import (
-    LINE,
     Template,
+    TooMuchToHold,
     look_up,
     numbered,
     pieces,
     statement,
+    take_out_stale,
     tuples,
     write_rows,
 )
