@@ -24,6 +24,7 @@ from kalam_notify.errors import KalamNotifyError, LogFault, StorageFault
 from kalam_notify.log import EventLog
 from kalam_notify.logs import Complaints
 from kalam_notify.model import TableDef, TableId
+from kalam_notify.model.sourced import SourceState
 from kalam_notify.sources.base import (
     Definition,
     Lag,
@@ -85,8 +86,26 @@ class Sources:
 
     async def load(self) -> None:
         """Take the tables that the log knows of."""
-        self._version = await self._event_log.source_version()
+        version = await self._event_log.source_version()
+        self._take(version, await self._event_log.sources())
+
+    async def _look(self) -> None:
+        """Take them where they have changed.
+
+        Not from a log that is on its way back to what it was: it may know of none for a while, and
+        subscriptions to those that it knew would end.
+        """
+        if self._event_log.why_not_ready() is not None:
+            return
+        version = await self._event_log.source_version()
+        if version == self._version:
+            return
         states = await self._event_log.sources()
+        if self._event_log.why_not_ready() is None:
+            self._take(version, states)
+
+    def _take(self, version: int, states: Mapping[str, SourceState]) -> None:
+        self._version = version
         for name in self._tables:
             tables = states[name].tables if name in states else {}
             self._tables[name] = {table: decode_definition(text) for table, text in tables.items()}
@@ -112,8 +131,7 @@ class Sources:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
-                if await self._event_log.source_version() != self._version:
-                    await self.load()
+                await self._look()
             except LogFault as fault:
                 _log.debug("the tables of sources cannot be read: %s", fault)
             except StorageFault as fault:

@@ -108,7 +108,12 @@ async def connected(address: str, user: str, password: str) -> AsyncIterator[Con
         refusals.put_nowait(str(fault).lower())
 
     client = await nats.connect(
-        address, user=user, password=password, error_cb=on_error, allow_reconnect=False
+        address,
+        user=user,
+        password=password,
+        error_cb=on_error,
+        allow_reconnect=False,
+        connect_timeout=int(SECONDS),  # a busy machine takes longer than the default
     )
     try:
         yield Connection(client, refusals)

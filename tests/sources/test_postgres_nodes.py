@@ -5,6 +5,8 @@ import random
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -194,8 +196,14 @@ def _kill(both: Nodes, dice: random.Random) -> None:
     reader = both.reader
     reader.server.kill()
     if dice.random() < 0.7:
-        eventually(lambda: both.other(reader).reads, "the other one to follow")
+        _await_other(both, reader, "killed")
     reader.start()
+
+
+def _await_other(both: Nodes, reader: Node, what: str) -> None:
+    began = time.monotonic()
+    eventually(lambda: both.other(reader).reads, "the other one to follow")
+    print(f"{what}: another one followed after {time.monotonic() - began:.1f} s")
 
 
 def _freeze(both: Nodes) -> None:
@@ -203,7 +211,7 @@ def _freeze(both: Nodes) -> None:
     reader = both.reader
     reader.server.signal(signal.SIGSTOP)
     try:
-        eventually(lambda: both.other(reader).reads, "the other one to follow")
+        _await_other(both, reader, "frozen")
     finally:
         reader.server.signal(signal.SIGCONT)
     eventually(lambda: reader.stands_by, "the one that was frozen to stand by")
@@ -418,3 +426,34 @@ def test_a_new_leader_of_the_stream_costs_nothing(nodes: Make, tmp_path: Path) -
     finally:
         both.close()
         servers.close()
+
+
+@pytest.mark.parametrize("way", ["--keep-rows", "--from-stream"])
+def test_a_source_goes_on_after_an_operator_has_decided_whose_rows_stand(
+    nodes: Make, nats: NatsServer, way: str
+) -> None:
+    both = nodes(*TABLES).start()
+    views = both.watch("SELECT * FROM public.t")
+    both.await_equal(views)
+    both.database.run("UPDATE t SET v = 1 WHERE id < 60")
+    both.database.run("UPDATE t SET v = 2 WHERE id > 60")
+    both.await_equal(views)
+    both.are_equal()
+    for node in both.all:
+        node.server.stop()
+    if way == "--from-stream":
+        # What is left of it begins with marks that follow on nothing that anybody has.
+        config = nats.api("STREAM.INFO.KALAM")["config"]
+        nats.api("STREAM.UPDATE.KALAM", {**config, "max_msgs": 2})
+        nats.api("STREAM.UPDATE.KALAM", config)
+    else:
+        nats.delete_stream("KALAM")
+    both.database.run("UPDATE t SET v = 3 WHERE id > 120", "DELETE FROM t WHERE id < 9")
+    first = both.all[0]
+    command = [sys.executable, "-m", "kalam_notify", "rebuild", way, "--yes", "--config"]
+    subprocess.run([*command, str(first.server.config_file)], check=True, timeout=60)
+    both.start()
+    both.await_equal(views)
+    both.database.run("UPDATE t SET v = 4 WHERE id = 150", "DELETE FROM t WHERE id < 19")
+    both.await_equal(views)
+    both.are_equal()

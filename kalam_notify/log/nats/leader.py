@@ -113,6 +113,8 @@ class Leader:
         self._waiting_bytes = 0
         self._snapshots = SnapshotServer(link, self._make_snapshot, path.parent)
         self._copied_bytes = 0
+        # The file is about to be another one: what it has applied proves nothing.
+        self.is_rejoining = False
         # What another node's digest was found to say; whether that node is right.
         self._disagreement: str | None = None
         self._is_overruled = False
@@ -374,7 +376,13 @@ class Leader:
         """Come back to the stream with another file: another node's, or an empty one."""
         if self._standing.standstill is None:
             _logger.warning("%s", parted)
-        self._standing.is_level = False
+        self.is_rejoining, self._standing.is_level = True, False
+        try:
+            await self._find_back(parted)
+        finally:
+            self.is_rejoining = False
+
+    async def _find_back(self, parted: Parted) -> None:
         await self._snapshots.stop()
         into = self._path.with_suffix(".copy")
         await asyncio.to_thread(node_file.remove, into)

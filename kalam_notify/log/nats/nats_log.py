@@ -224,7 +224,10 @@ class NatsLog(StoredLog):
                 await standing.applied_upto(info.last_seq)
                 if self._leader.leads:
                     await self._leader.begin_epoch()
-                standing.is_level = standing.standstill is None and not standing.state.owes
+                # The file may be another one by now, or about to be.
+                is_level = standing.state.applied >= info.last_seq and not standing.state.owes
+                is_well = standing.standstill is None and not self._leader.is_rejoining
+                standing.is_level = is_level and is_well
 
     async def _follow_file(self) -> None:
         """Where another worker of this node applies: read off the file what it has come to."""
@@ -248,6 +251,8 @@ class NatsLog(StoredLog):
             await asyncio.to_thread(self._files.check)
         except MovedFiles:
             files = LogFiles(self._path)
+            # It may be replayed from the stream's beginning, and tell of a past until it is level.
+            self._standing.is_level = False
             self._pool.forget()
             await self._follower.begin_anew()
             self._files, self._moved = files, None
