@@ -20,10 +20,9 @@ from kalam_notify.delivery.service import NotificationService
 from kalam_notify.http.administration import AdministrationEndpoints
 from kalam_notify.http.administrators import Administrators
 from kalam_notify.http.answers import ERROR_HANDLERS
-from kalam_notify.http.body import Gate
 from kalam_notify.http.console import Console, Mint, PublicAddress
 from kalam_notify.http.hooks import create_hook_routes
-from kalam_notify.http.ingest import create_ingest_routes, posts_first
+from kalam_notify.http.ingest import Gate, create_ingest_routes, posts_first
 from kalam_notify.http.openapi import openapi_route
 from kalam_notify.http.operations import OpsEndpoints
 from kalam_notify.http.revoking import Revoke, Revoking
@@ -119,25 +118,23 @@ class Endpoints:
         ]
 
     def _ingest(self) -> Sequence[Route]:
-        rooms, config = self._rooms, self._rooms.config
+        rooms = self._rooms
         return create_ingest_routes(
             rooms.log,
             rooms.catalog,
             rooms.authorize,
-            lambda: config().limits,
+            rooms.config,
             rooms.budget,
             metrics=rooms.metrics,
             gate=rooms.gate,
-            tables=lambda: config().ingest.tables,
         )
 
     def _hooks(self) -> Sequence[Route]:
-        rooms, config = self._rooms, self._rooms.config
+        rooms = self._rooms
         return create_hook_routes(
             rooms.log,
             rooms.catalog,
-            lambda: config().ingest,
-            lambda: config().limits,
+            rooms.config,
             rooms.budget,
             metrics=rooms.metrics,
             gate=rooms.gate,

@@ -33,7 +33,7 @@ from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.endpoints import Answers, Endpoints, Rooms, Sockets
 from kalam_notify.errors import OperatorFault
 from kalam_notify.garbage import collect_in_small_steps
-from kalam_notify.http.body import Gate
+from kalam_notify.http.ingest import Gate
 from kalam_notify.log import Retention, open_log
 from kalam_notify.logs import hide, set_level
 from kalam_notify.metrics import Metrics, Pulse, StateCollector
@@ -219,7 +219,7 @@ class Worker:
         self.service = NotificationService(
             self.log, self.manager, self.stats, clock=clock, ring=self._ring
         )
-        self.budget = Budget(clock, gives_way=self.service.is_delivering)
+        self.budget = Budget(clock, gives_way_to=(self.log.waiting, self.service.under_way))
         self.feeder = Feeder(
             self.log,
             self.manager,

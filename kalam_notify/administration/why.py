@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 import orjson
 
 from kalam_notify.budget import Steps
-from kalam_notify.filters import Filter, bind
+from kalam_notify.filters import Delta, Filter, bind, delta
 from kalam_notify.model import Change, Identity, TableDef
 from kalam_notify.sql import Limits, parse, parse_policy
-from kalam_notify.sql.normal import negation
-from kalam_notify.sql.tree import TRUE, Call, Column, Expression, postorder
+from kalam_notify.sql.normal import negation, postorder
+from kalam_notify.sql.tree import TRUE, Call, Column, Expression
 from kalam_notify.subscriptions.plans import SubscriptionHandle, SubscriptionState
-from kalam_notify.subscriptions.routing import Delta, delta
 
 MOST_TERMS = 20
 """Terms of a condition that are told."""

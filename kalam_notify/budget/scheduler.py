@@ -19,7 +19,7 @@ Invariant: what a step raises reaches whoever handed the work in, and nobody els
 When the next slice is due: the scheduler on an event loop.
 
 One slice, then the loop turns, so that sockets, timers and the fan-out come between any two. While
-a change is on its way to its subscribers (`gives_way`), slices are further apart as well: the
+a change is on its way to its subscribers (`gives_way_to`), slices are further apart as well: the
 threads that store it need the interpreter, which a busy loop does not let go of, and each of a
 change's steps through the loop would wait for a slice. After a step that took longer than a slice
 should, the loop is left alone for as long as that took.
@@ -37,7 +37,7 @@ waits for the first that is given back; those who wait take turns by owner.
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Generator, Hashable
+from collections.abc import AsyncIterator, Callable, Generator, Hashable, Sequence, Sized
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
@@ -341,11 +341,11 @@ class Budget:
         self,
         clock: Callable[[], float],
         *,
-        gives_way: Callable[[], bool] = lambda: False,
+        gives_way_to: Sequence[Sized] = (),
         quantum: float = QUANTUM,
     ) -> None:
-        """`gives_way` tells whether a change is on its way to its subscribers now."""
-        self.gives_way = gives_way
+        """`gives_way_to` are empty as long as no change is on its way to its subscribers."""
+        self._gives_way_to = gives_way_to
         self._clock = clock
         self._quantum = quantum
         self._scheduler = Scheduler(clock, quantum)
@@ -405,7 +405,7 @@ class Budget:
 
     def _rest(self, used: float) -> float:
         """Seconds that the loop is left alone after a slice that took `used`; 0: one turn."""
-        if used > 4 * self._quantum or self.gives_way():
+        if used > 4 * self._quantum or any(self._gives_way_to):
             return min(max(used, _SHORTEST_REST), _LONGEST_REST)
         return 0.0
 

@@ -22,13 +22,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from kalam_notify.budget import Steps
-from kalam_notify.filters import Filter, FilterIndex
+from kalam_notify.filters import Delta, Filter, FilterIndex, deltas
 from kalam_notify.filters.index import Entry as IndexEntry
 from kalam_notify.model import Change
 from kalam_notify.sql.tree import Call, Column, Expression
 from kalam_notify.store.base import Span
 from kalam_notify.subscriptions.plans import FilterNode, Plan, SubscriptionHandle
-from kalam_notify.subscriptions.routing import Delta, both_images, one_image
 
 Entry = IndexEntry[FilterNode]
 
@@ -226,9 +225,7 @@ class Asking:
             before = yield from self._matching(cohort, change.old.values, change.size)
         if change.row is not None:
             after = yield from self._matching(cohort, change.row.values, change.size)
-        if before is None or after is None:
-            return one_image(change, before, after)
-        return both_images(change, before, after)
+        return deltas(change, before, after)
 
     def _matching(
         self, cohort: Cohort, values: dict[str, Any], size: int

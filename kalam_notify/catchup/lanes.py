@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, Protocol
 
 from kalam_notify.budget import Budget, Owner, Steps, Work
 from kalam_notify.catchup.cohorts import Asking, Cohort
-from kalam_notify.catchup.snapshots import ReadFaults
+from kalam_notify.catchup.pages import ReadFaults
 from kalam_notify.delivery.batch import Paths
 from kalam_notify.delivery.payload import FrameSet
 from kalam_notify.delivery.stats import FanoutStats

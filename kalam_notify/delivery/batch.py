@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from kalam_notify.delivery.payload import BodyBuilder, FrameSet, RowEncoder
+from kalam_notify.filters import Delta
 from kalam_notify.model import Change, Owner, TableId
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.plans import FilterNode, Plan, TablePlans
-from kalam_notify.subscriptions.routing import Delta
 
 
 class Delivery(NamedTuple):
@@ -88,7 +88,7 @@ class Paths:
         self._paths[plan] = path.on(change, seen)
 
     def _root(self, plan: Plan) -> _Path:
-        key = (plan.table.id, plan.owner, plan.projection.key)
+        key = (plan.table.id, plan.owner, plan.projection)
         root = self._roots.get(key)
         if root is None:
             root = self._roots[key] = _Path(RowEncoder(plan.table, plan.projection))
@@ -187,8 +187,8 @@ def _collect(
     too_dear: list[FilterNode],
 ) -> bool:
     """Take a change in for the plans that see it; False: not before some are demoted."""
-    if plans.shares.are_light(change.size):
-        routed = plans.route(change)
+    if change.size <= plans.shares.light_bytes:
+        routed = plans.index.route(change)
     else:
         found = plans.shares.route(change, clock)
         if found.too_dear:

@@ -18,7 +18,7 @@ after a partial send nothing more may be written behind the back of the outbox.
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import compress
 from typing import NamedTuple
 
@@ -167,14 +167,14 @@ class ChunkSender:
         self,
         stats: FanoutStats,
         ring: Ring | None = None,
-        is_storing: Callable[[], bool] = lambda: False,
+        waiting: Sized = (),
         write: Callable[[int, bytes], int] = os.write,
     ) -> None:
         """`ring` writes to many descriptors at once (None: there is none), `write` to one.
 
-        `is_storing` tells whether batches wait for the log's writer.
+        `waiting` are the batches that wait for the log's writer.
         """
-        self._is_storing = is_storing
+        self._waiting = waiting
         self._stats = stats
         self._ring = ring
         self._write = write
@@ -273,7 +273,7 @@ class ChunkSender:
         self._count(rows, bundle.size())
 
     def _step(self) -> int | None:
-        return _STEP_WHILE_STORING if self._is_storing() else None
+        return _STEP_WHILE_STORING if self._waiting else None
 
     def _send_in_turn(self, job: Job, chunk: _Chunk, held: dict[Sink, None]) -> None:
         plan, frames = job.plan, job.frames

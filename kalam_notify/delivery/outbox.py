@@ -37,7 +37,7 @@ import os
 from enum import Enum
 from typing import Protocol
 
-from kalam_notify.subscriptions.plans import NO_FD
+from kalam_notify.subscriptions.plans import NO_FD, SubscriptionHandle
 
 
 class OutboxState(Enum):
@@ -283,3 +283,44 @@ class Outbox:
         """
         queued = self._transport.get_write_buffer_size()
         return queued > 0 and queued + more > self._limit
+
+
+class OutboxSink:
+    """A connection as the fan-out and the feeder see it (`Sink`), where all goes to its outbox."""
+
+    __slots__ = ("outbox", "subscriptions")
+
+    outbox: Outbox
+    # By the client's own names for them.
+    subscriptions: dict[str, SubscriptionHandle]
+
+    @property
+    def direct_fd(self) -> int:
+        return self.outbox.direct_fd
+
+    @property
+    def has_room(self) -> bool:
+        return self.outbox.has_room
+
+    @property
+    def waiting(self) -> int:
+        return self.outbox.waiting
+
+    def offer(self, frames: bytes) -> bool:
+        return self.outbox.offer(frames)
+
+    def hold(self, frames: bytes) -> bool:
+        return self.outbox.hold(frames)
+
+    def take_held(self) -> tuple[int, bytes]:
+        return self.outbox.take_held()
+
+    def complete(self, frames: bytes, sent: int) -> None:
+        self.outbox.complete(frames, sent)
+
+    def flush(self) -> None:
+        self.outbox.flush()
+
+    def direct_fd_moved(self) -> None:
+        for handle in self.subscriptions.values():
+            handle.direct_fd_moved()

@@ -27,12 +27,11 @@ from typing import Any
 
 import orjson
 
-from kalam_notify.filters import Projection
+from kalam_notify.filters import Delta, Projection
 from kalam_notify.model import Change, Row, TableDef
 from kalam_notify.protocol.deflate import WORTHWHILE_BYTES, deflate_body
 from kalam_notify.protocol.events import EventHead, Events, event_end
 from kalam_notify.protocol.messages import DeflatedHead, Head, frame_header
-from kalam_notify.subscriptions.routing import Delta
 
 MAX_MESSAGE_BYTES = 512 * 1024
 """No message's payload is larger unless a single row is."""
@@ -55,12 +54,11 @@ def with_seq(row_json: bytes, seq: int) -> bytes:
 class RowEncoder:
     """The rows of one projection of one table, each made at most once while this lives."""
 
-    __slots__ = ("_changed", "_gone", "_primary_key", "_projection", "_rows", "_star", "_write")
+    __slots__ = ("_changed", "_gone", "_names", "_primary_key", "_rows", "_write")
 
     def __init__(self, table: TableDef, projection: Projection) -> None:
-        self._projection = projection
+        self._names = projection.names
         self._primary_key = table.primary_key
-        self._star = projection.columns is None
         self._write: Callable[[Any], bytes] = orjson.dumps
         if projection.bigints_as_text:
             self._write = _write_bigints_as_text
@@ -70,9 +68,13 @@ class RowEncoder:
 
     def project(self, row: Row, seq: int) -> bytes:
         """A row as this projection shows it; not remembered."""
-        if self._star and (self._write is orjson.dumps or not _MANY_DIGITS.search(row.json)):
+        names = self._names
+        if names is not None:
+            values = row.values
+            return with_seq(self._write({name: values.get(name) for name in names}), seq)
+        if self._write is orjson.dumps or not _MANY_DIGITS.search(row.json):
             return with_seq(row.json, seq)
-        return with_seq(self._write(self._projection.apply(row.values, self._primary_key)), seq)
+        return with_seq(self._write(row.values), seq)
 
     def row(self, change: Change) -> bytes:
         """The new row."""
@@ -101,9 +103,9 @@ class RowEncoder:
         if change.old is None or change.row is None:
             return b"{}"
         old, new = change.old.values, change.row.values
-        if not self._star:
-            old = self._projection.apply(old, self._primary_key)
-            new = self._projection.apply(new, self._primary_key)
+        if self._names is not None:
+            old = {name: old.get(name) for name in self._names}
+            new = {name: new.get(name) for name in self._names}
         replaced: dict[str, Any] = {name: old.get(name) for name in self._primary_key}
         replaced |= {
             name: value

@@ -206,14 +206,14 @@ class NotificationService:
         self._log = log
         self._manager = manager
         self._stats = stats
-        self._sender = ChunkSender(stats, ring, lambda: log.waiting_bytes > 0)
+        self._sender = ChunkSender(stats, ring, log.waiting)
         self._clock = clock
         # Everything up to here has been prepared for the handles that were live.
         self.position = log.last_seq
         self._shared = SharedScan()
         self._user = SharedScan()
         # Batches that have not come around yet, in order.
-        self._under_way: deque[_Flight] = deque()
+        self.under_way: deque[_Flight] = deque()
         # Read from the log, prepared up to `_done`.
         self._ahead: Sequence[Change] = ()
         self._done = 0
@@ -236,11 +236,7 @@ class NotificationService:
     @property
     def is_idle(self) -> bool:
         """Whether everything up to the position has been handed to those who were live."""
-        return not self._under_way
-
-    def is_delivering(self) -> bool:
-        """Whether a change is on its way: to the disk, or to those who are live."""
-        return bool(self._under_way) or self._log.waiting_bytes > 0
+        return not self.under_way
 
     async def run(self) -> None:
         """The worker loop; ends only by cancellation."""
@@ -308,7 +304,7 @@ class NotificationService:
         What the log takes in meanwhile goes along. Returns when nothing is under way any more.
         """
         self._ahead, self._done = changes, 0
-        while self._take() or self._under_way:
+        while self._take() or self.under_way:
             await self.notify_shared_table_streaming()
             await self.notify_user_table_streaming()
             await self._finish()
@@ -334,7 +330,7 @@ class NotificationService:
                 await self._turn()
 
     def _chunk_size(self) -> int:
-        if self._log.waiting_bytes > 0 or len(self._under_way) > 1:
+        if self._log.waiting or len(self.under_way) > 1:
             return _BUSY_CHUNK_SIZE
         return SHARED_NOTIFY_CHUNK_SIZE
 
@@ -354,10 +350,10 @@ class NotificationService:
     def _take(self) -> bool:
         """Prepare what waits, as far as the bounds of what is under way allow; False: nothing."""
         if self._too_dear:
-            if self._under_way:
+            if self.under_way:
                 return False
             self._demote()
-        room = MAX_BATCH_BYTES - sum(batch.size for batch, _ in self._under_way if batch.passes)
+        room = MAX_BATCH_BYTES - sum(batch.size for batch, _ in self.under_way if batch.passes)
         if room <= 0 or self._manager.counts.holes > self._most_holes() or not self._look_ahead():
             return False
         began, start = self._clock(), self._done
@@ -368,11 +364,11 @@ class NotificationService:
         )
         self._too_dear += batch.too_dear
         if not batch.taken:
-            return bool(self._under_way) or self._take()
+            return bool(self.under_way) or self._take()
         # From this line on, a subscription that goes live has the batch behind it.
         self.position = batch.upto
         self._join(batch)
-        self._under_way.append(_Flight(batch, began))
+        self.under_way.append(_Flight(batch, began))
         for node, error in self._manager.take_broken():
             self.on_broken(node, error)
         self._done += batch.taken
@@ -427,8 +423,8 @@ class NotificationService:
 
     async def _finish(self) -> None:
         """Flush and count the batches that have come around, in the order of the log."""
-        while self._under_way and not self._under_way[0].batch.passes:
-            batch, began = self._under_way.popleft()
+        while self.under_way and not self.under_way[0].batch.passes:
+            batch, began = self.under_way.popleft()
             held, self._held = list(self._held), {}
             for start in range(0, len(held), SHARED_NOTIFY_CHUNK_SIZE):
                 self._sender.flush(held[start : start + SHARED_NOTIFY_CHUNK_SIZE])

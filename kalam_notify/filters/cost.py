@@ -4,7 +4,8 @@ The unit is a comparison with a constant. A LIKE goes through a text for each of
 reads one, a list is looked up; whoever delivers may keep dear filters away from cheap ones by this.
 """
 
-from kalam_notify.sql.tree import Call, Constant, Expression, postorder
+from kalam_notify.sql.normal import postorder
+from kalam_notify.sql.tree import Call, Constant, Expression
 
 _COSTS = dict.fromkeys(("and", "or", "not"), 0) | {
     "like": 5,

@@ -1,4 +1,4 @@
-"""Which of many filters are TRUE of a row, without asking them all.
+"""Which of many filters are TRUE of a row, without asking them all, and who so sees a change.
 
 Filters are filed by one of their terms (see `access`): by column and value in a hash table, by
 interval in an ordered structure, by prefix in a hash table for each length of prefix; the few that
@@ -8,20 +8,101 @@ the number of columns indexed and of filters met, not the number of filters.
 
 Every distinct filter is one entry, however many items share it. Adding and removing cost one
 look-up for each of the filter's terms (logarithmic for ranges).
+
+A subscriber holds the rows its filter is TRUE for. An update can carry a row into that set or out
+of it, so both images of the row are judged:
+
+    old matches | new matches | seen as
+    no          | no          | nothing
+    no          | yes         | insert (of a change that is an insert), else insert + "enter"
+    yes         | no          | delete (of a change that is a delete), else delete + "leave"
+    yes         | yes         | update
+
+Where the old image is not known (an update of a table without a primary key, posted without
+`old_data`) the new row alone decides.
 """
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from enum import Enum
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from kalam_notify.filters.access import Access, access_paths, explain
-from kalam_notify.filters.filter import Filter, Test, compile_predicate
 from kalam_notify.filters.lookups import Begins, Equals, HashIndex, PrefixIndex, RangeIndex, Term
+from kalam_notify.filters.query import Filter, Test, compile_predicate
+from kalam_notify.model import Change
 from kalam_notify.sql.describe import describe
 from kalam_notify.sql.tree import FALSE, TRUE, Expression
 
 T = TypeVar("T", bound=Hashable)
+
+
+class Delta(Enum):
+    """What a subscriber is told; the value is (change_type, transition)."""
+
+    INSERT = ("insert", None)
+    UPDATE = ("update", None)
+    DELETE = ("delete", None)
+    ENTER = ("insert", "enter")
+    LEAVE = ("delete", "leave")
+
+    def __init__(self, change_type: str, transition: str | None) -> None:
+        # A small integer of its own: cheaper than a member as (part of) a key.
+        self.number = len(type(self).__members__)
+        self.change_type = change_type
+        self.transition = transition
+
+
+def delta(change: Change, old_matches: bool, new_matches: bool) -> Delta | None:
+    """How the change is seen, given the filter's answers; None: not at all.
+
+    `old_matches` is False where there is no old image, `new_matches` where there is no new one.
+    """
+    if change.kind == "insert":
+        return Delta.INSERT if new_matches else None
+    if change.kind == "delete":
+        return Delta.DELETE if old_matches else None
+    if new_matches:
+        return Delta.UPDATE if old_matches or change.old is None else Delta.ENTER
+    return Delta.LEAVE if old_matches else None
+
+
+def deltas(
+    change: Change, before: Sequence[T] | None, after: Sequence[T] | None
+) -> Sequence[tuple[T, Delta]]:
+    """Who sees a change, each once, and as what.
+
+    `before` is who matches the old image, `after` who matches the new one; None: there is none.
+    """
+    if before is None or after is None:
+        return _one_image(change, before, after)
+    routed = []
+    left = dict.fromkeys(before)
+    for item in after:
+        was_in = item in left
+        if was_in:
+            del left[item]
+        seen = delta(change, was_in, True)
+        if seen is not None:
+            routed.append((item, seen))
+    for item in left:
+        seen = delta(change, True, False)
+        if seen is not None:
+            routed.append((item, seen))
+    return routed
+
+
+def _one_image(
+    change: Change, before: Sequence[T] | None, after: Sequence[T] | None
+) -> Sequence[tuple[T, Delta]]:
+    if after is not None:
+        seen = delta(change, False, True)
+        assert seen is not None
+        return [(item, seen) for item in after]
+    if before is not None and change.kind == "delete":
+        return [(item, Delta.DELETE) for item in before]
+    return ()
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -131,6 +212,12 @@ class FilterIndex(Generic[T]):
                     continue
             found.extend(entry.items)
         return found
+
+    def route(self, change: Change) -> Sequence[tuple[T, Delta]]:
+        """The items that see a change of the table, each once, and as what."""
+        before = None if change.old is None else self.matching(change.old.values)
+        after = None if change.row is None else self.matching(change.row.values)
+        return deltas(change, before, after)
 
     @property
     def scanned(self) -> "list[Entry[T]]":

@@ -23,7 +23,7 @@ from kalam_notify.administration.questions import (
 )
 from kalam_notify.errors import LogUnavailable
 from kalam_notify.http.administrators import Administrators
-from kalam_notify.http.answers import error_answer, json_answer
+from kalam_notify.http.answers import JsonAnswer, error_answer
 from kalam_notify.model import parse_table_id
 
 DEFAULT_LIMIT: Final = 100
@@ -103,7 +103,7 @@ class AdministrationEndpoints:
                 return error_answer(404, "there is no such connection")
         except TimeoutError:
             return _not_now()
-        return json_answer({"id": given, "code": 1008, "reason": reason})
+        return JsonAnswer({"id": given, "code": 1008, "reason": reason})
 
     async def why(self, request: Request) -> Response:
         """`GET /v1/why?seq=…&user=…`: what became of a change at a user's subscriptions."""
@@ -124,7 +124,7 @@ class AdministrationEndpoints:
         if told["change"] is None:
             first, last = told["log"]
             return error_answer(404, f"the log holds no change {seq}; it holds {first} to {last}")
-        return json_answer(told)
+        return JsonAnswer(told)
 
 
 def _wanted(subject: Subject, query: Mapping[str, str]) -> Listing:

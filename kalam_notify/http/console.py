@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from kalam_notify.errors import AuthenticationFailed, KeysUnavailable
 from kalam_notify.http.administrators import Administrators
-from kalam_notify.http.answers import error_answer, json_answer
+from kalam_notify.http.answers import JsonAnswer, error_answer
 from kalam_notify.http.static_files import STATIC, answer, load
 from kalam_notify.model import Role
 from kalam_notify.version import __version__
@@ -133,7 +133,7 @@ class Console:
         refusal = await self._administrators.refusal(request, "the console")
         if refusal is not None:
             return refusal
-        return json_answer(
+        return JsonAnswer(
             {
                 "version": __version__,
                 "mints_tokens": self._mint is not None,
@@ -163,7 +163,7 @@ class Console:
             # msgspec's faults of decoding are ValueErrors, too.
             return error_answer(400, str(fault), code="INVALID_REQUEST")
         told = {"token": token, "user": wanted.user, "role": role.label, "seconds": TOKEN_SECONDS}
-        return json_answer(told)
+        return JsonAnswer(told)
 
 
 def policy(server: str | None) -> str:

@@ -19,8 +19,7 @@ from kalam_notify.formats import cloudevents
 from kalam_notify.formats.ours import OURS
 from kalam_notify.formats.recognise import FORMATS, reader_of
 from kalam_notify.formats.told import MessageFault, Reader, Told, laid_over
-from kalam_notify.http.body import Form
-from kalam_notify.http.items import split_array
+from kalam_notify.http.items import Form, split_array
 from kalam_notify.http.refusals import explain, invalid_json, too_large, too_many
 from kalam_notify.http.rules import MAX_ID_CHARS, Doubt, RawChange, Rules, is_too_long
 from kalam_notify.model import PostedChange, TableId, parse_table_id, table_id

@@ -16,18 +16,18 @@ from starlette.types import Receive, Scope
 
 from kalam_notify.auth.webhooks import Webhook
 from kalam_notify.budget import Budget
-from kalam_notify.config.hooks import HookSettings, IngestSettings
+from kalam_notify.config.hooks import HookSettings
 from kalam_notify.errors import AuthenticationFailed
 from kalam_notify.http.answers import error_answer
-from kalam_notify.http.body import Gate
 from kalam_notify.http.foreign import Foreign, format_named
 from kalam_notify.http.ingest import (
     ChangesEndpoint,
+    Gate,
+    IngestConfig,
     IngestMetrics,
     NoMetrics,
     first_of_each,
 )
-from kalam_notify.http.rules import IngestLimits
 from kalam_notify.log.base import EventLog
 from kalam_notify.model import Identity
 from kalam_notify.model.tables import Catalog
@@ -47,15 +47,13 @@ class HooksEndpoint(ChangesEndpoint):
         self,
         log: EventLog,
         catalog: Catalog,
-        settings: Callable[[], IngestSettings],
-        limits: Callable[[], IngestLimits],
+        config: Callable[[], IngestConfig],
         budget: Budget | None,
         metrics: IngestMetrics,
         gate: Gate,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(log, catalog, _nobody, limits, budget, metrics, gate)
-        self._settings = settings
+        super().__init__(log, catalog, _nobody, config, budget, metrics, gate)
         self._clock = clock
         self._hooks: dict[str, _Hook] = {}
 
@@ -67,13 +65,15 @@ class HooksEndpoint(ChangesEndpoint):
         headers = first_of_each(scope)
         is_known = hook.webhook.judge_headers(headers)
         settings = hook.settings
-        foreign = Foreign(self._settings().tables, format_named(settings.format), settings.tables)
+        foreign = Foreign(
+            self._config().ingest.tables, format_named(settings.format), settings.tables
+        )
         judge = None if is_known else partial(hook.webhook.judge_body, headers)
         return await self._take(scope, receive, headers, foreign, f"hook {name}", judge)
 
     def _hook(self, name: str) -> _Hook | None:
         """The hook as it is configured now: a reload puts others in its place."""
-        settings = self._settings().hooks.get(name)
+        settings = self._config().ingest.hooks.get(name)
         if settings is None:
             return None
         hook = self._hooks.get(name)
@@ -90,8 +90,7 @@ async def _nobody(authorization: str | None, api_key: str | None) -> Identity:
 def create_hook_routes(
     log: EventLog,
     catalog: Catalog,
-    settings: Callable[[], IngestSettings],
-    limits: Callable[[], IngestLimits],
+    config: Callable[[], IngestConfig],
     budget: Budget | None = None,
     *,
     metrics: IngestMetrics | None = None,
@@ -102,8 +101,7 @@ def create_hook_routes(
     endpoint = HooksEndpoint(
         log,
         catalog,
-        settings,
-        limits,
+        config,
         budget,
         metrics or NoMetrics(),
         gate or Gate(),

@@ -4,6 +4,15 @@ The order of the checks is the order of their cost: method, sender, media type, 
 size, and only then a byte of the body is kept. A post holds its bytes at the gate until the log
 has stored them. It is a plain ASGI application, because thousands of small posts a second come
 through here, and every layer above ASGI would cost as much as the work itself.
+
+The gate counts how many bytes of posts are in memory and not yet durable. Back-pressure has to come
+before memory grows, so a post takes its place there while its body arrives, piece by piece, and
+gives it back when the log has stored it. Bytes are counted as they come and not as a Content-Length
+promises them: a slow uploader holds what it has sent.
+
+A client that is refused early may still be sending. Up to `LINGER_BYTES` of that are taken in and
+thrown away, so that it gets to read its answer instead of a reset connection; whoever wants to
+send more than that is cut off.
 """
 
 import asyncio
@@ -11,6 +20,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import TracebackType
 from typing import Final, Protocol
 
 from starlette.datastructures import Headers, QueryParams
@@ -21,6 +31,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kalam_notify.auth import Authorize
 from kalam_notify.budget import Budget
+from kalam_notify.config.hooks import IngestSettings
 from kalam_notify.errors import (
     ChangeRefused,
     ClientFault,
@@ -29,27 +40,23 @@ from kalam_notify.errors import (
     LogUnavailable,
 )
 from kalam_notify.formats.cloudevents import of_headers
-from kalam_notify.http.answers import error_answer, fault_answer, json_answer
-from kalam_notify.http.body import (
-    Gate,
+from kalam_notify.http.answers import JsonAnswer, error_answer, fault_answer
+from kalam_notify.http.decoders import (
+    Batch,
+    at_once,
+    decode_batch,
     form_of,
     inflate,
     is_gzip,
-    outlives_refusal,
-    overloaded,
-    read_body,
 )
-from kalam_notify.http.decoders import Batch, at_once, decode_batch
 from kalam_notify.http.foreign import Foreign, decode_event, format_named
 from kalam_notify.http.rules import MAX_ID_CHARS, IngestLimits, Rules
 from kalam_notify.log.base import EventLog
 from kalam_notify.model import PostedChange, Role, TableId
+from kalam_notify.model.changes import Appended
 from kalam_notify.model.tables import Catalog
-from kalam_notify.store.base import Appended
 
 logger = logging.getLogger(__name__)
-
-"""`Authorization` and `X-API-Key` (None: not sent) -> who asks; raises AuthenticationFailed."""
 
 # A compressed body above this is inflated off the event loop: 4 KiB can become 4 MiB.
 _INFLATE_HERE_BYTES: Final = 4096
@@ -57,6 +64,159 @@ _INFLATE_HERE_BYTES: Final = 4096
 _SPAN_BYTES: Final = 1 << 20
 _WEBHOOK: Final = "webhook-id "
 _ALLOW = {"Allow": "POST, OPTIONS"}
+
+
+RETRY_AFTER_SECONDS = 1
+
+
+def overloaded(message: str) -> ChangeRefused:
+    """The refusal of a post that may be tried again in a moment."""
+    return ChangeRefused(503, "OVERLOADED", message, retry_after=RETRY_AFTER_SECONDS)
+
+
+class Gate:
+    """Counts bytes in flight. Never waits: it lets in or refuses.
+
+    Invariant: `held` is the sum of all open tickets.
+    """
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.open_posts = 0
+        self.refused = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """Refuse every further post: the server is draining."""
+        self._closed = True
+
+    def ticket(self, capacity: int) -> "Ticket":
+        """A place for one post, at a capacity of `capacity` bytes over all posts."""
+        if self._closed:
+            self.refused += 1
+            raise overloaded("the server is shutting down")
+        return Ticket(self, capacity)
+
+    def statistics(self) -> dict[str, int]:
+        return {"held_bytes": self.held, "open_posts": self.open_posts, "refused": self.refused}
+
+
+class Ticket:
+    """One post's place. Use as a context manager; leaving it gives the bytes back."""
+
+    __slots__ = ("_capacity", "_gate", "_held")
+
+    def __init__(self, gate: Gate, capacity: int) -> None:
+        self._gate = gate
+        self._capacity = capacity
+        self._held = 0
+
+    def __enter__(self) -> "Ticket":
+        self._gate.open_posts += 1
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._gate.open_posts -= 1
+        self._gate.held -= self._held
+        self._held = 0
+
+    def expect(self, size: int) -> None:
+        """Raise ChangeRefused (503) when `size` more bytes would not be let in now.
+
+        A post that finds nobody else is let in whatever its size: it could never come otherwise.
+        """
+        others = self._gate.held - self._held
+        if others and others + self._held + size > self._capacity:
+            self._gate.refused += 1
+            raise overloaded("too much is waiting to be stored")
+
+    def grow(self, size: int) -> None:
+        """Take in `size` more bytes; raises ChangeRefused (503) like `expect`."""
+        self.expect(size)
+        self._held += size
+        self._gate.held += size
+
+
+LINGER_BYTES: Final = 64 * 1024 * 1024
+# A body that stands still for this long is given up, and its place at the gate freed.
+STALL_SECONDS: Final = 30.0
+
+
+async def read_body(receive: Receive, announced: str | None, ticket: Ticket, limit: int) -> bytes:
+    """The whole body, at most `limit` bytes, its bytes held by `ticket`.
+
+    `announced` is the request's Content-Length.
+
+    Raises ChangeRefused (413 too large, 503 no room, 408 stalled) and ClientDisconnect.
+    """
+    if announced is not None and announced.isdecimal():
+        if int(announced) > limit:
+            raise _too_large(limit)
+        ticket.expect(int(announced))
+    pieces: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        piece, more = await _next_piece(receive)
+        size += len(piece)
+        try:
+            if size > limit:
+                raise _too_large(limit)
+            ticket.grow(len(piece))
+        except ChangeRefused:
+            pieces.clear()
+            if more and announced is None:
+                await _linger(receive)
+            raise
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def outlives_refusal(scope: Scope, status: int) -> bool:
+    """Whether the connection of a refused request may be used again: not where too much follows."""
+    announced = Headers(scope=scope).get("content-length")
+    if announced is not None and announced.isdecimal():
+        return int(announced) <= LINGER_BYTES
+    return status not in (408, 413, 503)
+
+
+async def _next_piece(receive: Receive) -> tuple[bytes, bool]:
+    try:
+        async with asyncio.timeout(STALL_SECONDS):
+            message = await receive()
+    except TimeoutError:
+        raise ChangeRefused(408, "REQUEST_TIMEOUT", "the body stopped arriving") from None
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
+
+
+async def _linger(receive: Receive) -> None:
+    """Throw away what is left of a body without a Content-Length, up to a bound."""
+    more = True
+    taken = 0
+    while more and taken < LINGER_BYTES:
+        piece, more = await _next_piece(receive)
+        taken += len(piece)
+
+
+def _too_large(limit: int) -> ChangeRefused:
+    return ChangeRefused(413, "TOO_LARGE", f"a body holds at most max_body_bytes ({limit})")
+
+
+class IngestConfig(Protocol):
+    """What a request reads of the configuration; the next one may find another."""
+
+    @property
+    def limits(self) -> IngestLimits: ...
+
+    @property
+    def ingest(self) -> IngestSettings: ...
 
 
 class IngestMetrics(Protocol):
@@ -79,29 +239,26 @@ def create_ingest_routes(
     log: EventLog,
     catalog: Catalog,
     authorize: Authorize,
-    limits: Callable[[], IngestLimits],
+    config: Callable[[], IngestConfig],
     budget: Budget | None = None,
     *,
     metrics: IngestMetrics | None = None,
     gate: Gate | None = None,
-    tables: Callable[[], Mapping[str, TableId]] = dict,
 ) -> list[Route]:
     """The routes of ingest, for a Starlette application with `answers.ERROR_HANDLERS`.
 
     `budget` does what is left of a large body after its first slice; None: that is done at once.
-    `tables` are ours by the names that other programs have for them.
-    `limits` is asked once per request, so that a reload holds from the next request on; `catalog`
-    is reloaded in place. Close `gate` to refuse posts while draining.
+    `config` gives the settings as they are by now; `catalog` is reloaded in place. Close `gate` to
+    refuse posts while draining.
     """
     endpoint = ChangesEndpoint(
         log,
         catalog,
         authorize,
-        limits,
+        config,
         budget,
         metrics or NoMetrics(),
         gate or Gate(),
-        tables,
     )
     return [Route("/v1/changes", endpoint)]
 
@@ -127,17 +284,15 @@ class ChangesEndpoint:
         log: EventLog,
         catalog: Catalog,
         authorize: Authorize,
-        limits: Callable[[], IngestLimits],
+        config: Callable[[], IngestConfig],
         budget: Budget | None,
         metrics: IngestMetrics,
         gate: Gate,
-        tables: Callable[[], Mapping[str, TableId]] = dict,
     ) -> None:
-        self._tables = tables
         self._log = log
         self._catalog = catalog
         self._authorize = authorize
-        self._limits = limits
+        self._config = config
         self._budget = budget
         self._metrics = metrics
         self._gate = gate
@@ -171,7 +326,8 @@ class ChangesEndpoint:
         if identity.role < Role.SERVICE:
             return error_answer(403, "posting changes takes the role service, dba or system")
         asked = _asked_format(scope)
-        foreign = Foreign(self._tables(), None if asked is None else format_named(asked))
+        format = None if asked is None else format_named(asked)
+        foreign = Foreign(self._config().ingest.tables, format)
         return await self._take(scope, receive, headers, foreign, identity.user_id)
 
     async def _take(
@@ -184,7 +340,7 @@ class ChangesEndpoint:
         judge: Callable[[bytes], None] | None = None,
     ) -> Response:
         """Store what a producer posts; `judge` raises where the body is not its own."""
-        limits = self._limits()
+        limits = self._config().limits
         form = form_of(headers.get("content-type"))
         zipped = is_gzip(headers.get("content-encoding"))
         batch_key = _batch_key(scope, headers)
@@ -205,7 +361,7 @@ class ChangesEndpoint:
             changes = await self._decoded(batch, producer)
             del body
             appended = await self._store(changes, batch_key)
-        return json_answer(
+        return JsonAnswer(
             {
                 "accepted": appended.accepted,
                 "duplicates": appended.duplicates,

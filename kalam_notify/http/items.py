@@ -1,4 +1,4 @@
-"""Taking a JSON array apart without decoding it.
+"""How changes are laid out in a body, and taking a JSON array apart without decoding it.
 
 Nothing is built of what stands in the items, so an array of millions of nothings takes no memory.
 Format: RFC 8259. Brackets, commas and strings (which may hold any of these) are all that matters.
@@ -6,7 +6,16 @@ Format: RFC 8259. Brackets, commas and strings (which may hold any of these) are
 
 import re
 from collections.abc import Iterator
+from enum import Enum
 from typing import Final
+
+
+class Form(Enum):
+    """How the changes are laid out in a body."""
+
+    JSON = "one object, or an array of objects"
+    LINES = "one object a line"
+
 
 # Possessive: a string of megabytes must not leave a place to go back to at each of its escapes.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[][{},]', re.DOTALL)

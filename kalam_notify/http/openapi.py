@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kalam_notify.config.hooks import FORMATS
-from kalam_notify.http.answers import json_answer
+from kalam_notify.http.answers import JsonAnswer
 from kalam_notify.http.openapi_schemas import SCHEMAS
 from kalam_notify.version import __version__
 
@@ -473,6 +473,6 @@ def openapi_route(routes: Iterable[Route]) -> Route:
     described = document([*(route.path for route in routes), PATH])
 
     async def openapi(request: Request) -> Response:
-        return json_answer(described)
+        return JsonAnswer(described)
 
     return Route(PATH, openapi)

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from kalam_notify.auth import Authorize
 from kalam_notify.errors import ClientFault
-from kalam_notify.http.answers import error_answer, json_answer
+from kalam_notify.http.answers import JsonAnswer, error_answer
 from kalam_notify.model import Identity, Role
 
 
@@ -63,7 +63,7 @@ class OpsEndpoints:
 
     async def health(self, request: Request) -> Response:
         body = self._health()
-        return json_answer(body, 200 if body["status"] == "ok" else 503)
+        return JsonAnswer(body, 200 if body["status"] == "ok" else 503)
 
     async def metrics(self, request: Request) -> Response:
         if not self._open_metrics():
@@ -92,7 +92,7 @@ class OpsEndpoints:
         except ValueError:
             return error_answer(400, "params is JSON: a list of values", code="INVALID_REQUEST")
         try:
-            return json_answer(await self._explain(sql, identity, params))
+            return JsonAnswer(await self._explain(sql, identity, params))
         except ClientFault as fault:
             return error_answer(400, fault.message, code=fault.code)
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kalam_notify.http.administrators import Administrators
-from kalam_notify.http.answers import error_answer, json_answer
+from kalam_notify.http.answers import JsonAnswer, error_answer
 
 Kind = Literal["user", "token_id"]
 Revoke = Callable[[Kind, str, float | None], Awaitable[tuple[float, float]]]
@@ -69,7 +69,7 @@ class Revoking:
                 f"it holds until the server stops, but could not be stored: {fault.strerror}",
                 headers={"Retry-After": "1"},
             )
-        return json_answer({kind: name, "revoked_at": since, "until": until})
+        return JsonAnswer({kind: name, "revoked_at": since, "until": until})
 
 
 def _bad(message: str) -> Response:

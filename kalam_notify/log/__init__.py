@@ -13,7 +13,8 @@ from kalam_notify.log.following import ring_all
 from kalam_notify.log.memory import MemoryLog
 from kalam_notify.log.sqlite import SqliteLog
 from kalam_notify.log.stored import WINDOW_BYTES
-from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
+from kalam_notify.model.changes import Appended
+from kalam_notify.store.base import Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 from kalam_notify.store.schema import Durability
 from kalam_notify.store.sourced import read_source_names

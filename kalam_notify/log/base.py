@@ -22,14 +22,15 @@ Invariant: `append` returns only after the batch is durable, and a batch is visi
 Invariant: a page of rows and the position it stands at (`as_of`) agree exactly.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Sized
 from typing import Literal, Protocol
 
 from kalam_notify.config import NatsSettings
 from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
+from kalam_notify.model.changes import Appended
 from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.model.sourced import SourceMark, SourceState
-from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
+from kalam_notify.store.base import Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 
 OnAppend = Callable[[float, Appended], None]
@@ -91,8 +92,8 @@ class EventLog(Protocol):
         """
 
     @property
-    def waiting_bytes(self) -> int:
-        """Bytes of row JSON in batches that are not durable yet: what back-pressure looks at."""
+    def waiting(self) -> Sized:
+        """The batches that are not durable yet, by now: always the same collection."""
 
     def horizon(self, table: TableId | None = None) -> int:
         """The lowest position from which `table` (None: every table) reads completely."""

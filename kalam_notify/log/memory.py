@@ -9,7 +9,7 @@ of all tables is complete before that.
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Sized
 from itertools import islice
 
 from kalam_notify.config import NatsSettings
@@ -17,16 +17,16 @@ from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.log.base import OnAppend, OnStep, Step
 from kalam_notify.log.following import Waiters, Window
 from kalam_notify.model import SHARED, Change, Owner, PostedChange, Row, TableDef, TableId
-from kalam_notify.model.changes import Stored
+from kalam_notify.model.changes import Appended, RowKey, Seen, Stored, refuse_unfit, settle_batch
 from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.model.sourced import SourceMark, SourceState
-from kalam_notify.store.base import Appended, Matches, Page, PageRequest, Span
-from kalam_notify.store.catalog import Shape, refuse_unfit, shape_changed
+from kalam_notify.store.access import Shape
+from kalam_notify.store.base import Matches, Page, PageRequest, Span
+from kalam_notify.store.catalog import shape_changed
 from kalam_notify.store.files import LogTime
 from kalam_notify.store.filtering import Candidate, LoopFilter
 from kalam_notify.store.pages import fill_page, keep_matching
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
-from kalam_notify.store.settling import RowKey, Seen, settle_batch
 
 Scope = tuple[TableId, Owner]
 
@@ -101,6 +101,8 @@ class MemoryLog:
         self._source_version = 0
         self._appends = 0
         self._waiters = Waiters()
+        # Every append is done at once.
+        self.waiting: Sized = ()
         self._open = False
         self._task: asyncio.Task[None] | None = None
 
@@ -175,10 +177,6 @@ class MemoryLog:
 
     async def latest(self, at_least: int = 0) -> int:
         return self.last_seq
-
-    @property
-    def waiting_bytes(self) -> int:
-        return 0
 
     def horizon(self, table: TableId | None = None) -> int:
         if table is None:

@@ -25,10 +25,9 @@ from kalam_notify.errors import LogUnavailable
 from kalam_notify.log.stored import WINDOW_BYTES, StoredLog, is_the_disks
 from kalam_notify.log.writing import IndexOrder, Probe, Recovered, WriteLock, WritingThread
 from kalam_notify.model import PostedChange, TableDef, TableId
+from kalam_notify.model.changes import NOTHING, Appended, refuse_unfit
 from kalam_notify.model.sourced import SourceMark
 from kalam_notify.store import schema
-from kalam_notify.store.base import Appended
-from kalam_notify.store.catalog import Numbers, refuse_unfit
 from kalam_notify.store.files import (
     HighWaterMark,
     LogFiles,
@@ -39,7 +38,7 @@ from kalam_notify.store.files import (
 )
 from kalam_notify.store.indexing import follow_all
 from kalam_notify.store.retention import TRIM_SECONDS, AgeClass, Retention, age_classes
-from kalam_notify.store.settling import NOTHING
+from kalam_notify.store.rows import Numbers
 from kalam_notify.store.soundness import is_damage
 from kalam_notify.store.sourced import write_mark
 from kalam_notify.store.storing import Group, Posting, store

@@ -14,7 +14,7 @@ What survives a crash is what `schema` says: every acknowledged batch, and no ha
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence, Sized
 from pathlib import Path
 
 from kalam_notify.config import NatsSettings
@@ -58,6 +58,7 @@ class StoredLog:
         self._doorbell = Doorbell(path.parent)
         self._follower = Follower(self._pool, self._names, self._doorbell, window_bytes)
         self._pending = PendingAppends()
+        self.waiting: Sized = self._pending.posted
         # Why changes cannot be stored at the moment, and why the file is not what it should be.
         self._append_fault: str | None = None
         self._moved: str | None = None
@@ -179,10 +180,6 @@ class StoredLog:
     @property
     def is_shared(self) -> bool:
         return self._follower.is_shared
-
-    @property
-    def waiting_bytes(self) -> int:
-        return self._pending.waiting_bytes
 
     def horizon(self, table: TableId | None = None) -> int:
         return self._follower.horizon(table)

@@ -32,11 +32,11 @@ from typing import Any, NamedTuple
 from kalam_notify.log.base import OnAppend
 from kalam_notify.logs import Complaints
 from kalam_notify.model import TableDef, TableId
-from kalam_notify.store.base import Appended
-from kalam_notify.store.catalog import Indexes, Numbers
+from kalam_notify.model.changes import Appended
 from kalam_notify.store.files import HighWaterMark, LogFiles, MovedFiles
 from kalam_notify.store.indexing import IndexWork, follow_step
 from kalam_notify.store.reader import last_seq
+from kalam_notify.store.rows import Indexes, Numbers
 from kalam_notify.store.soundness import is_damage
 
 _logger = logging.getLogger(__name__)
@@ -89,7 +89,8 @@ class PendingAppends:
         # Sum of the sizes of all batches that wait.
         self.waiting_bytes = 0
         self._numbers = count()
-        self._posted: dict[int, _Posted] = {}
+        # By number, the oldest first.
+        self.posted: dict[int, _Posted] = {}
         self._trims: dict[int, asyncio.Future[int]] = {}
         self._appends = self._append_faults = self._changes = 0
         self._last_append_seconds = 0.0
@@ -98,14 +99,14 @@ class PendingAppends:
         """A number for a batch of `size` bytes; the future raises LogUnavailable if refused."""
         number = next(self._numbers)
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._posted[number] = _Posted(future, size, time.monotonic())
+        self.posted[number] = _Posted(future, size, time.monotonic())
         self.waiting_bytes += size
         return number, future
 
     @property
     def longest_wait(self) -> float:
         """Seconds that the oldest batch has waited by now."""
-        oldest = next(iter(self._posted.values()), None)
+        oldest = next(iter(self.posted.values()), None)
         return 0.0 if oldest is None else time.monotonic() - oldest.since
 
     def for_trim(self) -> tuple[int, asyncio.Future[int]]:
@@ -134,7 +135,7 @@ class PendingAppends:
             posted.future.set_exception(fault)
 
     def _taken(self, number: int) -> _Posted:
-        posted = self._posted.pop(number)
+        posted = self.posted.pop(number)
         self.waiting_bytes -= posted.size
         return posted
 
@@ -146,7 +147,7 @@ class PendingAppends:
 
     def statistics(self) -> dict[str, float]:
         return {
-            "waiting_batches": len(self._posted),
+            "waiting_batches": len(self.posted),
             "waiting_bytes": self.waiting_bytes,
             "appends": self._appends,
             "append_faults": self._append_faults,

@@ -1,4 +1,4 @@
-"""What sources tell beside their changes: rows that have moved, and where they are themselves.
+"""What sources tell beside their changes: where they are themselves.
 
 A source (a database that is followed) knows less of a row than a producer, or says it again. What
 it leaves open is closed from the stored row, at the change's own place in the log.
@@ -6,15 +6,7 @@ it leaves open is closed from the stored row, at the change's own place in the l
 
 import msgspec
 
-from kalam_notify.model.changes import PostedChange
 from kalam_notify.model.tables import TableId
-
-
-class MovedRow(PostedChange, frozen=True, gc=False):
-    """A row under a new key: what it leaves unchanged are values of the row under the old one."""
-
-    # The key under which that row is stored.
-    base: str = ""
 
 
 class SourceMark(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ from websockets.server import ServerProtocol
 
 from kalam_notify.auth import KeyNotYetKnown
 from kalam_notify.budget import Steps, Work
-from kalam_notify.delivery.outbox import Outbox
+from kalam_notify.delivery.outbox import Outbox, OutboxSink
 from kalam_notify.errors import AuthenticationFailed, KeysUnavailable, SubscriptionRefused
 from kalam_notify.model import ConnectionId, Identity
 from kalam_notify.protocol import close, messages
@@ -46,7 +46,6 @@ from kalam_notify.protocol.session import (
 from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.halves import UNAUTHENTICATED_BYTES
 from kalam_notify.sockets.inbound import Binary, Heard, Inbound, Piece, ReadingGate, Reason, Text
-from kalam_notify.subscriptions.plans import SubscriptionHandle
 
 CLOSE_TIMEOUT = 10.0
 """Seconds that a peer has to answer a close frame."""
@@ -67,7 +66,7 @@ _PING = b"\x89\x00"
 _log = logging.getLogger("kalam_notify.sockets")
 
 
-class WebSocketConnection(asyncio.Protocol):
+class WebSocketConnection(OutboxSink, asyncio.Protocol):
     """A client's connection after the upgrade."""
 
     __slots__ = (
@@ -88,14 +87,12 @@ class WebSocketConnection(asyncio.Protocol):
         "connection_id",
         "deflates",
         "opened_at",
-        "outbox",
-        "subscriptions",
         "wheel_tick",
     )
 
     def __init__(self, shared: Shared, protocol: ServerProtocol, address: str) -> None:
         self.connection_id = ConnectionId(0)
-        self.subscriptions: dict[str, SubscriptionHandle] = {}
+        self.subscriptions = {}
         self.wheel_tick: int | None = None
         self.deflates: Framing = _compresses(protocol)
         self._shared = shared
@@ -123,30 +120,6 @@ class WebSocketConnection(asyncio.Protocol):
     @property
     def identity(self) -> Identity:
         return self._session.identity
-
-    @property
-    def direct_fd(self) -> int:
-        return self.outbox.direct_fd
-
-    @property
-    def has_room(self) -> bool:
-        return self.outbox.has_room
-
-    @property
-    def waiting(self) -> int:
-        return self.outbox.waiting
-
-    def offer(self, frames: bytes) -> bool:
-        return self.outbox.offer(frames)
-
-    def hold(self, frames: bytes) -> bool:
-        return self.outbox.hold(frames)
-
-    def take_held(self) -> tuple[int, bytes]:
-        return self.outbox.take_held()
-
-    def complete(self, frames: bytes, sent: int) -> None:
-        self.outbox.complete(frames, sent)
 
     def send(self, payload: bytes) -> None:
         """Send one message whatever the buffer holds; a client that does not read is not heard.
@@ -232,10 +205,6 @@ class WebSocketConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Close the socket without another word."""
         self._transport.abort()
-
-    def direct_fd_moved(self) -> None:
-        for handle in self.subscriptions.values():
-            handle.direct_fd_moved()
 
     def pause_writing(self) -> None:
         shared = self._shared

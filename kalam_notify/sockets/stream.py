@@ -19,7 +19,7 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from kalam_notify.budget import Steps, Work
-from kalam_notify.delivery.outbox import Outbox
+from kalam_notify.delivery.outbox import Outbox, OutboxSink
 from kalam_notify.errors import SubscriptionRefused
 from kalam_notify.model import ConnectionId, Identity
 from kalam_notify.protocol import close, messages
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
     headers: bytes
 
 
-class EventStream(asyncio.Protocol):
+class EventStream(OutboxSink, asyncio.Protocol):
     """A connection whose request was for a stream of events."""
 
     __slots__ = (
@@ -65,14 +65,12 @@ class EventStream(asyncio.Protocol):
         "connection_id",
         "deflates",
         "opened_at",
-        "outbox",
-        "subscriptions",
         "wheel_tick",
     )
 
     def __init__(self, shared: Shared, answer: Answer, identity: Identity) -> None:
         self.connection_id = ConnectionId(0)
-        self.subscriptions: dict[str, SubscriptionHandle] = {}
+        self.subscriptions = {}
         self.wheel_tick: int | None = None
         self.deflates: Framing = answer.framing
         self._shared = shared
@@ -95,33 +93,6 @@ class EventStream(asyncio.Protocol):
     @property
     def identity(self) -> Identity:
         return self._identity
-
-    @property
-    def direct_fd(self) -> int:
-        return self.outbox.direct_fd
-
-    @property
-    def has_room(self) -> bool:
-        return self.outbox.has_room
-
-    @property
-    def waiting(self) -> int:
-        return self.outbox.waiting
-
-    def offer(self, frames: bytes) -> bool:
-        return self.outbox.offer(frames)
-
-    def hold(self, frames: bytes) -> bool:
-        return self.outbox.hold(frames)
-
-    def take_held(self) -> tuple[int, bytes]:
-        return self.outbox.take_held()
-
-    def complete(self, frames: bytes, sent: int) -> None:
-        self.outbox.complete(frames, sent)
-
-    def flush(self) -> None:
-        self.outbox.flush()
 
     def send(self, payload: bytes) -> None:
         """Say one message of its own: a refusal, which before anything else is a status."""
@@ -209,10 +180,6 @@ class EventStream(asyncio.Protocol):
     def abort(self) -> None:
         """Close the socket without another word."""
         self._transport.abort()
-
-    def direct_fd_moved(self) -> None:
-        for handle in self.subscriptions.values():
-            handle.direct_fd_moved()
 
     def pause_writing(self) -> None:
         now = self._shared.clock()

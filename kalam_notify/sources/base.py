@@ -22,7 +22,7 @@ import msgspec
 
 from kalam_notify.errors import KalamNotifyError, OperatorFault
 from kalam_notify.model import PostedChange, TableDef, TableId
-from kalam_notify.model.sourced import MovedRow
+from kalam_notify.model.changes import MovedRow
 from kalam_notify.model.tables import Access
 from kalam_notify.model.types import parse_type
 

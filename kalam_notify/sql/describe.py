@@ -3,6 +3,7 @@
 import re
 
 from kalam_notify.model.readings import Clock, Instant
+from kalam_notify.sql.normal import postorder
 from kalam_notify.sql.tree import (
     COMPARISONS,
     PREDICATES,
@@ -12,7 +13,6 @@ from kalam_notify.sql.tree import (
     Expression,
     Name,
     Parameter,
-    postorder,
     words,
 )
 from kalam_notify.sql.words import CURE_BY_WORD, KEYWORDS

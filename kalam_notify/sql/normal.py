@@ -13,7 +13,7 @@ Nothing here recurses with the depth of an expression: calls are taken from the 
 outside (`postorder`), and what they have become is kept by their ids.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
@@ -25,6 +25,7 @@ from kalam_notify.sql.tree import (
     COMPARISONS,
     FALSE,
     NULL,
+    PREDICATES,
     TESTS,
     TRUE,
     Call,
@@ -32,13 +33,32 @@ from kalam_notify.sql.tree import (
     Constant,
     Expression,
     constant,
-    is_predicate,
-    postorder,
 )
 
 _OPPOSITE = {"=": "<>", "<>": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _MIRRORED = {"=": "=", "<>": "<>", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _TWO_VALUED = frozenset(("is null", "is true", "is false", "is unknown", "distinct"))
+
+
+def is_predicate(expression: Expression) -> bool:
+    """Whether the expression's value is always TRUE, FALSE or UNKNOWN."""
+    if isinstance(expression, Call):
+        return expression.op in PREDICATES
+    return isinstance(expression, Constant) and expression.kind in ("bool", "null")
+
+
+def postorder(root: Expression) -> Iterator[Call]:
+    """The calls of a tree, each once, those inside before those around them; without recursion."""
+    waiting: list[Any] = [root]
+    seen: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if node.__class__ is tuple:
+            yield node[0]
+        elif node.__class__ is Call and id(node) not in seen:
+            seen.add(id(node))
+            waiting.append((node,))
+            waiting.extend(node.args)
 
 
 def normalize(expression: Expression) -> Expression:

@@ -8,7 +8,7 @@
 
 Expressions are immutable, compare by value and hash; types are part of a constant's value, so 1,
 1.0, TRUE and '1' are four constants. One expression may stand in several places of a tree (BETWEEN
-and CASE repeat their subject), so whoever walks one remembers what was done: see `postorder`.
+and CASE repeat their subject), so whoever walks one remembers what was done (`normal.postorder`).
 
 Operators of a `Call` (arguments in parentheses):
     predicates  and(..) or(..) not(p) = <> < <= > >= (a, b)  distinct(a, b)  in(a, constants..)
@@ -22,7 +22,6 @@ Operators of a `Call` (arguments in parentheses):
                 case(condition, value, .., otherwise)  claim(name)  current_user()
 """
 
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -102,13 +101,6 @@ def constant(value: object) -> Constant:
     return NULL if kind is None else Constant(kind, value)
 
 
-def is_predicate(expression: Expression) -> bool:
-    """Whether the expression's value is always TRUE, FALSE or UNKNOWN."""
-    if isinstance(expression, Call):
-        return expression.op in PREDICATES
-    return isinstance(expression, Constant) and expression.kind in ("bool", "null")
-
-
 def is_reading(expression: Expression) -> bool:
     """Whether it is a column read as its type, which an index can look up as it can a column."""
     return (
@@ -117,17 +109,3 @@ def is_reading(expression: Expression) -> bool:
         and len(expression.args) == 1
         and isinstance(expression.args[0], Column)
     )
-
-
-def postorder(root: Expression) -> Iterator[Call]:
-    """The calls of a tree, each once, those inside before those around them; without recursion."""
-    waiting: list[Any] = [root]
-    seen: set[int] = set()
-    while waiting:
-        node = waiting.pop()
-        if node.__class__ is tuple:
-            yield node[0]
-        elif node.__class__ is Call and id(node) not in seen:
-            seen.add(id(node))
-            waiting.append((node,))
-            waiting.extend(node.args)

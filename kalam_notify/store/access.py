@@ -1,4 +1,4 @@
-"""What the file can tell of a filter's rows by itself: access paths, and conditions in SQL.
+"""The tables and indexes of the file, and how a filter's rows are found by them or left out in SQL.
 
 Access paths: how the rows that hints speak of are found without reading all of a table.
 
@@ -25,15 +25,17 @@ holds. What `json_extract` makes of a value, and how the conditions allow for it
 - Arrays and objects come as their text; NULL and absent columns as NULL, of which nothing holds.
 """
 
+import json
 import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, product
 from math import prod
+from sqlite3 import Connection
 from typing import Any, NamedTuple
 
-from kalam_notify.model import TableDef
+from kalam_notify.model import TableDef, TableId
 from kalam_notify.model.changes import can_be_key, key_range, key_text
 from kalam_notify.model.hints import (
     Clause,
@@ -45,8 +47,78 @@ from kalam_notify.model.hints import (
     Scalar,
 )
 from kalam_notify.store import sorting
-from kalam_notify.store.catalog import Index
 from kalam_notify.store.sorting import Span
+
+
+class Shape(NamedTuple):
+    """What the stored rows of a table depend on."""
+
+    kind: str
+    primary_key: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: TableDef) -> "Shape":
+        return cls(table.kind, table.primary_key)
+
+    def __str__(self) -> str:
+        key = ", ".join(self.primary_key) or "none"
+        return f"type {self.kind}, primary key {key}"
+
+
+class StoredTable(NamedTuple):
+    number: int
+    shape: Shape
+    horizon: int
+
+
+def stored_table(connection: Connection, table: TableId) -> StoredTable | None:
+    """One table, or None when it has never had data."""
+    found = connection.execute(
+        "SELECT id, kind, primary_key, horizon FROM tables WHERE name = ?", (table,)
+    ).fetchone()
+    return None if found is None else _stored(*found)
+
+
+def stored_tables(connection: Connection) -> dict[TableId, StoredTable]:
+    """Every table the file knows."""
+    found = connection.execute("SELECT name, id, kind, primary_key, horizon FROM tables")
+    return {TableId(name.decode()): _stored(*rest) for name, *rest in found.fetchall()}
+
+
+def _stored(number: int, kind: bytes, primary_key: bytes, horizon: int) -> StoredTable:
+    return StoredTable(number, Shape(kind.decode(), tuple(json.loads(primary_key))), horizon)
+
+
+class IndexColumn(NamedTuple):
+    """A column of an index, and what its values are read as (None: as they are)."""
+
+    name: str
+    reading: str | None = None
+
+
+class Index(NamedTuple):
+    """An index of the file. It is used for reading when it `is_ready`, and kept in any case."""
+
+    number: int
+    columns: tuple[IndexColumn, ...]
+    is_ready: bool = True
+
+    def __str__(self) -> str:
+        return f"({', '.join(column.name for column in self.columns)})"
+
+
+_INDEXES_OF = "SELECT id, columns, state FROM indexes WHERE tbl = ? AND state <> 'dropped'"
+
+
+def indexes_of(connection: Connection, table: int) -> list[Index]:
+    """The indexes of a table, those included that are not complete."""
+    found = connection.execute(_INDEXES_OF, (table,)).fetchall()
+    return [Index(number, columns_of(text), state == b"ready") for number, text, state in found]
+
+
+def columns_of(text: bytes) -> tuple[IndexColumn, ...]:
+    return tuple(IndexColumn(name, reading) for name, reading in json.loads(text))
+
 
 MAX_PLACES = 10_000
 """Keys or spans that one lookup may have."""

@@ -11,15 +11,6 @@ Matches = Callable[[Values], bool]
 """A subscriber's filter: True keeps the row. Called in any thread; must not raise."""
 
 
-class Appended(msgspec.Struct, frozen=True):
-    """What became of a batch. The seqs are those of the newly accepted changes, else None."""
-
-    accepted: int
-    duplicates: int
-    first_seq: int | None
-    last_seq: int | None
-
-
 class Span(msgspec.Struct, frozen=True):
     """Changes read from the log, in order, and the position they bring the reader to.
 

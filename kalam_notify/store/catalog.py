@@ -1,10 +1,4 @@
-"""The tables of the file, their numbers and shapes, and their indexes.
-
-Which tables a log has been told of, and what may not change while they hold data.
-
-The tables of the file: their numbers, and the shapes their data is stored under.
-
-Indexes of the file: which there are, and what their entries are.
+"""What declared tables ask of the file: shapes that hold while there is data, indexes and entries.
 
     indexes   one row per index: its table, its columns, and whether its entries are complete
     entries   index, owner, the columns' values as sorted bytes (see `sorting`) -> a row's key
@@ -22,32 +16,24 @@ Invariant: every current row with `seq <= state.indexed` has its entries in ever
 process that writes knows which there are, whatever its own configuration says.
 """
 
-import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from sqlite3 import Connection
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from kalam_notify.errors import StorageFault
-from kalam_notify.model import Owner, PostedChange, TableDef, TableId
+from kalam_notify.model import Owner, TableDef, TableId
 from kalam_notify.model.readings import sort_key
+from kalam_notify.store.access import (
+    Index,
+    IndexColumn,
+    Shape,
+    StoredTable,
+    stored_table,
+    stored_tables,
+)
 from kalam_notify.store.sorting import NOTHING, encode
-
-
-class Shape(NamedTuple):
-    """What the stored rows of a table depend on."""
-
-    kind: str
-    primary_key: tuple[str, ...]
-
-    @classmethod
-    def of(cls, table: TableDef) -> "Shape":
-        return cls(table.kind, table.primary_key)
-
-    def __str__(self) -> str:
-        key = ", ".join(self.primary_key) or "none"
-        return f"type {self.kind}, primary key {key}"
 
 
 def shape_changed(table: TableId, stored: Shape, declared: Shape) -> StorageFault:
@@ -55,18 +41,6 @@ def shape_changed(table: TableId, stored: Shape, declared: Shape) -> StorageFaul
         f"table {table}: data is stored under {stored}, but the table is declared with"
         f" {declared}; declare it as before, or delete its rows and let retention pass"
     )
-
-
-def refuse_unfit(batch: Sequence[PostedChange], declared: Collection[TableId]) -> None:
-    """Raise ValueError for changes that should never have come this far.
-
-    A table the log was never told of; an owner that is not printable text.
-    """
-    for change in batch:
-        if change.table not in declared:
-            raise ValueError(f"table {change.table} has not been declared to the log")
-        if change.owner and not change.owner.isprintable():
-            raise ValueError(f"owner {change.owner!r} is not printable")
 
 
 _HAS_DATA = """
@@ -80,30 +54,6 @@ def is_filled(connection: Connection, table: int) -> bool:
     return bool(filled)
 
 
-class StoredTable(NamedTuple):
-    number: int
-    shape: Shape
-    horizon: int
-
-
-def stored_table(connection: Connection, table: TableId) -> StoredTable | None:
-    """One table, or None when it has never had data."""
-    found = connection.execute(
-        "SELECT id, kind, primary_key, horizon FROM tables WHERE name = ?", (table,)
-    ).fetchone()
-    return None if found is None else _stored(*found)
-
-
-def stored_tables(connection: Connection) -> dict[TableId, StoredTable]:
-    """Every table the file knows."""
-    found = connection.execute("SELECT name, id, kind, primary_key, horizon FROM tables")
-    return {TableId(name.decode()): _stored(*rest) for name, *rest in found.fetchall()}
-
-
-def _stored(number: int, kind: bytes, primary_key: bytes, horizon: int) -> StoredTable:
-    return StoredTable(number, Shape(kind.decode(), tuple(json.loads(primary_key))), horizon)
-
-
 def refuse_changed_shapes(connection: Connection, tables: Iterable[TableDef]) -> None:
     """Raise StorageFault where a table that holds data is declared in another shape."""
     tables = list(tables)
@@ -112,94 +62,17 @@ def refuse_changed_shapes(connection: Connection, tables: Iterable[TableDef]) ->
     for table in tables:
         known = stored_table(connection, table.id) if stored is None else stored.get(table.id)
         if known is not None and known.shape != Shape.of(table):
-            _refuse_if_filled(connection, table, known)
+            refuse_if_filled(connection, table, known)
 
 
-def _refuse_if_filled(connection: Connection, table: TableDef, known: StoredTable) -> None:
+def refuse_if_filled(connection: Connection, table: TableDef, known: StoredTable) -> None:
+    """Raise StorageFault where a table that is declared in another shape holds data."""
     if is_filled(connection, known.number):
         raise shape_changed(table.id, known.shape, Shape.of(table))
 
 
-class Numbers:
-    """Table -> number, for the writer. Gives out new numbers inside a transaction.
-
-    A number is trusted beyond its transaction only once that has been committed; numbers are never
-    changed or taken back.
-    """
-
-    def __init__(self, declared: Mapping[TableId, TableDef]) -> None:
-        self._declared = declared
-        self._sure: dict[TableId, tuple[TableDef, int]] = {}
-        self._new: dict[TableId, tuple[TableDef, int]] = {}
-
-    def of(self, connection: Connection, table: TableId) -> int:
-        """The number of a declared table; raises StorageFault when its shape has changed."""
-        definition = self._declared[table]
-        found = self._sure.get(table) or self._new.get(table)
-        if found is None or found[0] is not definition:
-            found = self._new[table] = (definition, _admit(connection, definition))
-        return found[1]
-
-    def committed(self) -> None:
-        self._sure |= self._new
-        self._new.clear()
-
-    def rolled_back(self) -> None:
-        self._new.clear()
-
-
-class NumberOf(dict[TableId, int]):
-    """Table -> number, each asked for once."""
-
-    def __init__(self, connection: Connection, numbers: Numbers) -> None:
-        self._connection = connection
-        self._numbers = numbers
-
-    def __missing__(self, table: TableId) -> int:
-        number = self[table] = self._numbers.of(self._connection, table)
-        return number
-
-
-def _admit(connection: Connection, table: TableDef) -> int:
-    known = stored_table(connection, table.id)
-    shape = Shape.of(table)
-    if known is not None and known.shape == shape:
-        return known.number
-    if known is not None:
-        _refuse_if_filled(connection, table, known)
-    (number,) = connection.execute(
-        "INSERT INTO tables (name, kind, primary_key) VALUES (?, ?, ?) ON CONFLICT (name)"
-        " DO UPDATE SET kind = excluded.kind, primary_key = excluded.primary_key RETURNING id",
-        (table.id, shape.kind, json.dumps(shape.primary_key)),
-    ).fetchall()[0]
-    return int(number)
-
-
-MERGE_CHANGES = 1024
-MERGE_BYTES = 4 * 1024 * 1024
-"""The indexes follow when so much has been written that they do not know."""
-
-
 Entry = tuple[int, Owner, bytes, str]
 """Index, owner, sorted values, key."""
-
-
-class IndexColumn(NamedTuple):
-    """A column of an index, and what its values are read as (None: as they are)."""
-
-    name: str
-    reading: str | None = None
-
-
-class Index(NamedTuple):
-    """An index of the file. It is used for reading when it `is_ready`, and kept in any case."""
-
-    number: int
-    columns: tuple[IndexColumn, ...]
-    is_ready: bool = True
-
-    def __str__(self) -> str:
-        return f"({', '.join(column.name for column in self.columns)})"
 
 
 def wanted_indexes(table: TableDef) -> list[tuple[IndexColumn, ...]]:
@@ -220,64 +93,6 @@ def wanted_indexes(table: TableDef) -> list[tuple[IndexColumn, ...]]:
 def _column(table: TableDef, name: str) -> IndexColumn:
     declared = None if table.columns is None else table.columns.get(name)
     return IndexColumn(name, None if declared is None else declared.reading)
-
-
-_INDEXES_OF = "SELECT id, columns, state FROM indexes WHERE tbl = ? AND state <> 'dropped'"
-
-
-def indexes_of(connection: Connection, table: int) -> list[Index]:
-    """The indexes of a table, those included that are not complete."""
-    found = connection.execute(_INDEXES_OF, (table,)).fetchall()
-    return [Index(number, columns_of(text), state == b"ready") for number, text, state in found]
-
-
-def columns_of(text: bytes) -> tuple[IndexColumn, ...]:
-    return tuple(IndexColumn(name, reading) for name, reading in json.loads(text))
-
-
-class Indexes:
-    """What a process that writes knows of the file's indexes; asked inside its transactions."""
-
-    def __init__(self) -> None:
-        self._count = -1
-        self._are_there = False
-        self._waiting = 0
-        self._waiting_bytes = 0
-        self._indexed = 0
-
-    @property
-    def are_there(self) -> bool:
-        return self._are_there
-
-    def refresh(self, connection: Connection, count: int, indexed: int) -> None:
-        """Know the indexes as they are after `count` changes of them (`state.indexes`)."""
-        if count != self._count:
-            query = "SELECT EXISTS (SELECT 1 FROM indexes WHERE state <> 'dropped')"
-            (found,) = connection.execute(query).fetchone()
-            self._are_there, self._count = bool(found), count
-        if indexed != self._indexed:
-            # Whoever has brought them here, what waited before waits no more.
-            self._indexed, self._waiting, self._waiting_bytes = indexed, 0, 0
-
-    def grown(self, added: int, size: int) -> None:
-        """So many changes, and bytes, have been written by this process."""
-        self._waiting += added
-        self._waiting_bytes += size
-
-    def tried(self) -> None:
-        """A step has been taken, or has failed: the next one after as much again."""
-        self._waiting = self._waiting_bytes = 0
-
-    def forget(self) -> None:
-        """What was learned in a transaction that is undone does not hold."""
-        self._count = -1
-
-    @property
-    def are_behind(self) -> bool:
-        """Whether so much waits that the indexes should follow."""
-        return self._are_there and (
-            self._waiting >= MERGE_CHANGES or self._waiting_bytes >= MERGE_BYTES
-        )
 
 
 class Maker:

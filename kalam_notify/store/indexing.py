@@ -18,21 +18,20 @@ from sqlite3 import Connection
 
 from kalam_notify.model import TableDef, TableId
 from kalam_notify.model.changes import key_of
-from kalam_notify.store.catalog import (
+from kalam_notify.store.access import Index, IndexColumn, columns_of, indexes_of, stored_table
+from kalam_notify.store.catalog import Entry, Maker, wanted_indexes
+from kalam_notify.store.rows import (
+    FIELD,
+    LINE,
     MERGE_BYTES,
     MERGE_CHANGES,
-    Entry,
-    Index,
-    IndexColumn,
-    Maker,
+    STANDING,
+    TEXT,
+    WITH_TEXT,
     Numbers,
-    columns_of,
-    indexes_of,
-    stored_table,
-    wanted_indexes,
+    tuples,
+    write_rows,
 )
-from kalam_notify.store.rows import STANDING, TEXT, WITH_TEXT
-from kalam_notify.store.statements import FIELD, LINE, tuples, write_rows
 
 _WALK_ROWS = 256
 _WALK_BYTES = 1024 * 1024

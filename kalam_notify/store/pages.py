@@ -44,14 +44,23 @@ from kalam_notify.store.access import (
     Parameter,
     Part,
     Prefilter,
+    indexes_of,
     lookups,
+    stored_table,
 )
 from kalam_notify.store.base import Matches, Page, PageRequest
-from kalam_notify.store.catalog import indexes_of, stored_table
 from kalam_notify.store.filtering import Candidate, RowFilter
 from kalam_notify.store.reader import Chunking, chunk, read_transaction
-from kalam_notify.store.rows import STANDING, TEXT, WITH_TEXT
-from kalam_notify.store.statements import FIELD, Template, pieces, statement, tuples
+from kalam_notify.store.rows import (
+    FIELD,
+    STANDING,
+    TEXT,
+    WITH_TEXT,
+    Template,
+    pieces,
+    statement,
+    tuples,
+)
 
 
 def keep_matching(

@@ -19,11 +19,10 @@ from typing import Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.model import SHARED, Change, Kind, Owner, Row, TableId
-from kalam_notify.store.access import Parameter
+from kalam_notify.store.access import Parameter, StoredTable, stored_table, stored_tables
 from kalam_notify.store.base import Span
-from kalam_notify.store.catalog import StoredTable, stored_table, stored_tables
+from kalam_notify.store.rows import FIELD, LINE
 from kalam_notify.store.schema import open_reader
-from kalam_notify.store.statements import FIELD, LINE
 from kalam_notify.store.trimming import Edges, edges
 
 _ENTRIES = """

@@ -1,4 +1,4 @@
-"""Where the current rows of keyed tables stand in the file, and the care of it.
+"""Where the current rows of keyed tables stand in the file, and how many are written at once.
 
     rows         table, owner, key -> the seq that wrote the row
     rows_by_seq  table, owner, that seq -> key
@@ -15,29 +15,95 @@ once, and so is one of a USER table: its place is near to that of the new one.
 
 Invariant: every current row has its entry in `rows_by_seq`, and its text in `log` or `kept`. Every
 other entry there has its seq in `stale`.
+
+Whoever writes has at hand: the numbers of the tables (`Numbers`), whether the indexes should follow
+(`Indexes`), and the rows under the keys of what is to be stored (`RowsAtHand`).
+
+Python's sqlite3 lets go of the interpreter lock at every step of a statement and has to win it back
+from a busy event loop, so what counts is the number of steps, not of rows. A statement here handles
+up to 500 rows at once; a run of rows is cut into pieces of a few fixed sizes, so that their
+prepared forms stay in the connection's cache. Answers come back as one text, lines and fields
+parted by control characters that JSON text cannot contain unescaped.
 """
 
+import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import chain
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
-from kalam_notify.model import SHARED, Owner, PostedChange, Row, TableId
-from kalam_notify.model.changes import Stored
-from kalam_notify.model.sourced import MovedRow
-from kalam_notify.store.catalog import NumberOf, Numbers
-from kalam_notify.store.settling import RowKey
-from kalam_notify.store.statements import (
-    FIELD,
-    LINE,
-    Template,
-    look_up,
-    numbered,
-    tuples,
-    write_rows,
-)
+from kalam_notify.model import SHARED, Owner, PostedChange, Row, TableDef, TableId
+from kalam_notify.model.changes import MovedRow, RowKey, Stored
+from kalam_notify.store.access import Shape, stored_table
+from kalam_notify.store.catalog import refuse_if_filled
+
+# Round numbers among them, since producers like to post batches of a hundred.
+_SIZES = (500, 256, 200, 128, 100, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+CACHED_STATEMENTS = 256
+
+LINE = b"\n"
+FIELD = b"\t"
+
+Template = Callable[[int], str]
+"""The statement for a number of rows."""
+
+
+def pieces(count: int) -> Iterator[tuple[int, int]]:
+    """(start, size) of each piece of a run of `count` rows."""
+    start = 0
+    for size in _SIZES:
+        while count - start >= size:
+            yield start, size
+            start += size
+
+
+@lru_cache(maxsize=CACHED_STATEMENTS)
+def statement(template: Template, size: int) -> str:
+    return template(size)
+
+
+def write_rows(
+    connection: Connection,
+    template: Template,
+    width: int,
+    values: Sequence[Any],
+    shared: Sequence[Any] = (),
+) -> None:
+    """Run a statement for all rows; `values` holds `width` parameters a row, end to end.
+
+    `shared` are parameters that all rows have alike, ?1 and so on.
+    """
+    for start, size in pieces(len(values) // width):
+        piece = values[start * width : (start + size) * width]
+        connection.execute(statement(template, size), [*shared, *piece])
+
+
+def look_up(
+    connection: Connection, template: Template, width: int, values: Sequence[Any]
+) -> Iterator[tuple[int, bytes]]:
+    """Ask for all rows; gives where each piece begins, and the answer for it where there is one.
+
+    The template's lines start with the row's place within the piece.
+    """
+    for start, size in pieces(len(values) // width):
+        piece = values[start * width : (start + size) * width]
+        (answer,) = connection.execute(statement(template, size), piece).fetchone()
+        if answer:
+            yield start, answer
+
+
+def tuples(size: int, one: str) -> str:
+    """`one` repeated, parted by commas: the body of VALUES."""
+    return ",".join([one] * size)
+
+
+def numbered(size: int, rest: str) -> str:
+    """`(0,rest),(1,rest)…`: VALUES that remember their place."""
+    return ",".join(f"({n},{rest})" for n in range(size))
+
 
 _MOST_STALE = 2048
 LATELY = 4096
@@ -82,6 +148,111 @@ def take_out_stale(connection: Connection) -> None:
 def keep_rows(connection: Connection, leaving: str, parameters: Sequence[int]) -> None:
     """Copy the texts of the rows that outlive the changes which are about to leave the log."""
     connection.execute(_KEEP.format(leaving=f"{leaving} AND {_KEYED}"), parameters)
+
+
+class Numbers:
+    """Table -> number, for the writer. Gives out new numbers inside a transaction.
+
+    A number is trusted beyond its transaction only once that has been committed; numbers are never
+    changed or taken back.
+    """
+
+    def __init__(self, declared: Mapping[TableId, TableDef]) -> None:
+        self._declared = declared
+        self._sure: dict[TableId, tuple[TableDef, int]] = {}
+        self._new: dict[TableId, tuple[TableDef, int]] = {}
+
+    def of(self, connection: Connection, table: TableId) -> int:
+        """The number of a declared table; raises StorageFault when its shape has changed."""
+        definition = self._declared[table]
+        found = self._sure.get(table) or self._new.get(table)
+        if found is None or found[0] is not definition:
+            found = self._new[table] = (definition, _admit(connection, definition))
+        return found[1]
+
+    def committed(self) -> None:
+        self._sure |= self._new
+        self._new.clear()
+
+    def rolled_back(self) -> None:
+        self._new.clear()
+
+
+class NumberOf(dict[TableId, int]):
+    """Table -> number, each asked for once."""
+
+    def __init__(self, connection: Connection, numbers: Numbers) -> None:
+        self._connection = connection
+        self._numbers = numbers
+
+    def __missing__(self, table: TableId) -> int:
+        number = self[table] = self._numbers.of(self._connection, table)
+        return number
+
+
+def _admit(connection: Connection, table: TableDef) -> int:
+    known = stored_table(connection, table.id)
+    shape = Shape.of(table)
+    if known is not None and known.shape == shape:
+        return known.number
+    if known is not None:
+        refuse_if_filled(connection, table, known)
+    (number,) = connection.execute(
+        "INSERT INTO tables (name, kind, primary_key) VALUES (?, ?, ?) ON CONFLICT (name)"
+        " DO UPDATE SET kind = excluded.kind, primary_key = excluded.primary_key RETURNING id",
+        (table.id, shape.kind, json.dumps(shape.primary_key)),
+    ).fetchall()[0]
+    return int(number)
+
+
+MERGE_CHANGES = 1024
+MERGE_BYTES = 4 * 1024 * 1024
+"""The indexes follow when so much has been written that they do not know."""
+
+
+class Indexes:
+    """What a process that writes knows of the file's indexes; asked inside its transactions."""
+
+    def __init__(self) -> None:
+        self._count = -1
+        self._are_there = False
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._indexed = 0
+
+    @property
+    def are_there(self) -> bool:
+        return self._are_there
+
+    def refresh(self, connection: Connection, count: int, indexed: int) -> None:
+        """Know the indexes as they are after `count` changes of them (`state.indexes`)."""
+        if count != self._count:
+            query = "SELECT EXISTS (SELECT 1 FROM indexes WHERE state <> 'dropped')"
+            (found,) = connection.execute(query).fetchone()
+            self._are_there, self._count = bool(found), count
+        if indexed != self._indexed:
+            # Whoever has brought them here, what waited before waits no more.
+            self._indexed, self._waiting, self._waiting_bytes = indexed, 0, 0
+
+    def grown(self, added: int, size: int) -> None:
+        """So many changes, and bytes, have been written by this process."""
+        self._waiting += added
+        self._waiting_bytes += size
+
+    def tried(self) -> None:
+        """A step has been taken, or has failed: the next one after as much again."""
+        self._waiting = self._waiting_bytes = 0
+
+    def forget(self) -> None:
+        """What was learned in a transaction that is undone does not hold."""
+        self._count = -1
+
+    @property
+    def are_behind(self) -> bool:
+        """Whether so much waits that the indexes should follow."""
+        return self._are_there and (
+            self._waiting >= MERGE_CHANGES or self._waiting_bytes >= MERGE_BYTES
+        )
 
 
 class TooMuchToHold(Exception):

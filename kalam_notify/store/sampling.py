@@ -3,7 +3,7 @@
 from sqlite3 import Connection
 
 from kalam_notify.model import Owner, TableDef
-from kalam_notify.store.catalog import stored_table
+from kalam_notify.store.access import stored_table
 from kalam_notify.store.rows import STANDING, TEXT, WITH_TEXT
 
 _CURRENT = f"""

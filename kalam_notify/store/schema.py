@@ -31,8 +31,8 @@ from typing import Literal
 
 from kalam_notify.errors import DamagedFile, StorageFault
 from kalam_notify.store.files import cure, read_high_water
+from kalam_notify.store.rows import CACHED_STATEMENTS
 from kalam_notify.store.soundness import is_damage, told
-from kalam_notify.store.statements import CACHED_STATEMENTS
 
 _logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from sqlite3 import Connection
 
 from kalam_notify.model import TableId
 from kalam_notify.model.sourced import SourceMark, SourceState
-from kalam_notify.store.catalog import stored_table
+from kalam_notify.store.access import stored_table
 from kalam_notify.store.indexing import follow_all
 from kalam_notify.store.rows import keep_rows
 

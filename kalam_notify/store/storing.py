@@ -15,19 +15,22 @@ from sqlite3 import Connection
 from typing import Any, NamedTuple
 
 from kalam_notify.model import Change, PostedChange, Row, settle
-from kalam_notify.model.changes import ENTRY_BYTES
+from kalam_notify.model.changes import ENTRY_BYTES, IN_FILE, Appended, Seen, Settled, settle_batch
 from kalam_notify.model.sourced import SourceMark
-from kalam_notify.store.base import Appended
-from kalam_notify.store.catalog import Indexes, NumberOf, Numbers
-from kalam_notify.store.rows import STANDING, RowsAtHand, TooMuchToHold, take_out_stale
-from kalam_notify.store.settling import IN_FILE, Seen, Settled, settle_batch
-from kalam_notify.store.statements import (
+from kalam_notify.store.rows import (
     LINE,
+    STANDING,
+    Indexes,
+    NumberOf,
+    Numbers,
+    RowsAtHand,
     Template,
+    TooMuchToHold,
     look_up,
     numbered,
     pieces,
     statement,
+    take_out_stale,
     tuples,
     write_rows,
 )

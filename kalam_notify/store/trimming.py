@@ -10,7 +10,7 @@ from sqlite3 import Connection
 from typing import NamedTuple
 
 from kalam_notify.model import TableId
-from kalam_notify.store.catalog import stored_tables
+from kalam_notify.store.access import stored_tables
 from kalam_notify.store.retention import AgeClass
 from kalam_notify.store.rows import keep_rows
 

@@ -26,11 +26,11 @@ from collections.abc import Hashable, Iterator, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
-from kalam_notify.filters import Filter, FilterIndex, Projection, Query
+from kalam_notify.filters import Delta, Filter, FilterIndex, Projection, Query, delta
 from kalam_notify.model import Change, LiveQueryId, Owner, TableDef
 from kalam_notify.protocol.close import Close
 from kalam_notify.protocol.messages import Framing, Head, Options, change_head
-from kalam_notify.subscriptions.routing import Delta, Shares, Weight, both_images, delta, one_image
+from kalam_notify.subscriptions.routing import Shares, Weight
 
 NO_FD = -1
 """Where a descriptor stands otherwise: nothing may be written directly."""
@@ -409,7 +409,7 @@ class FilterNode:
 
     def plan_for(self, projection: Projection) -> Plan | None:
         for plan in self.plans:
-            if plan.projection.key == projection.key:
+            if plan.projection == projection:
                 return plan
         return None
 
@@ -476,11 +476,3 @@ class TablePlans:
         """The plan that a query would share, if somebody has asked the same."""
         node = self._nodes.get(query.filter.key)
         return None if node is None else node.plan_for(query.projection)
-
-    def route(self, change: Change) -> Sequence[tuple[FilterNode, Delta]]:
-        """The filters that see this change, and as what; each filter once."""
-        before = None if change.old is None else self.index.matching(change.old.values)
-        after = None if change.row is None else self.index.matching(change.row.values)
-        if before is None or after is None:
-            return one_image(change, before, after)
-        return both_images(change, before, after)

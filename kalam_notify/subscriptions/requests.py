@@ -287,7 +287,7 @@ class SubscriptionRequests:
             if handle.is_closed or (
                 query.table == plan.table
                 and query.filter.key == plan.filter.key
-                and query.projection.key == plan.projection.key
+                and query.projection == plan.projection
             ):
                 return
             options = _afresh(handle.options)
@@ -317,7 +317,7 @@ def _encoded(query: Query, options: Options | None) -> Query:
     if options is None or not options.bigints_as_text:
         return query
     # Another one: subscribers of the same text may share what was bound.
-    projection = query.projection.with_bigints_as_text()
+    projection = query.projection._replace(bigints_as_text=True)
     return Query(query.table, query.filter, projection, query.depends_on_identity)
 
 

@@ -1,16 +1,4 @@
-"""What becomes of one change at the filters of a table: who sees it, as what, and at which cost.
-
-A subscriber holds the rows its filter is TRUE for. An update can carry a row into that set or out
-of it, so both images of the row are judged:
-
-    old matches | new matches | seen as
-    no          | no          | nothing
-    no          | yes         | insert (of a change that is an insert), else insert + "enter"
-    yes         | no          | delete (of a change that is a delete), else delete + "leave"
-    yes         | yes         | update
-
-Where the old image is not known (an update of a table without a primary key, posted without
-`old_data`) the new row alone decides.
+"""What the filters of a table may cost the fan-out, and which of them it does not ask.
 
 The fan-out asks the filters of a table in one turn of the event loop, so what they cost together
 for one change is how late everybody's change is, and everything else. Their share is `SHARE`
@@ -19,7 +7,7 @@ subscriptions behind (CATCHING_UP) for good, fed by catch-up in a lane of its ow
 nothing but immediacy; and what the filter costs, its payer pays.
 
     light    by an estimate all filters fit into the share: they are asked without a look at the
-             clock. The estimate costs one multiplication a change
+             clock. That is so for changes of up to `light_bytes`
     metered  they may not fit: each one asked is timed. When the share is used up, filters are
              demoted until what is left takes half of it, the dearest of whoever costs most first
     demoted  from the start, where the estimate alone says that a row of 1 KB would take the share
@@ -38,79 +26,11 @@ cursor at the position that all of them have reached.
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from enum import Enum
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from kalam_notify.filters import Filter, FilterIndex
+from kalam_notify.filters import Delta, Filter, FilterIndex, deltas
 from kalam_notify.model import Change
 from kalam_notify.sql.tree import Call, Constant, Expression
-
-
-class Delta(Enum):
-    """What a subscriber is told; the value is (change_type, transition)."""
-
-    INSERT = ("insert", None)
-    UPDATE = ("update", None)
-    DELETE = ("delete", None)
-    ENTER = ("insert", "enter")
-    LEAVE = ("delete", "leave")
-
-    def __init__(self, change_type: str, transition: str | None) -> None:
-        # A small integer of its own: cheaper than a member as (part of) a key.
-        self.number = len(type(self).__members__)
-        self.change_type = change_type
-        self.transition = transition
-
-
-def delta(change: Change, old_matches: bool, new_matches: bool) -> Delta | None:
-    """How the change is seen, given the filter's answers; None: not at all.
-
-    `old_matches` is False where there is no old image, `new_matches` where there is no new one.
-    """
-    if change.kind == "insert":
-        return Delta.INSERT if new_matches else None
-    if change.kind == "delete":
-        return Delta.DELETE if old_matches else None
-    if new_matches:
-        return Delta.UPDATE if old_matches or change.old is None else Delta.ENTER
-    return Delta.LEAVE if old_matches else None
-
-
-N = TypeVar("N", bound=Hashable)
-
-
-def one_image(
-    change: Change, before: Sequence[N] | None, after: Sequence[N] | None
-) -> Sequence[tuple[N, Delta]]:
-    """For a change with one image (or none), and who matches it."""
-    if after is not None:
-        seen = delta(change, False, True)
-        assert seen is not None
-        return [(node, seen) for node in after]
-    if before is not None and change.kind == "delete":
-        return [(node, Delta.DELETE) for node in before]
-    return ()
-
-
-def both_images(
-    change: Change, before: Sequence[N], after: Sequence[N]
-) -> Sequence[tuple[N, Delta]]:
-    """For a change with an old image and a new one, and who matches each."""
-    routed = []
-    left = dict.fromkeys(before)
-    for node in after:
-        was_in = node in left
-        if was_in:
-            del left[node]
-        seen = delta(change, was_in, True)
-        if seen is not None:
-            routed.append((node, seen))
-    for node in left:
-        seen = delta(change, True, False)
-        if seen is not None:
-            routed.append((node, seen))
-    return routed
-
 
 SHARE = 0.001
 """Seconds of filtering that one change may cost the fan-out in one table."""
@@ -194,7 +114,7 @@ class Routed(NamedTuple, Generic[A]):
 class Shares(Generic[A]):
     """The filters of a table (or one owner's part of it) that the fan-out asks, and the demoted."""
 
-    __slots__ = ("_calls", "_texts", "demoted", "index")
+    __slots__ = ("_calls", "_texts", "demoted", "index", "light_bytes")
 
     def __init__(self, index: FilterIndex[A]) -> None:
         self.index = index
@@ -203,6 +123,8 @@ class Shares(Generic[A]):
         # Sums over the filters in the index that have to be asked.
         self._calls = 0
         self._texts = 0
+        # For changes of up to this size all of these together surely fit into the share.
+        self.light_bytes = NEVER
 
     def admit(self, node: A) -> None:
         """Take in a new filter."""
@@ -235,6 +157,11 @@ class Shares(Generic[A]):
     def _count(self, weight: Weight, times: int) -> None:
         self._calls += weight.calls * times
         self._texts += weight.texts * times
+        left = SHARE - self._calls * _CALL
+        if self._texts:
+            self.light_bytes = left / (self._texts * _BYTE)
+        else:
+            self.light_bytes = NEVER if left >= 0 else -NEVER
 
     def demote(self, node: A, now: float) -> bool:
         """Ask a filter no more for a while; False: it is demoted, or gone, already."""
@@ -255,10 +182,6 @@ class Shares(Generic[A]):
             self._file(node)
         return promoted
 
-    def are_light(self, size: int) -> bool:
-        """Whether all filters together surely fit into the share, for a change of this size."""
-        return self._calls * _CALL + self._texts * size * _BYTE <= SHARE
-
     def route(self, change: Change, clock: Callable[[], float]) -> Routed[A]:
         """The filters that see a change, each one asked against the clock."""
         meter: _Meter[A] = _Meter(change.size, clock)
@@ -266,9 +189,7 @@ class Shares(Generic[A]):
         after = None if change.row is None else self._ask(change.row.values, meter)
         if meter.total > SHARE:
             return Routed((), _dearest(meter.costs))
-        if before is None or after is None:
-            return Routed(one_image(change, before, after), ())
-        return Routed(both_images(change, before, after), ())
+        return Routed(deltas(change, before, after), ())
 
     def _ask(self, values: dict[str, object], meter: "_Meter[A]") -> list[A]:
         found, to_ask = self.index.sort_out(values)

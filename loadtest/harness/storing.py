@@ -48,7 +48,7 @@ class Stand:
         # Of whichever checkout: its path is known by now.
         from kalam_notify import log, model
         from kalam_notify.model import hints
-        from kalam_notify.store import catalog, pages, reader, schema, storing, trimming
+        from kalam_notify.store import catalog, pages, reader, rows, schema, storing, trimming
 
         self.log, self.model, self.hints = log, model, hints
         self.storing, self.pages, self.reader, self.trimming = storing, pages, reader, trimming
@@ -61,8 +61,10 @@ class Stand:
         schema.prepare(self.path)
         self.writing = schema.open_writer(self.path, "commit")
         self.reading = schema.open_reader(self.path)
-        self.indexes = catalog.Indexes()
-        self.numbers = catalog.Numbers({one.id: one for one in self.tables.values()})
+        # Releases before kept these with the tables.
+        at_hand = rows if hasattr(rows, "Indexes") else catalog
+        self.indexes = at_hand.Indexes()
+        self.numbers = at_hand.Numbers({one.id: one for one in self.tables.values()})
         self.random = random.Random(1)
         self.filled = filled
         self.made = self.keys = 0

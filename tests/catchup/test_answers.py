@@ -87,6 +87,6 @@ def test_cohorts_see_what_the_fan_out_sees(seed: int, demoted: bool) -> None:
             None if kind == "delete" else new,
             None if kind == "insert" else old,
         )
-        expected = {(id(node), seen) for node, seen in plans.route(change)}
+        expected = {(id(node), seen) for node, seen in plans.index.route(change)}
         asked = {(id(node), seen) for node, seen in at_once(asking.route(cohort, change))}
         assert asked == expected, change

@@ -22,7 +22,7 @@ from kalam_notify.log.base import Step
 from kalam_notify.log.nats.link import Link, NatsPlace
 from kalam_notify.log.nats.nats_log import NatsLog
 from kalam_notify.metrics.registry import Metrics
-from kalam_notify.store.base import Appended
+from kalam_notify.model.changes import Appended
 
 Start = Callable[..., Awaitable[NatsLog]]
 

@@ -82,7 +82,7 @@ def send_to(
         handle.level()
         plans[handle.plan] = frames[kind]
     held: dict[Sink, None] = {}
-    sender = ChunkSender(stats, ring, is_storing=lambda: is_storing)
+    sender = ChunkSender(stats, ring, waiting=[1] if is_storing else [])
     sender.send([Job(plan, 0, plan.begin_scan(), of, 0) for plan, of in plans.items()], held)
     for plan in plans:
         plan.end_scan()

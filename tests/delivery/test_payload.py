@@ -15,10 +15,9 @@ from kalam_notify.delivery.payload import (
     RowEncoder,
     with_seq,
 )
-from kalam_notify.filters import Projection
+from kalam_notify.filters import Delta, Projection, delta
 from kalam_notify.model import Change, Row, TableDef, TableId
 from kalam_notify.protocol.messages import change_head, frame_header
-from kalam_notify.subscriptions.routing import Delta, delta
 
 TABLE = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 KEYLESS = TableDef(TableId("app.events"), "shared", "public")
@@ -36,7 +35,7 @@ def changed(
 
 
 def told(*seen: tuple[Change, Delta], columns: tuple[str, ...] | None = None) -> list[Any]:
-    builder = BodyBuilder(RowEncoder(TABLE, Projection(columns)))
+    builder = BodyBuilder(RowEncoder(TABLE, Projection.of(columns, TABLE)))
     for change, how in seen:
         builder.add(change, how)
     return [json.loads(b"{" + body) for body in builder.bodies()]
@@ -85,6 +84,11 @@ def test_runs_of_the_same_sight_share_a_message() -> None:
     assert kinds == [("insert", None), ("insert", "enter"), ("delete", "leave"), ("insert", None)]
 
 
+def test_a_projection_leads_with_the_key_and_says_null_for_what_a_row_does_not_have() -> None:
+    (message,) = told((changed(4, row(a=1, id=7, x=0)), Delta.INSERT), columns=("b", "a"))
+    assert list(message["rows"][0].items()) == [("id", 7), ("b", None), ("a", 1), ("_seq", "4")]
+
+
 def test_a_row_that_leaves_is_told_as_it_was_with_the_seq_that_took_it() -> None:
     (message,) = told((changed(4, row(id=1, a=9), row(id=1, a=1), 2), Delta.LEAVE))
     assert message["old_values"] == [{"id": 1, "a": 1, "_seq": "4"}]
@@ -92,7 +96,7 @@ def test_a_row_that_leaves_is_told_as_it_was_with_the_seq_that_took_it() -> None
 
 @given(st.lists(st.integers(1, 200_000), min_size=1, max_size=12))
 def test_messages_are_split_at_the_bound_and_lose_nothing(sizes: list[int]) -> None:
-    builder = BodyBuilder(RowEncoder(TABLE, Projection(None)))
+    builder = BodyBuilder(RowEncoder(TABLE, Projection(None, None)))
     for seq, size in enumerate(sizes, 1):
         builder.add(changed(seq, row(id=seq, pad="x" * size)), Delta.INSERT)
     head = change_head("é" * 128, False)
@@ -152,11 +156,11 @@ def test_integers_that_a_double_cannot_hold_are_text_where_that_is_asked_for(
     values = {"id": BIG + 1, "a": -BIG - 1, "b": [BIG, {"c": 2**64 - 1, "d": True}, 1.5, "9" * 20]}
     old = row(**{**values, "a": BIG})
     change = changed(9, row(**values), old, 5)
-    projection = Projection(columns, bigints_as_text=True)
+    projection = Projection.of(columns, TABLE)._replace(bigints_as_text=True)
     builder = BodyBuilder(RowEncoder(TABLE, projection))
     builder.add(change, Delta.UPDATE)
     (body,) = [json.loads(b"{" + body) for body in builder.bodies()]
     nested = [BIG, {"c": str(2**64 - 1), "d": True}, 1.5, "9" * 20]
     assert body["rows"] == [{"id": str(BIG + 1), "a": str(-BIG - 1), "b": nested, "_seq": "9"}]
     assert body["old_values"] == [{"id": str(BIG + 1), "a": BIG, "_seq": "5"}]
-    assert projection.key != Projection(columns).key
+    assert projection != Projection.of(columns, TABLE)

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from kalam_notify.config.settings import LimitSettings
-from kalam_notify.http.body import Form
 from kalam_notify.http.decoders import at_once, decode_batch
 from kalam_notify.http.foreign import Foreign, format_named
+from kalam_notify.http.items import Form
 from kalam_notify.http.rules import Rules
 from kalam_notify.log import MemoryLog
 from kalam_notify.model import Change, PostedChange, TableDef, TableId
+from kalam_notify.model.changes import Appended
 from kalam_notify.model.tables import Catalog
-from kalam_notify.store.base import Appended, PageRequest
+from kalam_notify.store.base import PageRequest
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ORDERS = TableDef(TableId("shop.orders"), "shared", "public", ("id",))

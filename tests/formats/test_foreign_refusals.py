@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kalam_notify.errors import ChangeRefused
 from kalam_notify.formats.recognise import FORMATS
 from kalam_notify.formats.told import members_of
-from kalam_notify.http.body import Form
+from kalam_notify.http.items import Form
 from kalam_notify.model import PostedChange, TableDef, TableId
 from kalam_notify.model.types import parse_type
 

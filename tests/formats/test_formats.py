@@ -9,7 +9,7 @@ from formats_kit import EVENTS, FULL, LINES, ORDERS, Shop, decode, messages
 
 from kalam_notify.config.hooks import FORMATS as CONFIGURED
 from kalam_notify.formats.recognise import FORMATS, reader_of
-from kalam_notify.http.body import Form
+from kalam_notify.http.items import Form
 
 FROM_POSTGRES = (
     *("debezium", "debezium_with_schema", "cloudevents_debezium"),

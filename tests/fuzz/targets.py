@@ -29,9 +29,9 @@ from kalam_notify.budget import at_once as finish
 from kalam_notify.config import Config, LimitSettings, Override, load_config, warnings
 from kalam_notify.errors import ChangeRefused, ConfigurationFault, SubscriptionRefused
 from kalam_notify.formats.recognise import FORMATS
-from kalam_notify.http.body import Form, inflate
-from kalam_notify.http.decoders import Rules, at_once, decode_batch
+from kalam_notify.http.decoders import Rules, at_once, decode_batch, inflate
 from kalam_notify.http.foreign import Foreign as ForeignShapes
+from kalam_notify.http.items import Form
 from kalam_notify.model import Identity, Role, TableId, UserId
 from kalam_notify.model.tables import Catalog
 from kalam_notify.protocol import messages

@@ -96,7 +96,7 @@ class World:
                 await asyncio.sleep(0.001)
 
     def _is_settled(self, head: int) -> bool:
-        if self.service.position < head or self.service.is_delivering():
+        if self.service.position < head or self.service.under_way or self.log.waiting:
             return False
         return all(
             handle.state is SubscriptionState.LIVE

@@ -1,13 +1,14 @@
 """Tables, limits and small helpers for the tests of ingest."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from kalam_notify.http.body import Form
+from kalam_notify.config.hooks import IngestSettings
 from kalam_notify.http.decoders import Rules, at_once, decode_batch
+from kalam_notify.http.items import Form
 from kalam_notify.model import PostedChange, TableDef, TableId
 from kalam_notify.model.tables import Catalog
 from kalam_notify.model.types import parse_type
@@ -22,6 +23,12 @@ class Limits:
     max_row_bytes: int = 4096
     max_depth: int = 8
     ingest_queue_bytes: int = 4 * 1024 * 1024
+
+
+@dataclass
+class Settings:
+    limits: Limits = field(default_factory=Limits)
+    ingest: IngestSettings = field(default_factory=IngestSettings)
 
 
 def tables() -> Iterable[TableDef]:

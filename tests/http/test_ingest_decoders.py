@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from ingest_fixtures import Limits, body, decode, insert
 
 from kalam_notify.errors import ChangeRefused
-from kalam_notify.http.body import Form
 from kalam_notify.http.decoders import Rules, decode_batch
+from kalam_notify.http.items import Form
 from kalam_notify.model import SHARED, TableDef, TableId
 from kalam_notify.model.tables import Catalog
 

@@ -3,7 +3,7 @@
 import pytest
 
 from kalam_notify.errors import ChangeRefused
-from kalam_notify.http.body import Gate
+from kalam_notify.http.ingest import Gate
 
 
 def test_bytes_are_let_in_up_to_the_capacity() -> None:

@@ -11,17 +11,16 @@ from typing import Any
 import orjson
 import pytest
 import uvicorn
-from ingest_fixtures import Limits, body, insert, tables
+from ingest_fixtures import Limits, Settings, body, insert, tables
 from starlette.applications import Starlette
 
 from kalam_notify.errors import AuthenticationFailed, LogUnavailable
-from kalam_notify.http import body as body_module
+from kalam_notify.http import ingest as ingest_module
 from kalam_notify.http.answers import ERROR_HANDLERS
-from kalam_notify.http.body import Gate
-from kalam_notify.http.ingest import create_ingest_routes
+from kalam_notify.http.ingest import Gate, create_ingest_routes
 from kalam_notify.model import Identity, PostedChange, Role, UserId
+from kalam_notify.model.changes import Appended
 from kalam_notify.model.tables import Catalog
-from kalam_notify.store.base import Appended
 
 Reply = tuple[int, dict[str, str], Any]
 
@@ -112,7 +111,7 @@ class Server:
             self.log,  # type: ignore[arg-type]  # the part of a log that ingest uses
             self.catalog,
             authorize,
-            lambda: self.limits,
+            lambda: Settings(self.limits),
             metrics=self.counts,
             gate=self.gate,
         )
@@ -373,7 +372,7 @@ async def test_a_client_that_asks_first_is_told_to_go_on_or_not(server: Server) 
 async def test_a_body_that_stands_still_is_given_up(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body_module, "STALL_SECONDS", 0.01)
+    monkeypatch.setattr(ingest_module, "STALL_SECONDS", 0.01)
     answer = await head_of_answer(server, "Content-Length: 5", content=b"[")
     assert b" 408 " in answer
     await server.gate.until(lambda: server.gate.open_posts == 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from ingest_fixtures import Limits, body, insert, tables
+from ingest_fixtures import Settings, body, insert, tables
 from starlette.applications import Starlette
 from starlette.types import Message
 
@@ -41,7 +41,7 @@ class Ingest:
         self.counts = Counts()
         self.app = Starlette(
             routes=create_ingest_routes(
-                log, Catalog(tables()), anybody, Limits, metrics=self.counts
+                log, Catalog(tables()), anybody, Settings, metrics=self.counts
             ),
             exception_handlers=dict(ERROR_HANDLERS),
         )

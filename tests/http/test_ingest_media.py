@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from kalam_notify.errors import ChangeRefused
-from kalam_notify.http import body
-from kalam_notify.http.body import Form, form_of, inflate, is_gzip
+from kalam_notify.http import decoders
+from kalam_notify.http.decoders import form_of, inflate, is_gzip
+from kalam_notify.http.items import Form
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ class Copies:
 def test_many_members_are_copied_in_proportion_to_their_number(
     monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    monkeypatch.setattr(body, "zlib", SimpleNamespace(decompressobj=Copies, error=zlib.error))
+    monkeypatch.setattr(decoders, "zlib", SimpleNamespace(decompressobj=Copies, error=zlib.error))
     member = gzip.compress(content)
     for count in (100, 1000):
         Copies.taken = 0
@@ -114,9 +115,9 @@ def test_many_members_are_copied_in_proportion_to_their_number(
 
 def test_members_without_number_are_refused() -> None:
     with pytest.raises(ChangeRefused) as caught:
-        inflate(gzip.compress(b"") * (body.MAX_MEMBERS + 1), 100)
+        inflate(gzip.compress(b"") * (decoders.MAX_MEMBERS + 1), 100)
     assert (caught.value.status, caught.value.code) == (400, "INVALID_JSON")
-    assert inflate(gzip.compress(b"") * body.MAX_MEMBERS, 100) == b""
+    assert inflate(gzip.compress(b"") * decoders.MAX_MEMBERS, 100) == b""
 
 
 @pytest.mark.parametrize("size", [1, 255, 256, 257, 512, 768, 10_000])

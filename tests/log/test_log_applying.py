@@ -34,11 +34,10 @@ from kalam_notify.log.nats.message import (
     encode_control,
 )
 from kalam_notify.model import TableDef
+from kalam_notify.model.changes import Appended
 from kalam_notify.model.sourced import SourceMark, SourceState
 from kalam_notify.store import schema
-from kalam_notify.store.base import Appended
-from kalam_notify.store.catalog import Indexes
-from kalam_notify.store.rows import TEXT, WITH_TEXT
+from kalam_notify.store.rows import TEXT, WITH_TEXT, Indexes
 from kalam_notify.store.storing import Posting
 
 DECLARED = {table.id: table for table in TABLES}

@@ -267,7 +267,7 @@ async def test_a_cancelled_append_does_no_harm(log: EventLog) -> None:
     await asyncio.gather(task, return_exceptions=True)
     answer = await log.append([put(2)])
     assert answer.last_seq == log.last_seq == len(await everything(log))
-    assert log.waiting_bytes == 0
+    assert not log.waiting
 
 
 async def test_a_table_never_declared_is_refused(log: EventLog) -> None:

@@ -19,9 +19,9 @@ from kalam_notify.model import SHARED, PostedChange, Row, TableDef, TableId
 from kalam_notify.model.changes import key_of
 from kalam_notify.model.hints import ColumnIn, ColumnPrefix, ColumnRange, Hint, Hints
 from kalam_notify.store import pages, schema
-from kalam_notify.store.access import lookups
-from kalam_notify.store.catalog import Indexes, Numbers, indexes_of
+from kalam_notify.store.access import indexes_of, lookups
 from kalam_notify.store.indexing import IndexWork, follow_all, follow_step
+from kalam_notify.store.rows import Indexes, Numbers
 from kalam_notify.store.storing import Posting, store
 
 PAIRS = TableDef(TableId("app.pairs"), "user", primary_key=("a", "b"))

@@ -9,7 +9,8 @@ from log_kit import ORDERS, TABLES, Clock, LogKind, everything, gone, new_log, p
 from kalam_notify.errors import Compacted, StorageFault
 from kalam_notify.log import Appended, EventLog, SqliteLog
 from kalam_notify.model import PostedChange, Row, TableId
-from kalam_notify.model.sourced import MovedRow, SourceMark, SourceState
+from kalam_notify.model.changes import MovedRow
+from kalam_notify.model.sourced import SourceMark, SourceState
 
 
 def told(

@@ -13,10 +13,10 @@ from msgspec import structs
 
 from kalam_notify.log import SqliteLog
 from kalam_notify.model import SHARED, PostedChange
+from kalam_notify.model.changes import Appended
 from kalam_notify.store import schema, storing
-from kalam_notify.store.base import Appended
-from kalam_notify.store.catalog import Indexes, Numbers
 from kalam_notify.store.digest import Digest
+from kalam_notify.store.rows import Indexes, Numbers
 from kalam_notify.store.storing import Posting, store
 
 

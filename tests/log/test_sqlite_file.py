@@ -235,7 +235,7 @@ async def test_a_batch_that_cannot_be_stored_costs_the_others_nothing(
     )
     assert len(await everything(log)) == 58
     assert log.statistics()["append_faults"] == 1
-    assert log.waiting_bytes == 0
+    assert not log.waiting
     await log.close()
 
 
@@ -248,15 +248,17 @@ async def test_a_table_new_in_a_transaction_undone_is_new_again(tmp_path: Path) 
     await log.close()
 
 
-async def test_waiting_bytes_are_those_not_yet_durable(tmp_path: Path) -> None:
+async def test_batches_and_bytes_that_wait_are_those_not_yet_durable(tmp_path: Path) -> None:
     log = await opened(tmp_path)
     posted = put(1, pad="x" * 1000)
     assert posted.row is not None
     appends = [asyncio.create_task(log.append([posted])) for _ in range(5)]
     await asyncio.sleep(0)
-    assert log.waiting_bytes == 5 * len(posted.row.json)
+    assert len(log.waiting) == 5
+    assert log.statistics()["waiting_bytes"] == 5 * len(posted.row.json)
     await asyncio.gather(*appends)
-    assert log.waiting_bytes == 0
+    assert not log.waiting
+    assert log.statistics()["waiting_bytes"] == 0
     await log.close()
 
 

@@ -7,7 +7,7 @@ import pytest
 import wal_bytes as wal
 
 from kalam_notify.model import PostedChange, TableId
-from kalam_notify.model.sourced import MovedRow
+from kalam_notify.model.changes import MovedRow
 from kalam_notify.sources.base import Altered, Event, Piece, Truncated, size_of
 from kalam_notify.sources.postgres import transactions as module
 from kalam_notify.sources.postgres.catalogue import Facts, PgTable, describe

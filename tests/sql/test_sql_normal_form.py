@@ -99,7 +99,7 @@ def test_alias_and_case_of_the_table_do_not_matter() -> None:
         'SELECT things.a, "b", a FROM "app"."things" WHERE APP.Things.a = 1',
     ]
     queries = [query(text) for text in texts]
-    assert len({(found.filter.key, found.projection.key) for found in queries}) == 1
+    assert len({(found.filter.key, found.projection) for found in queries}) == 1
 
 
 def test_a_claim_is_as_good_as_the_constant() -> None:

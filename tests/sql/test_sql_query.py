@@ -126,32 +126,26 @@ def test_client_text_never_reaches_generated_source() -> None:
 def test_a_projection_names_columns_and_leads_with_the_key() -> None:
     named = query("SELECT b, a, b FROM app.things").projection
     assert named.columns == ("b", "a")
-    assert list(named.apply({"a": 1, "id": 7, "x": 0}, ("id",)).items()) == [
-        ("id", 7),
-        ("b", None),
-        ("a", 1),
-    ]
-    keyed = Projection(("a", "id"))
-    assert list(keyed.apply({"id": 7, "a": 1}, ("id",))) == ["a", "id"]
-    row = {"x": 1}
-    assert query("SELECT * FROM app.things").projection.apply(row, ("id",)) is row
+    assert named.names == ("id", "b", "a")
+    assert query("SELECT a, id FROM app.things").projection.names == ("a", "id")
+    assert query("SELECT * FROM app.things").projection.names is None
     assert query("SELECT o.* FROM app.things o").projection.columns is None
 
 
 def test_a_schema_describes_the_payload() -> None:
-    assert Projection(("status", "note")).schema(DECLARED) == [
+    assert Projection.of(("status", "note"), DECLARED).schema(DECLARED) == [
         {"name": "id", "data_type": "BigInt", "index": 0, "flags": ["pk"]},
         {"name": "status", "data_type": "Text", "index": 1},
         {"name": "note", "data_type": "Json", "index": 2},
     ]
-    assert [column["name"] for column in Projection(None).schema(DECLARED)] == [
+    assert [column["name"] for column in Projection(None, None).schema(DECLARED)] == [
         "id",
         "status",
         "tenant",
         "amount",
     ]
-    assert Projection(None).schema(THINGS) == [
+    assert Projection(None, None).schema(THINGS) == [
         {"name": "id", "data_type": "Json", "index": 0, "flags": ["pk"]}
     ]
     log = TableDef(id=THINGS.id, kind="shared")
-    assert Projection(None).schema(log) == []
+    assert Projection(None, None).schema(log) == []

@@ -37,21 +37,14 @@ from kalam_notify.log.nats.message import (
     TrimStep,
 )
 from kalam_notify.model import TableDef, TableId
+from kalam_notify.model.changes import Appended
 from kalam_notify.model.sourced import SourceMark, SourceState
-from kalam_notify.store.base import Appended
-from kalam_notify.store.catalog import (
-    Indexes,
-    Numbers,
-    Shape,
-    is_filled,
-    shape_changed,
-    stored_table,
-    stored_tables,
-)
+from kalam_notify.store.access import Shape, stored_table, stored_tables
+from kalam_notify.store.catalog import is_filled, shape_changed
 from kalam_notify.store.digest import Digest
 from kalam_notify.store.indexing import follow_all
+from kalam_notify.store.rows import Indexes, Numbers, pieces
 from kalam_notify.store.sourced import source_states, write_mark
-from kalam_notify.store.statements import pieces
 from kalam_notify.store.storing import Group, Posting, store
 from kalam_notify.store.trimming import remove
 

@@ -29,8 +29,8 @@ import msgspec
 
 from kalam_notify.log.nats.faults import NewerFormat
 from kalam_notify.model import PostedChange, Row, TableDef, TableId
-from kalam_notify.model.changes import NONE_UNCHANGED, PostedKind
-from kalam_notify.model.sourced import MovedRow, SourceMark
+from kalam_notify.model.changes import NONE_UNCHANGED, MovedRow, PostedKind
+from kalam_notify.model.sourced import SourceMark
 from kalam_notify.store.storing import Posting
 
 FORMAT = 1

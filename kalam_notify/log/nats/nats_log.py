@@ -36,13 +36,11 @@ from kalam_notify.log.nats.trims import Trims
 from kalam_notify.log.stored import WINDOW_BYTES, StoredLog
 from kalam_notify.log.writing import IndexOrder, Probe
 from kalam_notify.model import PostedChange
+from kalam_notify.model.changes import NOTHING, Appended, refuse_unfit
 from kalam_notify.model.sourced import SourceMark, SourceState
 from kalam_notify.singleflight import FreshCall
-from kalam_notify.store.base import Appended
-from kalam_notify.store.catalog import refuse_unfit
 from kalam_notify.store.files import LogFiles, MovedFiles
 from kalam_notify.store.retention import TRIM_SECONDS, Retention
-from kalam_notify.store.settling import NOTHING
 from kalam_notify.store.sourced import source_version
 from kalam_notify.store.storing import Posting
 

@@ -23,7 +23,7 @@ from kalam_notify.log.nats.faults import NoAnswer, Refused, TooLarge, WrongLast
 from kalam_notify.log.nats.link import Link
 from kalam_notify.log.nats.message import Control, encode_batches, encode_control
 from kalam_notify.model import TableDef, TableId
-from kalam_notify.store.base import Appended
+from kalam_notify.model.changes import Appended
 from kalam_notify.store.storing import Posting
 
 GROUP_CHANGES = 4096

@@ -5,7 +5,7 @@ from sqlite3 import Connection
 
 from kalam_notify.log.nats.message import TrimStep
 from kalam_notify.model import TableDef
-from kalam_notify.store.catalog import stored_tables
+from kalam_notify.store.access import stored_tables
 from kalam_notify.store.retention import AgeClass, Retention, age_classes
 from kalam_notify.store.trimming import Due, Edges, due_by_age, due_by_bytes, edges
 

@@ -15,7 +15,7 @@ import orjson
 
 from kalam_notify.config.tables import is_column_name
 from kalam_notify.model import SHARED, PostedChange, Row
-from kalam_notify.model.sourced import MovedRow
+from kalam_notify.model.changes import MovedRow
 from kalam_notify.sources.postgres.catalogue import PgTable
 from kalam_notify.sources.postgres.pgoutput import (
     UNCHANGED,
