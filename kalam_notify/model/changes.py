@@ -1,16 +1,14 @@
 """Changes and their rows: what is posted, what is stored, and what a batch of changes comes to.
 
-One image of a row: its JSON text, and its values where somebody has asked for them.
+A row is one image: its JSON text, and its values where somebody has asked for them.
 
-Primary keys as text: what names a row of a keyed table.
+A key names a row of a keyed table. It is the JSON array of the primary key's values, without white
+space, as short as it can be: `[7]`, `["acme",7]`. So 1 and "1" are two keys, and so are true and
+"true"; and the keys that begin with the same values are neighbours.
 
-A key is the JSON array of its values, without white space, as short as it can be: `[7]`,
-`["acme",7]`. So 1 and "1" are two keys, and so are true and "true"; and the keys that begin with
-the same values are neighbours.
-
-A change as posted, a change as the log tells it, and how the first becomes the second: duplicates
-dropped, seqs given, kinds and old images decided. Pure: every log brings the ids it has seen and
-the rows it holds, and gets both updated.
+A change as posted becomes a change as the log tells it when the batch is settled: duplicates are
+dropped, seqs given, kinds and old images decided. That is pure: every log brings the ids it has
+seen and the rows it holds, and gets both updated.
 """
 
 from collections.abc import Collection, Iterable, Sequence

@@ -40,7 +40,12 @@ async def told(log: SqliteLog, expected: str | None) -> str | None:
 
 
 def removed(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if path.is_dir():
+        # In one step: the log may be writing its mark anew while its files go one by one.
+        path = path.rename(path.with_name("trash"))
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def replaced(path: Path) -> None:
