@@ -87,6 +87,9 @@ class RevocationFile:
 
     def look(self) -> Sequence[Revocation]:
         """What others have appended since the last look. Never raises: it is looked at again."""
+        if not self._has_changed():
+            self._fault = ""
+            return ()
         fault = ""
         found: list[Revocation] = []
         try:
@@ -116,13 +119,19 @@ class RevocationFile:
                 self._revocations.forget_expired(self._clock())
                 forget_at = self._clock() + FORGET_SECONDS
 
-    def _whole_lines(self) -> list[bytes]:
-        """The lines that have not been read yet."""
+    def _has_changed(self) -> bool:
+        """Whether there may be something that has not been read yet."""
         try:
             state = os.stat(self._name)  # noqa: PTH116 (asked for every token)
         except FileNotFoundError:
-            return []
-        if (state.st_ino, state.st_size) == (self._inode, self._offset):
+            return False
+        except OSError:
+            return True
+        return state.st_ino != self._inode or state.st_size != self._offset
+
+    def _whole_lines(self) -> list[bytes]:
+        """The lines that have not been read yet."""
+        if not self._has_changed():
             return []
         with self._path.open("rb") as file:
             state = os.fstat(file.fileno())

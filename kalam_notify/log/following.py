@@ -63,6 +63,7 @@ from kalam_notify.model import Change, TableId
 from kalam_notify.model.changes import memory_of
 from kalam_notify.singleflight import FreshCall
 from kalam_notify.store import reader
+from kalam_notify.store.files import EntriesState, entries_state
 from kalam_notify.store.reader import ReaderPool
 from kalam_notify.store.trimming import Edges, edges
 
@@ -210,6 +211,8 @@ class Doorbell:
         self._path = directory / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self._pipe: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        # The state of the directory, and everybody else's that were found under it.
+        self._others: tuple[EntriesState | None, Sequence[Path]] = (None, ())
 
     def hang(self, on_ring: Callable[[], None]) -> None:
         """Make the pipe; `on_ring` is called on the running event loop."""
@@ -238,7 +241,12 @@ class Doorbell:
 
     def ring_others(self) -> int:
         """Ring every other process; how many there are. Not for the event loop."""
-        return sum(_ring(path) for path in _bells(self._directory) if path != self._path)
+        entries = entries_state(str(self._directory))
+        found_at, others = self._others
+        if entries is None or entries != found_at:
+            others = [path for path in _bells(self._directory) if path != self._path]
+            self._others = entries, others
+        return sum(map(_ring, others))
 
 
 def ring_all(directory: Path) -> int:

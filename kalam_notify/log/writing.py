@@ -326,12 +326,13 @@ class WritingThread:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """One write transaction: committed at the end, undone by any exception."""
+        entries = None
         if self._connection is not None:
-            self._files.check()
+            entries = self._files.check_if_changed()
         connection = self._begun()
         try:
             if self._high_water is not None:
-                self._high_water.check(lambda: last_seq(connection))
+                self._high_water.check(lambda: last_seq(connection), entries)
             yield connection
             connection.execute("COMMIT")
             self._numbers.committed()

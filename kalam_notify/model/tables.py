@@ -1,15 +1,12 @@
 """Tables: their names, what the server knows of them, and which there are.
 
-The names things go by.
-
-What the server knows of a table.
-
-Which tables there are: the declared ones, and under `auto_create` any that is named.
+There are the tables of sources, the declared ones, and under `auto_create` any that is named.
 """
 
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Literal, NamedTuple, NewType
 
 import msgspec
@@ -34,6 +31,8 @@ SHARED: Owner = ""
 
 MAX_TABLE_NAME = 63
 """Characters of a part of a table's name in double quotes."""
+
+_REMEMBERED_CHARS = 256
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 _PARTS = re.compile(
@@ -86,6 +85,12 @@ def parse_table_id(text: str) -> TableId | None:
     A part in double quotes is taken as written. Of others only ASCII letters are folded: a name is
     never changed into another by a Unicode case rule.
     """
+    # Names come with every post, and most are short; long ones must not fill the memory.
+    return _parsed(text) if len(text) <= _REMEMBERED_CHARS else _parsed.__wrapped__(text)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> TableId | None:
     match = _PARTS.fullmatch(text)
     if match is None:
         return None

@@ -1,32 +1,29 @@
 """The files of a log, the highest seq ever given, and the log's time.
 
-The files of a log, and whether they are still the ones that were opened.
-
-An open file outlives its name: where somebody removes, replaces or moves the data directory, the
-log, its write-ahead log or the index of that, writing goes on into what nobody will find again, or
-beside those who have opened another. So before every transaction the names are looked at (a
-microsecond each): they have to lead to the same files.
+The files: whether they are still the ones that were opened. An open file outlives its name. Where
+somebody removes, replaces or moves the data directory, the log, its write-ahead log or the index of
+that, writing goes on into what nobody will find again, or beside those who have opened another. So
+before every transaction the names have to lead to the same files. A name can lead elsewhere only
+when the directory's time of change moves, so most of the time one look at the directory is enough
+(`entries_state`). For each call by which Python asks the system lets go of the interpreter, and a
+busy event loop takes it.
 
 The files may come back by their names, and then everything is as it was. Where they do not, what
 was acknowledged is still held by the open files, and a restart is needed to begin with others.
 
-The highest seq ever given in a data directory, in a file of its own beside the log.
-
-A seq is all that a client knows of where it was. Where an older copy of the log is put back, or the
+The mark is the highest seq ever given in a data directory, in a file of its own beside the log. A
+seq is all that a client knows of where it was. Where an older copy of the log is put back, or the
 log is lost, the same seqs would be given again, to other changes, and a client from before would
 be resumed into a history that is not its own. The mark is what outlives the log's file: a log that
 ends below it has lost changes, and goes on behind it, with everything before out of reach
-(schema.prepare), so that every client begins anew.
+(schema.prepare), so that every client begins anew. Its format is the seq as 16 decimal digits and a
+line feed. Any other number, written by an operator who brings a log to another directory, is as
+good.
 
-Format: the seq as 16 decimal digits and a line feed. Any other number, written by an operator who
-brings a log to another directory, is as good.
-
-The time of the log: Unix time that never goes back.
-
-Entries leave the log by their age. Told by a clock that has been put back, none would be due until
-it has made up for that, and those written since would stand before older ones. So the log's time
-follows the clock forwards, and goes on at its own pace while the clock is behind; a log that is
-opened goes on from its newest entry at least.
+The time of the log is Unix time that never goes back. Entries leave the log by their age. Told by a
+clock that has been put back, none would be due until it has made up for that, and those written
+since would stand before older ones. So the log's time follows the clock forwards, and goes on at
+its own pace while the clock is behind; a log that is opened goes on from its newest entry at least.
 """
 
 import errno
@@ -34,12 +31,34 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 FileId = tuple[int, int]
 """Device and inode."""
+
+EntriesState = tuple[int, int, int]
+"""Device, inode and time of change (nanoseconds) of a directory: equal ones mean equal entries."""
+
+# Longer than the coarsest file system's clock takes to its next tick.
+_SETTLED_NS = 3_000_000_000
+
+
+def entries_state(directory: str, now_ns: Callable[[], int] = time.time_ns) -> EntriesState | None:
+    """What stands for the names in a directory, and the files they lead to.
+
+    None where they changed so lately that one more change might leave the directory's time as it
+    is (as git asks of its index, "racy git"), or where the directory cannot be looked at. A mount
+    over a single file moves no time: who must see that looks at the file.
+    """
+    try:
+        found = os.stat(directory)  # noqa: PTH116 (asked before every transaction)
+    except OSError:
+        return None
+    if now_ns() - found.st_mtime_ns < _SETTLED_NS:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 class MovedFiles(Exception):
@@ -55,6 +74,10 @@ class LogFiles:
         self._passing = (Path(f"{whole}-wal"), Path(f"{whole}-shm"))
         self._names = (path.parent, path, *self._passing)
         self._known: dict[Path, FileId] = {}
+        # Where the names stand: two directories where the file's own is a link to another.
+        self._directories = tuple({str(path.parent): None, str(whole.parent): None})
+        # Under which all names led to the known files; None: not known.
+        self._sound: Sequence[EntriesState | None] | None = None
 
     def opened(self) -> None:
         """The files have been opened, and are the right ones; raises MovedFiles where they had been
@@ -62,6 +85,17 @@ class LogFiles:
         """
         self._known.pop(self._names[-1], None)
         self.check()
+
+    def check_if_changed(self) -> EntriesState | None:
+        """`check`, unless no name has changed since; the state of the log's directory.
+
+        That is from before the check, and None where it says nothing.
+        """
+        states = [entries_state(directory) for directory in self._directories]
+        if states != self._sound:
+            self.check()
+            self._sound = None if None in states else states
+        return states[0]
 
     def check(self) -> None:
         """Raise MovedFiles unless all files that were ever seen are where they were."""
@@ -165,6 +199,8 @@ class HighWaterMark:
         self._name = str(self._path)
         self._descriptor: int | None = None
         self._last = 0
+        # That of the directory when the mark was last found to be ours.
+        self._sound: EntriesState | None = None
 
     def set(self, seq: int) -> None:
         """Everything up to `seq` has been given."""
@@ -175,14 +211,15 @@ class HighWaterMark:
                 self._descriptor = os.open(self._path, flags, 0o640)
             os.pwrite(self._descriptor, b"%016d\n" % seq, 0)
 
-    def check(self, ends_at: Callable[[], int]) -> None:
+    def check(self, ends_at: Callable[[], int], entries: EntriesState | None = None) -> None:
         """Write another file where the mark's has been removed; raise MovedFiles where one that
         says more than the log's end has been put in its place.
 
         One that says no more is that of another worker, who was first to miss it. `ends_at` tells
-        the log's last seq, and is asked after the mark: no mark is set before its commit.
+        the log's last seq, and is asked after the mark: no mark is set before its commit. `entries`
+        is the state of the mark's directory, from before this call.
         """
-        if self._descriptor is None:
+        if self._descriptor is None or (entries is not None and entries == self._sound):
             return
         ours = os.fstat(self._descriptor)
         try:
@@ -190,6 +227,7 @@ class HighWaterMark:
         except OSError:
             found = None
         if found is not None and (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+            self._sound = entries
             return
         mark = read_high_water(self._log)
         if mark > self._last and mark > ends_at():

@@ -340,8 +340,11 @@ class RowsAtHand(dict[RowKey, Stored]):
         ]
         return _Written(False, (4, values, ()))
 
-    def write(self, last_seq: int, horizon: int) -> None:
-        """Bring the file's rows, which are those of `last_seq`, to what they have become here."""
+    def write(self, last_seq: int, horizon: int) -> bool:
+        """Bring the file's rows, which are those of `last_seq`, to what they have become here.
+
+        Whether something of them is stale now.
+        """
         found, number, lately = self._found, self._number, last_seq - LATELY
         out: list[Any] = []
         stale: list[Any] = []
@@ -363,6 +366,7 @@ class RowsAtHand(dict[RowKey, Stored]):
         write_rows(self._connection, _PLACE[written.are_together], *written.parameters)
         write_rows(self._connection, _take_out_template, 3, out)
         write_rows(self._connection, _stale_template, 2, stale)
+        return bool(stale)
 
 
 def _stored_template(size: int) -> str:

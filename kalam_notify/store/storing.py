@@ -162,7 +162,8 @@ def store(
         seen = _seen(connection, postings)
         storing = _Storing(around, seen, before)
         group = storing.in_portions(postings)
-    take_out_stale(connection)
+    if storing.left_stale:
+        take_out_stale(connection)
     _write_batch_keys(connection, storing.seen.batch_keys)
     _write_state(connection, storing.last_seq, storing.bytes)
     indexes.grown(storing.last_seq - before, storing.bytes)
@@ -189,6 +190,7 @@ class _Storing:
         self._before = before
         self.last_seq = before
         self.bytes = 0
+        self.left_stale = False
 
     def at_once(self, postings: Sequence[Posting]) -> Group:
         """All of them together; raises TooMuchToHold, with nothing written."""
@@ -280,7 +282,7 @@ class _Storing:
     ) -> list[int]:
         sizes = [change.size for change in changes]
         write_entries(self._connection, self._numbers, Entries(changes, ids, sizes, ats))
-        rows.write(self._before, self._horizon)
+        self.left_stale |= rows.write(self._before, self._horizon)
         self.bytes += sum(sizes)
         return sizes
 

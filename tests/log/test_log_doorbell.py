@@ -23,6 +23,21 @@ async def test_a_ring_reaches_everybody_else(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+async def test_a_bell_that_is_hung_or_taken_down_later_is_known(tmp_path: Path) -> None:
+    ringer, first, second = Doorbell(tmp_path), Doorbell(tmp_path), Doorbell(tmp_path)
+    for count, change in enumerate(
+        (lambda: None, lambda: first.hang(print), lambda: second.hang(print))
+    ):
+        change()
+        # However long nothing has come or gone.
+        os.utime(tmp_path, (count, count))
+        assert ringer.ring_others() == ringer.ring_others() == count
+    first.take_down()
+    assert ringer.ring_others() == 1
+    second.take_down()
+    assert ringer.ring_others() == 0
+
+
 async def test_a_full_pipe_is_rung_enough(tmp_path: Path) -> None:
     ringer, sleeper = Doorbell(tmp_path), Doorbell(tmp_path)
     sleeper.hang(lambda: None)

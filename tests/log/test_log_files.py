@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import os
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,20 @@ from kalam_notify.errors import LogUnavailable, StorageFault
 from kalam_notify.log import SqliteLog
 from kalam_notify.log import stored as stored_log
 from kalam_notify.logs import Complaints
+from kalam_notify.store.files import entries_state
 
 
-@pytest.fixture
-async def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SqliteLog]:
+def settled(directory: Path) -> None:
+    """As if nothing had come or gone in a directory for an hour."""
+    hour_ago = directory.stat().st_mtime - 3600
+    os.utime(directory, (hour_ago, hour_ago))
+
+
+@pytest.fixture(params=["young", "settled"])
+async def log(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[SqliteLog]:
+    """A log with one change, in a directory whose names are looked at one by one, or as a whole."""
     monkeypatch.setattr(stored_log, "WATCH_SECONDS", 0.01)
     (tmp_path / "data").mkdir()
     log = new_log("sqlite", tmp_path / "data", Clock())
@@ -25,6 +37,11 @@ async def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     log.declare(TABLES)
     await log.start()
     await log.append([put(1)])
+    if request.param == "settled":
+        settled(tmp_path / "data")
+        # A transaction that finds everything where it was.
+        await log.trim()
+        assert log._files._sound is not None
     yield log
     await log.close()
 
@@ -68,6 +85,29 @@ async def test_nothing_is_acknowledged_into_files_that_nobody_will_find(
         await log.append([put(2)])
     assert str(tmp_path / name.split("/")[0]) in (await told(log, "put it back") or "")
     assert log.last_seq == 1
+
+
+def test_the_state_of_a_directory_tells_what_becomes_of_its_names(tmp_path: Path) -> None:
+    names = tmp_path / "names"
+    names.mkdir()
+    (names / "one").touch()
+    assert entries_state(str(names)) is None
+    settled(names)
+    before = entries_state(str(names))
+    assert before is not None
+    (names / "one").write_text("what is in a file is not what it is called")
+    assert entries_state(str(names)) == before
+    for change in (
+        lambda: (names / "two").touch(),
+        lambda: (names / "two").rename(names / "one"),
+        lambda: (names / "one").unlink(),
+    ):
+        change()
+        assert entries_state(str(names)) is None
+        later = names.stat().st_mtime_ns + 4_000_000_000
+        assert entries_state(str(names), partial(int, later)) not in (None, before)
+    names.rename(tmp_path / "away")
+    assert entries_state(str(names)) is None
 
 
 async def test_a_directory_that_is_put_back_is_used_again(log: SqliteLog, tmp_path: Path) -> None:
