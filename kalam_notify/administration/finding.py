@@ -15,24 +15,24 @@ from kalam_notify.model.tables import Catalog
 from kalam_notify.subscriptions.manager import Connection, ConnectionsManager
 from kalam_notify.subscriptions.plans import SubscriptionHandle, SubscriptionState
 
-LOOKS = 128
+CHECKS_PER_STEP = 128
 """Connections and subscriptions that are looked at between two rests."""
 
 
 def found_connections(manager: ConnectionsManager, asked: Listing) -> Steps[list[Connection]]:
     """Those that belong on the page, and one more where there is one."""
     found: list[Connection] = []
-    looks = 0
+    checks = 0
     for connection in _after(manager, asked):
-        looks += 1
+        checks += 1
         if asked.lagging is not None:
-            looks += len(connection.subscriptions)
+            checks += len(connection.subscriptions)
         if _has_user(connection, asked) and _lags(connection, asked):
             found.append(connection)
             if len(found) > asked.limit:
                 break
-        if looks >= LOOKS:
-            looks = 0
+        if checks >= CHECKS_PER_STEP:
+            checks = 0
             yield
     return found
 
@@ -42,15 +42,15 @@ def found_subscriptions(
 ) -> Steps[list[SubscriptionHandle]]:
     """Those that belong on the page, and one more where there is one."""
     found: list[SubscriptionHandle] = []
-    looks = 0
+    checks = 0
     for connection in _after(manager, asked, including=True):
-        looks += 1 + len(connection.subscriptions)
+        checks += 1 + len(connection.subscriptions)
         if _has_user(connection, asked):
             found += _wanted_of(connection, asked)
         if len(found) > asked.limit:
             break
-        if looks >= LOOKS:
-            looks = 0
+        if checks >= CHECKS_PER_STEP:
+            checks = 0
             yield
     return found[: asked.limit + 1]
 
@@ -99,7 +99,7 @@ def waiting_bytes(manager: ConnectionsManager) -> Steps[int]:
     total = 0
     for number, connection in enumerate(list(manager.connections.values()), 1):
         total += connection.waiting
-        if number % LOOKS == 0:
+        if number % CHECKS_PER_STEP == 0:
             yield
     return total
 

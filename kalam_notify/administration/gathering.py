@@ -103,25 +103,25 @@ class Gathering:
 
         `change` is None where the log does not hold one of that seq; `log` tells what it holds.
         """
-        told: list[dict[str, Any]] = [
+        pages: list[dict[str, Any]] = [
             orjson.loads(answer.rows[0]) async for answer in self._all(Why(seq, user))
         ]
-        change = next((one["change"] for one in told if one["change"] is not None), None)
+        change = next((one["change"] for one in pages if one["change"] is not None), None)
         whole: dict[str, Any] = {
             "seq": seq,
             "user": user,
             "change": change,
             "log": [
-                min((one["log"][0] for one in told), default=0),
-                max((one["log"][1] for one in told), default=0),
+                min((one["log"][0] for one in pages), default=0),
+                max((one["log"][1] for one in pages), default=0),
             ],
-            "connections": sum(one["connections"] for one in told),
-            "other_subscriptions": sum(one["other_subscriptions"] for one in told),
-            "more": sum(one["more"] for one in told),
-            "subscriptions": [case for one in told for case in one["subscriptions"]],
+            "connections": sum(one["connections"] for one in pages),
+            "other_subscriptions": sum(one["other_subscriptions"] for one in pages),
+            "more": sum(one["more"] for one in pages),
+            "subscriptions": [case for one in pages for case in one["subscriptions"]],
         }
-        denied = sorted({text for one in told for text in one["denied"]})
-        refused = next((one["refused"] for one in told if one["refused"]), None)
+        denied = sorted({text for one in pages for text in one["denied"]})
+        refused = next((one["refused"] for one in pages if one["refused"]), None)
         return {**whole, "verdict": _verdict(whole, denied, refused)}
 
     async def _all(self, question: Question) -> AsyncIterator[Answer]:
@@ -146,15 +146,15 @@ def _add(found: dict[str, dict[str, Any]], table: dict[str, Any]) -> None:
         known["seen_columns"] = sorted({*known["seen_columns"], *table["seen_columns"]})
 
 
-def _verdict(told: dict[str, Any], denied: list[str], refused: str | None) -> str:
+def _verdict(pages: dict[str, Any], denied: list[str], refused: str | None) -> str:
     """The answer in one sentence."""
-    user, change = told["user"], told["change"]
+    user, change = pages["user"], pages["change"]
     if change is None:
-        return f"the log holds no change {told['seq']}"
-    if not told["connections"]:
+        return f"the log holds no change {pages['seq']}"
+    if not pages["connections"]:
         return f"{user} has no connection now"
-    if told["subscriptions"]:
-        return "; ".join(dict.fromkeys(case["why"] for case in told["subscriptions"]))
+    if pages["subscriptions"]:
+        return "; ".join(dict.fromkeys(case["why"] for case in pages["subscriptions"]))
     if refused is not None:
         return f"a subscription of {user} no longer fits the table: {refused}"
     why = f", and {'; '.join(denied)}" if denied else ""

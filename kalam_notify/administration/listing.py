@@ -98,14 +98,14 @@ class Lists:
 
     async def subscriptions(self, asked: Listing) -> Answer:
         handles = await self._do(found_subscriptions(self._manager, asked))
-        told: dict[Plan, Described] = {}
+        known: dict[Plan, Described] = {}
         for plan in {handle.plan for handle in handles}:
             index = self._index_of(plan)
             if is_large(plan.filter.predicate) and index is not None:
-                told[plan] = await asyncio.to_thread(described, plan, index)
+                known[plan] = await asyncio.to_thread(described, plan, index)
 
         def tell(handle: SubscriptionHandle) -> dict[str, Any]:
-            return self._subscription(handle, told.get(handle.plan))
+            return self._subscription(handle, known.get(handle.plan))
 
         return await self._do(self._written(handles, asked, _place_on, tell))
 
@@ -153,12 +153,12 @@ class Lists:
             "lagging": sum(handle.state is not SubscriptionState.LIVE for handle in handles),
         }
 
-    def _subscription(self, handle: SubscriptionHandle, told: Described | None) -> dict[str, Any]:
+    def _subscription(self, handle: SubscriptionHandle, known: Described | None) -> dict[str, Any]:
         plan, connection = handle.plan, handle.live_query_id.connection_id
         position = self._position(handle)
         sink = self._manager.connections.get(connection)
         index = self._index_of(plan)
-        told = told or described(plan, FilterIndex() if index is None else index)
+        known = known or described(plan, FilterIndex() if index is None else index)
         standing = self._standing
         return {
             "id": handle.id,
@@ -168,14 +168,14 @@ class Lists:
             "table": plan.table.id,
             "sql": handle.sql,
             "plan": {
-                "filter": told.sql,
+                "filter": known.sql,
                 "columns": plan.projection.columns,
                 "subscribers": plan.subscribers,
                 "live_subscribers": plan.live_count,
                 "demoted": plan.node.is_demoted,
             },
-            "index": told.explanation.index,
-            "residual": told.explanation.residual,
+            "index": known.explanation.index,
+            "residual": known.explanation.residual,
             "state": handle.state.value,
             "position": position,
             "seconds_behind": 0 if position is None else _age(standing.seconds_behind(position)),

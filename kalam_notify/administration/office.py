@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from kalam_notify.administration.finding import LOOKS
+from kalam_notify.administration.finding import CHECKS_PER_STEP
 from kalam_notify.administration.listing import OWNER, Lists
 from kalam_notify.administration.questions import Answer, Kick, Listing, Question, Why
 from kalam_notify.administration.why import Case, case_of, judged
@@ -87,7 +87,7 @@ class Office:
 
     async def _why(self, asked: Why) -> dict[str, Any]:
         change = await self._change(asked.seq)
-        told: dict[str, Any] = {
+        report: dict[str, Any] = {
             "connections": 0,
             "other_subscriptions": 0,
             "more": 0,
@@ -98,12 +98,12 @@ class Office:
             "log": [self._log.first_seq, self._log.last_seq],
         }
         if change is None:
-            return told
-        steps = self._cases(asked.user, change, told)
+            return report
+        steps = self._cases(asked.user, change, report)
         for case in await self._budget.do(steps, OWNER):
             # A filter may take long on a row of its own: a thread's business.
-            told["subscriptions"].append(await asyncio.to_thread(judged, case, change))
-        return told
+            report["subscriptions"].append(await asyncio.to_thread(judged, case, change))
+        return report
 
     async def _change(self, seq: int) -> Change | None:
         """None where the log holds no such change, or holds it no longer."""
@@ -115,34 +115,34 @@ class Office:
                 return None
         return found[0] if found and found[0].seq == seq else None
 
-    def _cases(self, user: str, change: Change, told: dict[str, Any]) -> Steps[list[Case]]:
-        """The user's subscriptions to the change's table; what else there is goes into `told`."""
+    def _cases(self, user: str, change: Change, report: dict[str, Any]) -> Steps[list[Case]]:
+        """The user's subscriptions to the change's table; what else there is goes into `report`."""
         cases: list[Case] = []
         for number, connection in enumerate(list(self._manager.connections.values()), 1):
-            if number % LOOKS == 0:
+            if number % CHECKS_PER_STEP == 0:
                 yield
             if connection.identity.user_id == user and connection.connection_id:
-                told["connections"] += 1
-                self._note_access(connection, change, told)
-                yield from self._cases_of(connection, change, told, cases)
+                report["connections"] += 1
+                self._note_access(connection, change, report)
+                yield from self._cases_of(connection, change, report, cases)
         return cases
 
-    def _note_access(self, connection: Connection, change: Change, told: dict[str, Any]) -> None:
+    def _note_access(self, connection: Connection, change: Change, report: dict[str, Any]) -> None:
         """Which of the roles that the user is here with may not read the table."""
         table, identity = self._catalog.get(change.table), connection.identity
         if table is not None and not table.admits(identity):
             denied = f"role {identity.role.label} may not read it: its access is {table.access}"
-            if denied not in told["denied"]:
-                told["denied"].append(denied)
+            if denied not in report["denied"]:
+                report["denied"].append(denied)
 
     def _cases_of(
-        self, connection: Connection, change: Change, told: dict[str, Any], cases: list[Case]
+        self, connection: Connection, change: Change, report: dict[str, Any], cases: list[Case]
     ) -> Steps[None]:
         for handle in list(connection.subscriptions.values()):
             if handle.plan.table.id != change.table:
-                told["other_subscriptions"] += 1
+                report["other_subscriptions"] += 1
             elif len(cases) >= MOST_CASES:
-                told["more"] += 1
+                report["more"] += 1
             elif not handle.is_closed:
                 name = self._lists.name_of(connection.connection_id)
                 try:
@@ -155,14 +155,14 @@ class Office:
                         self._position(),
                     )
                 except SubscriptionRefused as refusal:
-                    told["refused"] = refusal.message
+                    report["refused"] = refusal.message
                 else:
                     cases.append(case)
 
 
 def _told(change: Change) -> dict[str, Any]:
     """What may be told of a change: whose row it is, but of a USER table not the row."""
-    told: dict[str, Any] = {
+    report: dict[str, Any] = {
         "seq": change.seq,
         "table": change.table,
         "change_type": change.kind,
@@ -170,6 +170,6 @@ def _told(change: Change) -> dict[str, Any]:
     }
     if not change.owner:
         old, new = change.old, change.row
-        told["old_data"] = None if old is None else orjson.loads(old.json)
-        told["row_data"] = None if new is None else orjson.loads(new.json)
-    return told
+        report["old_data"] = None if old is None else orjson.loads(old.json)
+        report["row_data"] = None if new is None else orjson.loads(new.json)
+    return report

@@ -180,14 +180,14 @@ def _term(term: Expression, image: str, values: dict[str, Any], change: Change) 
     asked = Filter(term)
     text = asked.sql
     truth = "FALSE" if Filter(negation(term)).matches(values) else "UNKNOWN"
-    told: dict[str, Any] = {
+    explained: dict[str, Any] = {
         "image": image,
         "sql": text if len(text) <= _LONGEST_TERM else text[:_LONGEST_TERM] + " …",
         "is": truth,
     }
     if not change.owner:
-        told["values"] = {name: values.get(name) for name in columns_of(term)}
-    return told
+        explained["values"] = {name: values.get(name) for name in columns_of(term)}
+    return explained
 
 
 def columns_of(expression: Expression) -> list[str]:

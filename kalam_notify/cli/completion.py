@@ -63,9 +63,9 @@ def verbs_of(root: argparse.ArgumentParser) -> Iterator[Verb]:
     """The verbs of a parser, as its help lists them."""
     for action in root._actions:
         if isinstance(action, argparse._SubParsersAction):
-            told = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
             for name, parser in action.choices.items():
-                yield _verb(name, told.get(name, ""), parser)
+                yield _verb(name, helps.get(name, ""), parser)
 
 
 def _verb(name: str, summary: str, parser: argparse.ArgumentParser) -> Verb:

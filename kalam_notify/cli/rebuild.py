@@ -60,7 +60,7 @@ async def _rebuild(config: Config, args: argparse.Namespace) -> int:
         await link.start()
         try:
             found = await look(link, node_path(config.server.data_dir, link.stream))
-            print(found.told(way), flush=True)
+            print(found.described(way), flush=True)
             if not (args.yes or _is_wanted()):
                 print("nothing was changed")
                 return 1

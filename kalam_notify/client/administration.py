@@ -48,7 +48,7 @@ def listed(server: Server, subject: str, **wanted: object) -> Iterator[Row]:
         query["cursor"] = page["next_cursor"]
 
 
-def told(run: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
+def reports_faults(run: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
     """A verb whose faults are told on stderr, with exit code 1."""
 
     def guarded(args: Namespace) -> int:
@@ -61,13 +61,13 @@ def told(run: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
     return guarded
 
 
-@told
+@reports_faults
 def tables(args: Namespace) -> int:
     """Print the server's tables."""
     return _print(args, listed(server_of(args), "tables"), _TABLE)
 
 
-@told
+@reports_faults
 def connections(args: Namespace) -> int:
     """Print the connections: of a user, or those that lag, where that is asked."""
     lagging = "true" if args.lagging else None
@@ -75,7 +75,7 @@ def connections(args: Namespace) -> int:
     return _print(args, rows, _CONNECTION)
 
 
-@told
+@reports_faults
 def subscriptions(args: Namespace) -> int:
     """Print the subscriptions: of a user or table, or those that lag, where that is asked."""
     lagging = "true" if args.lagging else None
@@ -85,7 +85,7 @@ def subscriptions(args: Namespace) -> int:
     return _print(args, rows, _SUBSCRIPTION)
 
 
-@told
+@reports_faults
 def kick(args: Namespace) -> int:
     """Close connections by their ids, or all of a user; 1 when there was none to close."""
     server = server_of(args)
@@ -110,7 +110,7 @@ def _kicked(server: Server, name: str, reason: str) -> bool:
     return False
 
 
-@told
+@reports_faults
 def why(args: Namespace) -> int:
     """Print what became of a change at a user's subscriptions."""
     seq, user = args.why

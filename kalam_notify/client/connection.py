@@ -211,9 +211,9 @@ class Connection:
         if not query.handles and query.id in self._keys and not self._is_closed:
             query.finish()
             return self._later(lambda: self._client.forget(query))
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        told.set_result(None)
-        return told
+        applied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        applied.set_result(None)
+        return applied
 
     def ended(self, query: Query[Any]) -> None:
         """Whoever asks the same again asks anew."""
@@ -249,12 +249,12 @@ class Connection:
 
     async def _tell(self) -> None:
         while True:
-            job, told = await self._jobs.get()
+            job, applied = await self._jobs.get()
             try:
                 await job()
             finally:
-                if not told.done():
-                    told.set_result(None)
+                if not applied.done():
+                    applied.set_result(None)
 
 
 @refuse_typos

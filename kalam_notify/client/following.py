@@ -143,8 +143,8 @@ class Following:
         old: Sequence[Row] = message.get("old_values") or ()
         kind = message["change_type"]
         # Of an update the old image comes with the old seq, so the new one tells the position.
-        told = old if kind == "delete" else rows
-        news = [place for place, row in enumerate(told) if self.cursor.advance(seq_of(row))]
+        images = old if kind == "delete" else rows
+        news = [place for place, row in enumerate(images) if self.cursor.advance(seq_of(row))]
         if not news:
             return Reaction()
         return Reaction(

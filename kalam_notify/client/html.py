@@ -35,9 +35,9 @@ def _fields(row: object) -> Mapping[str, Any]:
 
 def _names(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The columns of the schema that rows have, then those that only rows tell of."""
-    told = {name: None for row in rows for name in row if name != "_seq"}
-    known = [name for name in columns if name != "_seq" and (name in told or not rows)]
-    return [*known, *(name for name in told if name not in known)]
+    has_values = {name: None for row in rows for name in row if name != "_seq"}
+    known = [name for name in columns if name != "_seq" and (name in has_values or not rows)]
+    return [*known, *(name for name in has_values if name not in known)]
 
 
 def _line(names: Sequence[str], fields: Mapping[str, Any]) -> str:

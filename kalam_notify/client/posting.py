@@ -79,9 +79,9 @@ class Publisher:
         }
         answer = await self._answered(body, headers, seconds)
         if answer.status == 200 and isinstance(answer.body, dict):
-            told = answer.body
-            seqs = told.get("first_seq"), told.get("last_seq")
-            return Published(int(told["accepted"]), int(told["duplicates"]), *seqs)
+            fields = answer.body
+            seqs = fields.get("first_seq"), fields.get("last_seq")
+            return Published(int(fields["accepted"]), int(fields["duplicates"]), *seqs)
         raise _refusal(answer)
 
     def close(self) -> None:

@@ -247,8 +247,8 @@ class Progress:
         if self._is_shown:
             done = tally.accepted + tally.duplicates
             seconds = max(self._clock() - self._started, 1e-6)
-            told = f"{self._share(seconds)}{done:,} changes, {done / seconds:,.0f}/s"
-            self._out.write(f"\r{told} \x1b[K")
+            progress = f"{self._share(seconds)}{done:,} changes, {done / seconds:,.0f}/s"
+            self._out.write(f"\r{progress} \x1b[K")
             self._out.flush()
 
     def end(self) -> None:

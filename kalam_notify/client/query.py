@@ -171,13 +171,13 @@ class Query(Generic[T]):
             self._tell(Update(row, self._old(wire, event.old_values[place : place + 1])))
             self.rows.put(wire, row)
 
-    def _old(self, wire: Row, told: Sequence[Row]) -> T | None:
+    def _old(self, wire: Row, old_rows: Sequence[Row]) -> T | None:
         """The row that is held, else what the server says of it, where that is a whole one."""
         held = self.rows.find(wire)
-        if held is not None or not told:
+        if held is not None or not old_rows:
             return held
         try:
-            return self._read(told[0])
+            return self._read(old_rows[0])
         except RowMismatch:
             return None
 

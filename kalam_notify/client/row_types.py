@@ -26,9 +26,9 @@ def reader(row_type: type[T]) -> Callable[[Row], T]:
     keeps_seq = any(field.encode_name == "_seq" for field in described.fields)
 
     def read(row: Row) -> T:
-        told = row if keeps_seq else {name: row[name] for name in row if name != "_seq"}
+        values = row if keeps_seq else {name: row[name] for name in row if name != "_seq"}
         try:
-            return msgspec.convert(told, row_type)
+            return msgspec.convert(values, row_type)
         except msgspec.ValidationError as fault:
             where = f"row with _seq {row.get('_seq')}"
             raise RowMismatch(f"{where} is no {row_type.__name__}: {fault}") from fault

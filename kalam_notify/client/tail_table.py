@@ -106,8 +106,8 @@ class Picture:
     def _names(self, columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
         if self._columns:
             return list(self._columns)
-        told = dict.fromkeys(columns) | {name: None for row in rows for name in row}
-        return [name for name in told if name != "_seq"]
+        named = dict.fromkeys(columns) | {name: None for row in rows for name in row}
+        return [name for name in named if name != "_seq"]
 
     def _body(
         self,

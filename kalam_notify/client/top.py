@@ -19,9 +19,9 @@ from kalam_notify.client.administration import (
     Row,
     aligned,
     duration,
+    reports_faults,
     server_of,
     size,
-    told,
 )
 from kalam_notify.client.faults import Unreachable
 from kalam_notify.client.metrics import Between, Reading
@@ -33,7 +33,7 @@ _K = "kalam_notify_"
 _LATENCY = f"{_K}ingest_to_socket_seconds"
 
 
-@told
+@reports_faults
 def top(args: Namespace) -> int:
     """Show what the server does until it is enough: q, or SIGINT."""
     server = server_of(args)

@@ -42,7 +42,7 @@ def load_config(
 
 
 def _insist(config: Config, blamed: str, sources: Mapping[str, str], faults: list[Fault]) -> None:
-    told = [fault.key for fault in faults]
+    reported = [fault.key for fault in faults]
     for key, value, cure in lacking(config):
-        if not any(f"{other}.".startswith(f"{key}.") for other in told):
+        if not any(f"{other}.".startswith(f"{key}.") for other in reported):
             faults.append(Fault(sources.get(key, blamed), key, value, cure))

@@ -30,7 +30,7 @@ class NatsPlace(NamedTuple):
 
     def __repr__(self) -> str:
         """Without passwords: this may be logged."""
-        return f"{', '.join(map(told, self.servers))}/{self.stream}"
+        return f"{', '.join(map(shown_url, self.servers))}/{self.stream}"
 
 
 def node_file_name(stream: str) -> str:
@@ -38,7 +38,7 @@ def node_file_name(stream: str) -> str:
     return f"node-{stream}.db"
 
 
-def told(server: str) -> str:
+def shown_url(server: str) -> str:
     """A server's URL as it may be shown: without user and password."""
     scheme, _, rest = server.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"

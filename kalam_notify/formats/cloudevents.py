@@ -21,11 +21,11 @@ import msgspec
 
 from kalam_notify.formats import debezium
 from kalam_notify.formats.connect_schema import schema_of
-from kalam_notify.formats.told import (
+from kalam_notify.formats.parsed import (
     ABSENT,
     MessageFault,
+    ParsedChange,
     Reader,
-    Told,
     Verb,
     digest,
     given,
@@ -86,12 +86,12 @@ def of_headers(headers: Mapping[str, str], body: bytes) -> Event:
     return Event(**{**known, "data": body})  # type: ignore[arg-type]
 
 
-def read(find: Find, message: msgspec.Raw | bytes) -> Iterable[Told]:
+def read(find: Find, message: msgspec.Raw | bytes) -> Iterable[ParsedChange]:
     """The changes of an event in structured mode."""
     return changes_of(find, _decode(message))
 
 
-def changes_of(find: Find, event: Event) -> Iterable[Told]:
+def changes_of(find: Find, event: Event) -> Iterable[ParsedChange]:
     """The changes that an event tells."""
     label = f"a CloudEvent of source {event.source or 'unknown'}"
     for name, value in (("id", event.id), ("source", event.source), ("type", event.type)):
@@ -124,10 +124,10 @@ def _data(event: Event, label: str) -> msgspec.Raw | bytes:
     return data
 
 
-def _of_debezium(event: Event, told: msgspec.Raw | bytes) -> Iterable[Told]:
-    if event.iodebeziumtable is None or told is ABSENT or is_null(told):
+def _of_debezium(event: Event, parsed: msgspec.Raw | bytes) -> Iterable[ParsedChange]:
+    if event.iodebeziumtable is None or parsed is ABSENT or is_null(parsed):
         return ()
-    data, schema, place = _decode_data(told), None, "data."
+    data, schema, place = _decode_data(parsed), None, "data."
     if data.payload is not ABSENT:
         if given(data.schema) is not None:
             schema = schema_of(bytes(data.schema))
@@ -148,17 +148,17 @@ def _of_debezium(event: Event, told: msgspec.Raw | bytes) -> Iterable[Told]:
     return changes
 
 
-def _within(event: Event, changes: Iterable[Told]) -> Iterable[Told]:
-    for place, told in enumerate(changes):
-        told.label = f"{told.label} in a CloudEvent of source {event.source}"
-        told.table_at, told.row_at = f"data.{told.table_at}", f"data.{told.row_at}"
-        told.old_at = f"data.{told.old_at}"
-        if told.id is None:
-            told.id = digest("cloudevents", event.source, event.id, place)
-        yield told
+def _within(event: Event, changes: Iterable[ParsedChange]) -> Iterable[ParsedChange]:
+    for place, parsed in enumerate(changes):
+        parsed.label = f"{parsed.label} in a CloudEvent of source {event.source}"
+        parsed.table_at, parsed.row_at = f"data.{parsed.table_at}", f"data.{parsed.row_at}"
+        parsed.old_at = f"data.{parsed.old_at}"
+        if parsed.id is None:
+            parsed.id = digest("cloudevents", event.source, event.id, place)
+        yield parsed
 
 
-def _typed(event: Event, data: msgspec.Raw | bytes, label: str) -> Iterable[Told]:
+def _typed(event: Event, data: msgspec.Raw | bytes, label: str) -> Iterable[ParsedChange]:
     typed = _TYPED.fullmatch(event.type)
     if typed is None:
         raise MessageFault(
@@ -168,10 +168,12 @@ def _typed(event: Event, data: msgspec.Raw | bytes, label: str) -> Iterable[Told
             "data",
         )
     verb = _VERBS[typed[2].lower()]
-    told = Told(label, tuple(typed[1].split(".")), "type", verb, row_at="data", old_at="data")
-    told.id = digest("cloudevents", event.source, event.id)
+    parsed = ParsedChange(
+        label, tuple(typed[1].split(".")), "type", verb, row_at="data", old_at="data"
+    )
+    parsed.id = digest("cloudevents", event.source, event.id)
     if verb == "delete":
-        told.old = data
+        parsed.old = data
     elif verb != "truncate":
-        told.row = data
-    return (told,)
+        parsed.row = data
+    return (parsed,)

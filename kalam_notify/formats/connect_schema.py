@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from kalam_notify.formats.told import is_null, joined, members_of
+from kalam_notify.formats.parsed import is_null, joined, members_of
 
 Convert = Callable[[Any], Any]
 """From a JSON value that is not null to what it means; raises ValueError or TypeError."""

@@ -21,11 +21,11 @@ from typing import Final
 import msgspec
 
 from kalam_notify.formats.connect_schema import Schema, converted, schema_of
-from kalam_notify.formats.told import (
+from kalam_notify.formats.parsed import (
     ABSENT,
     MessageFault,
+    ParsedChange,
     Reader,
-    Told,
     Verb,
     digest,
     given,
@@ -98,7 +98,7 @@ class Envelope(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(Envelope).decode
 
 
-def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
+def read(message: msgspec.Raw | bytes) -> Iterable[ParsedChange]:
     """The change that an event tells, if it tells one."""
     if is_null(message):
         return ()
@@ -127,7 +127,7 @@ _WITHOUT_ROWS: Final = (
 )
 
 
-def changes_of(envelope: Envelope, schema: Schema | None, place: str) -> Iterable[Told]:
+def changes_of(envelope: Envelope, schema: Schema | None, place: str) -> Iterable[ParsedChange]:
     """The change of an event that has been unwrapped; `place` is where it stands in the message."""
     source = envelope.source or Source()
     label = f"a Debezium envelope of source {source.connector or 'unknown'}"
@@ -140,34 +140,41 @@ def changes_of(envelope: Envelope, schema: Schema | None, place: str) -> Iterabl
         raise MessageFault(label, f"there is no op {envelope.op!r}", f"{place}op")
     if source.table is None:
         raise MessageFault(label, "the source names no table", f"{place}source.table")
-    return (_told(envelope, source, schema, verb, Told(label, source.names, "", verb), place),)
+    return (
+        _told(envelope, source, schema, verb, ParsedChange(label, source.names, "", verb), place),
+    )
 
 
 def _told(
-    envelope: Envelope, source: Source, schema: Schema | None, verb: Verb, told: Told, place: str
-) -> Told:
-    told.table_at = f"{place}source.table"
+    envelope: Envelope,
+    source: Source,
+    schema: Schema | None,
+    verb: Verb,
+    parsed: ParsedChange,
+    place: str,
+) -> ParsedChange:
+    parsed.table_at = f"{place}source.table"
     before, after = given(envelope.before), given(envelope.after)
-    told.old_at, told.row_at = f"{place}before", f"{place}after"
+    parsed.old_at, parsed.row_at = f"{place}before", f"{place}after"
     position = source.position
     order = next((one for one in position if one is not ABSENT), None)
     if order is not None:
-        told.id = digest(
+        parsed.id = digest(
             "debezium",
-            *(source.name, source.connector, told.names, envelope.op),
+            *(source.name, source.connector, parsed.names, envelope.op),
             *position,
             *(envelope.before, envelope.after, envelope.transaction),
             order=order,
         )
     if verb == "truncate":
-        return told
+        return parsed
     columns = {} if schema is None else schema.rows.get("after") or schema.rows.get("before") or {}
     if before is not None:
-        told.old = converted(before, columns)
+        parsed.old = converted(before, columns)
     if after is not None and verb != "delete":
-        told.unchanged, kept = available(after)
-        told.row = converted(kept, columns)
-    return told
+        parsed.unchanged, kept = available(after)
+        parsed.row = converted(kept, columns)
+    return parsed
 
 
 # What stands for a value that the database did not log, for it had not changed: in the column's own

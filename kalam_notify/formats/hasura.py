@@ -9,7 +9,15 @@ from typing import Final
 
 import msgspec
 
-from kalam_notify.formats.told import ABSENT, MessageFault, Reader, Told, Verb, digest, given
+from kalam_notify.formats.parsed import (
+    ABSENT,
+    MessageFault,
+    ParsedChange,
+    Reader,
+    Verb,
+    digest,
+    given,
+)
 
 _LABEL = "a Hasura event"
 _VERBS: Final[Mapping[str, Verb]] = {
@@ -44,19 +52,19 @@ class _Payload(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(_Payload).decode
 
 
-def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
+def read(message: msgspec.Raw | bytes) -> Iterable[ParsedChange]:
     """The change that the trigger saw."""
     payload = _decode(message)
     event, table = payload.event, payload.table
     verb = _VERBS.get(event.op)
     if verb is None:
         raise MessageFault(_LABEL, f"there is no op {event.op!r}", "event.op")
-    told = Told(_LABEL, (table.schema, table.name), "table.name", verb)
-    told.row, told.row_at = given(event.data.new), "event.data.new"
-    told.old, told.old_at = given(event.data.old), "event.data.old"
+    parsed = ParsedChange(_LABEL, (table.schema, table.name), "table.name", verb)
+    parsed.row, parsed.row_at = given(event.data.new), "event.data.new"
+    parsed.old, parsed.old_at = given(event.data.old), "event.data.old"
     if payload.id:
-        told.id = digest("hasura", payload.id)
-    return (told,)
+        parsed.id = digest("hasura", payload.id)
+    return (parsed,)
 
 
 HASURA: Final = Reader("hasura", _LABEL, read)

@@ -16,12 +16,12 @@ import msgspec
 from kalam_notify.formats.connect_schema import Schema, converted, schema_of
 from kalam_notify.formats.debezium import available, tells_no_row
 from kalam_notify.formats.debezium import read as read_debezium
-from kalam_notify.formats.told import (
+from kalam_notify.formats.parsed import (
     ABSENT,
     Members,
     MessageFault,
+    ParsedChange,
     Reader,
-    Told,
     Verb,
     digest,
     given,
@@ -54,7 +54,7 @@ _decode = msgspec.json.Decoder(_Record).decode
 _text = msgspec.json.Decoder(str | bool | None).decode
 
 
-def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
+def read(message: msgspec.Raw | bytes) -> Iterable[ParsedChange]:
     """The row of a record; a tombstone tells none."""
     if is_null(message):
         return ()
@@ -73,26 +73,26 @@ def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
     return (_told(members, schema, place),)
 
 
-def _told(members: Members, schema: Schema | None, place: str) -> Told:
+def _told(members: Members, schema: Schema | None, place: str) -> ParsedChange:
     told_of = {name: members.pop(name) for name in [*members] if name.startswith("__")}
     names, table_at = _names(told_of, schema, place)
-    told = Told(_LABEL, names, table_at, _verb(told_of, place), old_at=place.rstrip("."))
-    told.row_at = told.old_at
+    parsed = ParsedChange(_LABEL, names, table_at, _verb(told_of, place), old_at=place.rstrip("."))
+    parsed.row_at = parsed.old_at
     position = [
         raw for name, raw in told_of.items() if name in _POSITION and given(raw) is not None
     ]
     row = joined(members.items())
     if position:
-        told.id = digest("kafka-connect", names, told.verb, *position, row, order=position[0])
-    if told.verb == "truncate":
-        return told
-    told.unchanged, kept = available(msgspec.Raw(row))
+        parsed.id = digest("kafka-connect", names, parsed.verb, *position, row, order=position[0])
+    if parsed.verb == "truncate":
+        return parsed
+    parsed.unchanged, kept = available(msgspec.Raw(row))
     changed = converted(kept, {} if schema is None else schema.columns)
-    if told.verb == "delete":
-        told.old = changed
+    if parsed.verb == "delete":
+        parsed.old = changed
     else:
-        told.row = changed
-    return told
+        parsed.row = changed
+    return parsed
 
 
 def _verb(told_of: Members, place: str) -> Verb:

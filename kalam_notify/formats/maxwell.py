@@ -10,11 +10,11 @@ from typing import Final
 
 import msgspec
 
-from kalam_notify.formats.told import (
+from kalam_notify.formats.parsed import (
     ABSENT,
     MessageFault,
+    ParsedChange,
     Reader,
-    Told,
     Verb,
     digest,
     given,
@@ -54,7 +54,7 @@ class _Row(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(_Row).decode
 
 
-def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
+def read(message: msgspec.Raw | bytes) -> Iterable[ParsedChange]:
     """The change of a row, if it is one."""
     row = _decode(message)
     if row.type in _PASSED_OVER:
@@ -66,19 +66,21 @@ def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
         raise MessageFault(_LABEL, "it names no table", "table")
     if data is None:
         raise MessageFault(_LABEL, "the data is missing", "data")
-    told = Told(_LABEL, (row.database, row.table), "table", verb, row_at="data", old_at="old")
+    parsed = ParsedChange(
+        _LABEL, (row.database, row.table), "table", verb, row_at="data", old_at="old"
+    )
     changed = given(row.old)
     if verb == "delete":
-        told.old, told.old_at = data, "data"
+        parsed.old, parsed.old_at = data, "data"
     else:
-        told.row = data
-        told.old = None if changed is None else laid_over(data, changed)
+        parsed.row = data
+        parsed.old = None if changed is None else laid_over(data, changed)
     if given(row.xid) is not None:
         place = (row.server_id, row.xid, row.xoffset, row.position, row.gtid, row.ts)
-        told.id = digest(
+        parsed.id = digest(
             "maxwell", row.database, row.table, row.type, *place, row.data, row.old, order=row.xid
         )
-    return (told,)
+    return (parsed,)
 
 
 MAXWELL: Final = Reader("maxwell", _LABEL, read)

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from kalam_notify.formats.told import ABSENT, MessageFault, Reader, Told, Verb, given
+from kalam_notify.formats.parsed import ABSENT, MessageFault, ParsedChange, Reader, Verb, given
 
 _LABEL = "a change"
 _VERBS: Final[Mapping[str, Verb]] = {
@@ -30,18 +30,18 @@ class _Change(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(_Change).decode
 
 
-def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
+def read(message: msgspec.Raw | bytes) -> Iterable[ParsedChange]:
     """The change."""
     change = _decode(message)
     verb = _VERBS.get(change.change_type.lower())
     if verb is None:
         raise MessageFault(_LABEL, f"there is no change_type {change.change_type!r}", "change_type")
-    told = Told(_LABEL, (change.table,), "table", verb, is_ours=True)
-    told.row, told.row_at = given(change.row_data), "row_data"
-    told.old, told.old_at = given(change.old_data), "old_data"
-    told.id, told.user_id = change.id, change.user_id
-    told.unchanged = change.unchanged or ()
-    return (told,)
+    parsed = ParsedChange(_LABEL, (change.table,), "table", verb, is_ours=True)
+    parsed.row, parsed.row_at = given(change.row_data), "row_data"
+    parsed.old, parsed.old_at = given(change.old_data), "old_data"
+    parsed.id, parsed.user_id = change.id, change.user_id
+    parsed.unchanged = change.unchanged or ()
+    return (parsed,)
 
 
 OURS: Final = Reader("kalam", _LABEL, read)

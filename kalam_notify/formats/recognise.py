@@ -12,9 +12,9 @@ from kalam_notify.formats.hasura import HASURA
 from kalam_notify.formats.kafka_connect import KAFKA_CONNECT
 from kalam_notify.formats.maxwell import MAXWELL
 from kalam_notify.formats.ours import OURS
+from kalam_notify.formats.parsed import Reader, given, is_null, members_of
 from kalam_notify.formats.sequin import SEQUIN
 from kalam_notify.formats.supabase import SUPABASE
-from kalam_notify.formats.told import Reader, given, is_null, members_of
 from kalam_notify.formats.wal2json import WAL2JSON
 
 

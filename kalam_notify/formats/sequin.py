@@ -10,11 +10,11 @@ from typing import Final
 
 import msgspec
 
-from kalam_notify.formats.told import (
+from kalam_notify.formats.parsed import (
     ABSENT,
     MessageFault,
+    ParsedChange,
     Reader,
-    Told,
     Verb,
     digest,
     given,
@@ -53,7 +53,7 @@ class _Message(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(_Message).decode
 
 
-def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
+def read(message: msgspec.Raw | bytes) -> Iterable[ParsedChange]:
     """The changes of a message, or of a batch of them."""
     one = _decode(message)
     if one.data is None:
@@ -63,7 +63,7 @@ def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
         yield _told(_decode(raw), f"data.{place}.")
 
 
-def _told(message: _Message, place: str) -> Told:
+def _told(message: _Message, place: str) -> ParsedChange:
     metadata, verb = message.metadata, _VERBS.get(message.action)
     if metadata is None:
         raise MessageFault(_LABEL, "the metadata is missing", f"{place}metadata")
@@ -73,13 +73,13 @@ def _told(message: _Message, place: str) -> Told:
     if record is None:
         raise MessageFault(_LABEL, "the record is missing", f"{place}record")
     names, table_at = (metadata.table_schema, metadata.table_name), f"{place}metadata.table_name"
-    told = Told(_LABEL, names, table_at, verb, row_at=f"{place}record", id=_id(metadata))
+    parsed = ParsedChange(_LABEL, names, table_at, verb, row_at=f"{place}record", id=_id(metadata))
     if verb == "delete":
-        told.old, told.old_at = record, told.row_at
+        parsed.old, parsed.old_at = record, parsed.row_at
     else:
-        told.row, told.old_at = record, f"{place}changes"
-        told.old = None if changed is None else laid_over(record, changed)
-    return told
+        parsed.row, parsed.old_at = record, f"{place}changes"
+        parsed.old = None if changed is None else laid_over(record, changed)
+    return parsed
 
 
 def _id(metadata: _Metadata) -> str | None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from kalam_notify.formats.told import ABSENT, MessageFault, Reader, Told, Verb, given
+from kalam_notify.formats.parsed import ABSENT, MessageFault, ParsedChange, Reader, Verb, given
 
 _LABEL = "a Supabase webhook"
 _VERBS: Final[Mapping[str, Verb]] = {
@@ -32,16 +32,16 @@ class _Payload(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(_Payload).decode
 
 
-def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
+def read(message: msgspec.Raw | bytes) -> Iterable[ParsedChange]:
     """The change that the trigger saw."""
     payload = _decode(message)
     verb = _VERBS.get(payload.type)
     if verb is None:
         raise MessageFault(_LABEL, f"there is no type {payload.type!r}", "type")
-    told = Told(_LABEL, (payload.schema, payload.table), "table", verb)
-    told.row, told.row_at = given(payload.record), "record"
-    told.old, told.old_at = given(payload.old_record), "old_record"
-    return (told,)
+    parsed = ParsedChange(_LABEL, (payload.schema, payload.table), "table", verb)
+    parsed.row, parsed.row_at = given(payload.record), "record"
+    parsed.old, parsed.old_at = given(payload.old_record), "old_record"
+    return (parsed,)
 
 
 SUPABASE: Final = Reader("supabase", _LABEL, read)

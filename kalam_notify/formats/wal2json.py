@@ -19,11 +19,11 @@ from typing import Final
 import msgspec
 import orjson
 
-from kalam_notify.formats.told import (
+from kalam_notify.formats.parsed import (
     ABSENT,
     MessageFault,
+    ParsedChange,
     Reader,
-    Told,
     Verb,
     digest,
     given,
@@ -80,16 +80,16 @@ _decode = msgspec.json.Decoder(_Message).decode
 _decode_change = msgspec.json.Decoder(_Change).decode
 
 
-def read(message: msgspec.Raw | bytes) -> Iterable[Told]:
+def read(message: msgspec.Raw | bytes) -> Iterable[ParsedChange]:
     """The changes of a transaction, or the one change of a message."""
-    told = _decode(message)
-    if told.change is not None:
-        return _version_1(told, told.change)
-    return _version_2(told, message)
+    parsed = _decode(message)
+    if parsed.change is not None:
+        return _version_1(parsed, parsed.change)
+    return _version_2(parsed, message)
 
 
-def _version_1(told: _Message, changes: Sequence[msgspec.Raw]) -> Iterable[Told]:
-    position = _position(told.nextlsn, told.xid, told.timestamp)
+def _version_1(parsed: _Message, changes: Sequence[msgspec.Raw]) -> Iterable[ParsedChange]:
+    position = _position(parsed.nextlsn, parsed.xid, parsed.timestamp)
     for place, raw in enumerate(changes):
         change, at = _decode_change(raw), f"change.{place}"
         if change.kind in _PASSED_OVER:
@@ -107,28 +107,30 @@ def _version_1(told: _Message, changes: Sequence[msgspec.Raw]) -> Iterable[Told]
         yield one
 
 
-def _version_2(told: _Message, message: msgspec.Raw | bytes) -> Iterable[Told]:
-    if told.action in _PASSED_OVER:
+def _version_2(parsed: _Message, message: msgspec.Raw | bytes) -> Iterable[ParsedChange]:
+    if parsed.action in _PASSED_OVER:
         return
-    one = _change(told.schema, told.table, _ACTIONS.get(told.action or ""), "action", "")
-    if told.columns:
-        one.row, one.row_at = _row((c.name, c.type, c.value) for c in told.columns), "columns"
-    if told.identity:
-        one.old, one.old_at = _row((c.name, c.type, c.value) for c in told.identity), "identity"
-    position = _position(told.lsn, told.xid, told.timestamp)
+    one = _change(parsed.schema, parsed.table, _ACTIONS.get(parsed.action or ""), "action", "")
+    if parsed.columns:
+        one.row, one.row_at = _row((c.name, c.type, c.value) for c in parsed.columns), "columns"
+    if parsed.identity:
+        one.old, one.old_at = _row((c.name, c.type, c.value) for c in parsed.identity), "identity"
+    position = _position(parsed.lsn, parsed.xid, parsed.timestamp)
     if position:
         one.id = digest("wal2json", *position, message, order=position[0])
     yield one
 
 
-def _change(schema: str | None, table: str | None, verb: Verb | None, at: str, place: str) -> Told:
+def _change(
+    schema: str | None, table: str | None, verb: Verb | None, at: str, place: str
+) -> ParsedChange:
     if verb is None:
         raise MessageFault(_LABEL, f"there is no such {at.rpartition('.')[2]}", at)
     table_at = f"{place}.table" if place else "table"
     if table is None:
         raise MessageFault(_LABEL, "it names no table", table_at)
     names = (table,) if schema is None else (schema, table)
-    return Told(_LABEL, names, table_at, verb, omits=verb == "update")
+    return ParsedChange(_LABEL, names, table_at, verb, omits=verb == "update")
 
 
 def _position(lsn: msgspec.Raw, xid: msgspec.Raw, timestamp: msgspec.Raw) -> Sequence[msgspec.Raw]:

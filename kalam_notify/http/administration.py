@@ -118,13 +118,13 @@ class AdministrationEndpoints:
         except _Bad as fault:
             return error_answer(400, str(fault), code="INVALID_REQUEST")
         try:
-            told = await self._gathering.why(seq, user)
+            answer = await self._gathering.why(seq, user)
         except (TimeoutError, LogUnavailable):
             return _not_now()
-        if told["change"] is None:
-            first, last = told["log"]
+        if answer["change"] is None:
+            first, last = answer["log"]
             return error_answer(404, f"the log holds no change {seq}; it holds {first} to {last}")
-        return JsonAnswer(told)
+        return JsonAnswer(answer)
 
 
 def _wanted(subject: Subject, query: Mapping[str, str]) -> Listing:

@@ -162,8 +162,8 @@ class Console:
         except (ValueError, RecursionError) as fault:
             # msgspec's faults of decoding are ValueErrors, too.
             return error_answer(400, str(fault), code="INVALID_REQUEST")
-        told = {"token": token, "user": wanted.user, "role": role.label, "seconds": TOKEN_SECONDS}
-        return JsonAnswer(told)
+        issued = {"token": token, "user": wanted.user, "role": role.label, "seconds": TOKEN_SECONDS}
+        return JsonAnswer(issued)
 
 
 def policy(server: str | None) -> str:

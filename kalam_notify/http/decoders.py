@@ -27,7 +27,7 @@ from kalam_notify.errors import ChangeRefused
 from kalam_notify.http.foreign import Foreign, decode_foreign, recognised
 from kalam_notify.http.items import Form, split_array
 from kalam_notify.http.refusals import explain, invalid_json, too_large, too_many
-from kalam_notify.http.rules import Doubt, RawChange, Rules, is_too_long
+from kalam_notify.http.rules import RawChange, RuleBroken, Rules, is_too_long
 from kalam_notify.model import PostedChange
 
 __all__ = ["Batch", "at_once", "decode_batch", "form_of", "inflate", "is_gzip"]
@@ -204,7 +204,7 @@ def _decode_single(body: bytes, rules: Rules) -> Batch:
 def _decode_one(text: bytes, index: int, rules: Rules) -> PostedChange:
     try:
         return rules.admit(_one.decode(text))
-    except (Doubt, msgspec.ValidationError, TypeError):
+    except (RuleBroken, msgspec.ValidationError, TypeError):
         return _decode_again(text, index, rules)
     except msgspec.DecodeError as fault:
         raise invalid_json(str(fault), index) from None
@@ -224,7 +224,7 @@ def _decode_again(text: bytes, index: int, rules: Rules) -> PostedChange:
         raise ChangeRefused(413, "TOO_LARGE", why, index=index)
     try:
         return rules.admit(_one.decode(_last_names(text)))
-    except (Doubt, msgspec.ValidationError, TypeError, msgspec.DecodeError, RecursionError):
+    except (RuleBroken, msgspec.ValidationError, TypeError, msgspec.DecodeError, RecursionError):
         raise explain(text.decode(), index, rules) from None
 
 
@@ -279,7 +279,7 @@ def _check_syntax(text: bytes, index: int | None = None) -> None:
 def _admit_slice(posts: list[RawChange], rules: Rules, into: list[PostedChange]) -> bool:
     try:
         into.extend(map(rules.admit, posts))
-    except (Doubt, msgspec.ValidationError, TypeError):
+    except (RuleBroken, msgspec.ValidationError, TypeError):
         return False
     return True
 

@@ -17,11 +17,11 @@ from kalam_notify.budget import Steps
 from kalam_notify.errors import ChangeRefused
 from kalam_notify.formats import cloudevents
 from kalam_notify.formats.ours import OURS
+from kalam_notify.formats.parsed import MessageFault, ParsedChange, Reader, laid_over
 from kalam_notify.formats.recognise import FORMATS, reader_of
-from kalam_notify.formats.told import MessageFault, Reader, Told, laid_over
 from kalam_notify.http.items import Form, split_array
 from kalam_notify.http.refusals import explain, invalid_json, too_large, too_many
-from kalam_notify.http.rules import MAX_ID_CHARS, Doubt, RawChange, Rules, is_too_long
+from kalam_notify.http.rules import MAX_ID_CHARS, RawChange, RuleBroken, Rules, is_too_long
 from kalam_notify.model import PostedChange, TableId, parse_table_id, table_id
 from kalam_notify.model.changes import key_of
 
@@ -149,8 +149,8 @@ class _Admitting:
     ) -> None:
         """Add what a message tells; raises ChangeRefused."""
         try:
-            for told in reader.read(message):
-                into.extend(self._admitted(told, index))
+            for parsed in reader.read(message):
+                into.extend(self._admitted(parsed, index))
                 if len(into) > self._rules.limits.max_batch_changes:
                     raise too_many(self._rules.limits.max_batch_changes)
         except MessageFault as fault:
@@ -162,61 +162,63 @@ class _Admitting:
         except RecursionError:
             raise invalid_json(f"{reader.title}: nested too deeply", index) from None
 
-    def _admitted(self, told: Told, index: int) -> Iterable[PostedChange]:
-        raw = self._raw(told, index)
+    def _admitted(self, parsed: ParsedChange, index: int) -> Iterable[PostedChange]:
+        raw = self._raw(parsed, index)
         try:
-            return (self._posted(raw, told),)
-        except (Doubt, msgspec.ValidationError, TypeError):
+            return (self._posted(raw, parsed),)
+        except (RuleBroken, msgspec.ValidationError, TypeError):
             pass
-        return self._with_another_key(raw, told) or self._doubted(raw, told, index)
+        return self._with_another_key(raw, parsed) or self._doubted(raw, parsed, index)
 
-    def _raw(self, told: Told, index: int) -> RawChange:
-        table = self._tables.get(told.names)
+    def _raw(self, parsed: ParsedChange, index: int) -> RawChange:
+        table = self._tables.get(parsed.names)
         if table is None:
-            table = self._tables[told.names] = self._table(told, index)
-        raw = RawChange(table, told.verb, user_id=told.user_id, id=told.id)
-        if told.row is not None:
-            raw.row_data = _raw(told.row)
-        if told.old is not None:
-            raw.old_data = _raw(told.old)
-        if told.unchanged:
-            raw.unchanged = list(told.unchanged)
+            table = self._tables[parsed.names] = self._table(parsed, index)
+        raw = RawChange(table, parsed.verb, user_id=parsed.user_id, id=parsed.id)
+        if parsed.row is not None:
+            raw.row_data = _raw(parsed.row)
+        if parsed.old is not None:
+            raw.old_data = _raw(parsed.old)
+        if parsed.unchanged:
+            raw.unchanged = list(parsed.unchanged)
         return raw
 
-    def _posted(self, raw: RawChange, told: Told) -> PostedChange:
+    def _posted(self, raw: RawChange, parsed: ParsedChange) -> PostedChange:
         if raw.id is not None and not 0 < len(raw.id) <= MAX_ID_CHARS:
-            raise Doubt
+            raise RuleBroken
         posted = self._rules.admit(raw)
-        if raw.id is not None and not told.omits:
+        if raw.id is not None and not parsed.omits:
             return posted
         return replace(
             posted,
             only_if_new=raw.id is None,
-            unchanged=None if told.omits else posted.unchanged,
+            unchanged=None if parsed.omits else posted.unchanged,
         )
 
-    def _with_another_key(self, raw: RawChange, told: Told) -> Iterable[PostedChange]:
+    def _with_another_key(self, raw: RawChange, parsed: ParsedChange) -> Iterable[PostedChange]:
         """An update that moves a row to another key: the old row goes, the new one comes."""
         table = self._rules.catalog.get(TableId(raw.table))
-        if told.row is None or told.old is None or table is None or not table.is_keyed:
+        if parsed.row is None or parsed.old is None or table is None or not table.is_keyed:
             return ()
         try:
-            old = laid_over(_raw(told.row), _raw(told.old))
-            keys = [key_of(table.primary_key, orjson.loads(row)) for row in (old, bytes(told.row))]
+            old = laid_over(_raw(parsed.row), _raw(parsed.old))
+            keys = [
+                key_of(table.primary_key, orjson.loads(row)) for row in (old, bytes(parsed.row))
+            ]
             if None in keys or keys[0] == keys[1]:
                 return ()
-            row = laid_over(_raw(told.old), _raw(told.row)) if told.omits else told.row
+            row = laid_over(_raw(parsed.old), _raw(parsed.row)) if parsed.omits else parsed.row
             before = None if raw.id is None else f"{raw.id}:old"
             gone = RawChange(raw.table, "delete", _NO_ROW, _raw(old), raw.user_id, before)
             come = replace(raw, row_data=_raw(row), old_data=_NO_ROW)
-            told.omits = False
-            return [self._posted(gone, told), self._posted(come, told)]
-        except (Doubt, msgspec.MsgspecError, TypeError, ValueError):
+            parsed.omits = False
+            return [self._posted(gone, parsed), self._posted(come, parsed)]
+        except (RuleBroken, msgspec.MsgspecError, TypeError, ValueError):
             return ()
 
-    def _table(self, told: Told, index: int) -> TableId:
+    def _table(self, parsed: ParsedChange, index: int) -> TableId:
         """Ours by the whole of the sender's name or its end, else by schema and table as given."""
-        names = told.names
+        names = parsed.names
         mapped = next(
             (
                 found
@@ -225,35 +227,35 @@ class _Admitting:
             ),
             None,
         )
-        if told.is_ours:
+        if parsed.is_ours:
             mapped = mapped or parse_table_id(names[0])
         if mapped is None and len(names) == 1:
             why = f"it names no schema: map the table {names[0]} under ingest.tables"
-            raise _refused(f"{told.label}: {why}", index, told.table_at)
+            raise _refused(f"{parsed.label}: {why}", index, parsed.table_at)
         table = mapped or table_id(names[-2], names[-1])
         if table is None or not self._rules.catalog.takes_changes(table):
             said = table or ".".join(names)
             raise _refused(
-                f"{told.label}: the table {said} is not declared: declare it under tables.declared,"
-                " or map its name to another under ingest.tables",
+                f"{parsed.label}: the table {said} is not declared: declare it under"
+                " tables.declared, or map its name to another under ingest.tables",
                 index,
-                told.table_at,
+                parsed.table_at,
                 code="UNKNOWN_TABLE",
             )
         if self._foreign.only is not None and table not in self._foreign.only:
             raise ChangeRefused(
                 403,
                 "FORBIDDEN",
-                f"{told.label}: the table {table} is not among the tables of this hook",
+                f"{parsed.label}: the table {table} is not among the tables of this hook",
                 index=index,
-                field=told.table_at,
+                field=parsed.table_at,
             )
         return table
 
-    def _doubted(self, raw: RawChange, told: Told, index: int) -> Iterable[PostedChange]:
+    def _doubted(self, raw: RawChange, parsed: ParsedChange, index: int) -> Iterable[PostedChange]:
         """A change of which a name was given twice, or its refusal in the message's own words."""
         limit = self._rules.limits.max_row_bytes
-        for row, place in ((raw.row_data, told.row_at), (raw.old_data, told.old_at)):
+        for row, place in ((raw.row_data, parsed.row_at), (raw.old_data, parsed.old_at)):
             if is_too_long(row, limit):
                 raise too_large(limit, index, place)
         fields = {
@@ -263,26 +265,26 @@ class _Admitting:
         }
         try:
             text = msgspec.json.encode(msgspec.json.decode(msgspec.json.encode(fields)))
-            return (self._posted(msgspec.json.decode(text, type=RawChange), told),)
-        except (Doubt, msgspec.MsgspecError, TypeError, RecursionError):
+            return (self._posted(msgspec.json.decode(text, type=RawChange), parsed),)
+        except (RuleBroken, msgspec.MsgspecError, TypeError, RecursionError):
             text = msgspec.json.encode(fields)
         refusal = explain(text.decode(), index, self._rules)
-        return _raise(refusal, told)
+        return _raise(refusal, parsed)
 
 
 def _raw(row: msgspec.Raw | bytes) -> msgspec.Raw:
     return row if isinstance(row, msgspec.Raw) else msgspec.Raw(row)
 
 
-def _raise(refusal: ChangeRefused, told: Told) -> Iterable[PostedChange]:
+def _raise(refusal: ChangeRefused, parsed: ParsedChange) -> Iterable[PostedChange]:
     field = refusal.field or ""
     top, dot, rest = field.partition(".")
-    places = {"row_data": told.row_at, "old_data": told.old_at, "unchanged": told.row_at}
-    places |= {"table": told.table_at, "user_id": told.table_at, "change_type": told.table_at}
+    places = {"row_data": parsed.row_at, "old_data": parsed.old_at, "unchanged": parsed.row_at}
+    places |= {"table": parsed.table_at, "user_id": parsed.table_at, "change_type": parsed.table_at}
     raise ChangeRefused(
         refusal.status,
         refusal.code,
-        f"{told.label}: {refusal.message}",
+        f"{parsed.label}: {refusal.message}",
         index=refusal.index,
         field=f"{places.get(top, top)}{dot}{rest}" or None,
     )

@@ -77,7 +77,7 @@ def overloaded(message: str) -> ChangeRefused:
 class Gate:
     """Counts bytes in flight. Never waits: it lets in or refuses.
 
-    Invariant: `held` is the sum of all open tickets.
+    Invariant: `held` is the sum of all reservations.
     """
 
     def __init__(self) -> None:
@@ -90,19 +90,19 @@ class Gate:
         """Refuse every further post: the server is draining."""
         self._closed = True
 
-    def ticket(self, capacity: int) -> "Ticket":
-        """A place for one post, at a capacity of `capacity` bytes over all posts."""
+    def reserve(self, capacity: int) -> "Reservation":
+        """Room for one post, at a capacity of `capacity` bytes over all posts."""
         if self._closed:
             self.refused += 1
             raise overloaded("the server is shutting down")
-        return Ticket(self, capacity)
+        return Reservation(self, capacity)
 
     def statistics(self) -> dict[str, int]:
         return {"held_bytes": self.held, "open_posts": self.open_posts, "refused": self.refused}
 
 
-class Ticket:
-    """One post's place. Use as a context manager; leaving it gives the bytes back."""
+class Reservation:
+    """The room of one post. Use as a context manager; leaving it gives the bytes back."""
 
     __slots__ = ("_capacity", "_gate", "_held")
 
@@ -111,7 +111,7 @@ class Ticket:
         self._capacity = capacity
         self._held = 0
 
-    def __enter__(self) -> "Ticket":
+    def __enter__(self) -> "Reservation":
         self._gate.open_posts += 1
         return self
 
@@ -147,8 +147,10 @@ LINGER_BYTES: Final = 64 * 1024 * 1024
 STALL_SECONDS: Final = 30.0
 
 
-async def read_body(receive: Receive, announced: str | None, ticket: Ticket, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes, its bytes held by `ticket`.
+async def read_body(
+    receive: Receive, announced: str | None, reservation: Reservation, limit: int
+) -> bytes:
+    """The whole body, at most `limit` bytes, its bytes held by `reservation`.
 
     `announced` is the request's Content-Length.
 
@@ -157,7 +159,7 @@ async def read_body(receive: Receive, announced: str | None, ticket: Ticket, lim
     if announced is not None and announced.isdecimal():
         if int(announced) > limit:
             raise _too_large(limit)
-        ticket.expect(int(announced))
+        reservation.expect(int(announced))
     pieces: list[bytes] = []
     size = 0
     more = True
@@ -167,7 +169,7 @@ async def read_body(receive: Receive, announced: str | None, ticket: Ticket, lim
         try:
             if size > limit:
                 raise _too_large(limit)
-            ticket.grow(len(piece))
+            reservation.grow(len(piece))
         except ChangeRefused:
             pieces.clear()
             if more and announced is None:
@@ -344,13 +346,13 @@ class ChangesEndpoint:
         form = form_of(headers.get("content-type"))
         zipped = is_gzip(headers.get("content-encoding"))
         batch_key = _batch_key(scope, headers)
-        with self._gate.ticket(limits.ingest_queue_bytes) as ticket:
+        with self._gate.reserve(limits.ingest_queue_bytes) as reservation:
             body = await read_body(
-                receive, headers.get("content-length"), ticket, limits.max_body_bytes
+                receive, headers.get("content-length"), reservation, limits.max_body_bytes
             )
             if zipped:
                 body = await _inflated(body, limits.max_body_bytes)
-                ticket.grow(len(body))
+                reservation.grow(len(body))
             if judge is not None:
                 judge(body)
             rules = Rules(self._catalog, limits)

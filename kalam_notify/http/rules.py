@@ -99,7 +99,7 @@ class _RawRows(msgspec.Struct, gc=False):
 _RAW_ROWS = msgspec.json.Decoder(_RawRows)
 
 
-class Doubt(Exception):
+class RuleBroken(Exception):
     """A change breaks a rule; `refusals.explain` knows which."""
 
 
@@ -210,10 +210,10 @@ class _Target:
     def owner(self, user_id: str | None) -> Owner:
         if self.table.is_shared:
             if user_id is not None:
-                raise Doubt
+                raise RuleBroken
             return SHARED
         if user_id is None or not is_user_id(user_id):
-            raise Doubt
+            raise RuleBroken
         return user_id
 
     def row(self, raw: msgspec.Raw) -> Row | None:
@@ -221,25 +221,25 @@ class _Target:
         if raw is _ABSENT:
             return None
         if is_too_long(raw, self._limits.max_row_bytes):
-            raise Doubt
+            raise RuleBroken
         values = _decode_row(raw)
         if values is None:
             return None
         if self._check is not None:
             # Declared names are good ones.
             if self._check(values) is not None:
-                raise Doubt
+                raise RuleBroken
         elif not _good_names.issuperset(values) and not _good_names.learn(values):
-            raise Doubt
+            raise RuleBroken
         # Copied, for orjson leaves its result in the kilobytes of its buffer, and rows are kept.
         json = b"".join((orjson.dumps(values), b""))
         if len(json) > self._limits.max_row_bytes:
-            raise Doubt
+            raise RuleBroken
         # Most rows are flat, which costs little to see.
         if json.rfind(b"{") or b"[" in json:
             brackets = json.count(b"{") + json.count(b"[")
             if brackets > self._max_depth and depth_of(values) > self._max_depth:
-                raise Doubt
+                raise RuleBroken
         return Row(json, values)
 
     def admit(self, raw: RawChange) -> PostedChange:
@@ -250,12 +250,12 @@ class _Target:
         row, old = self.row(raw.row_data), self.row(raw.old_data)
         key_columns = self.table.primary_key
         if row is not None and old is not None and keys_differ(key_columns, row.values, old.values):
-            raise Doubt
+            raise RuleBroken
         if kind == "delete":
             gone, key = self._gone(row, old)
             return PostedChange(self.table.id, owner, "delete", None, gone, key, raw.id)
         if row is None:
-            raise Doubt
+            raise RuleBroken
         key = self._key(row) if key_columns else None
         unchanged = self._unchanged(raw.unchanged, row, old) if raw.unchanged else ()
         if key is None and kind == "insert":
@@ -264,30 +264,30 @@ class _Target:
 
     def _truncate(self, owner: Owner, raw: RawChange) -> PostedChange:
         if not self.table.is_keyed:
-            raise Doubt
+            raise RuleBroken
         return PostedChange(self.table.id, owner, "truncate", None, None, None, raw.id)
 
     def _unchanged(self, names: list[str], row: Row, old: Row | None) -> tuple[str, ...]:
         """The columns that keep their values, each once."""
         if unchanged_fault(names, row.values, self.table, old is not None) is not None:
-            raise Doubt
+            raise RuleBroken
         return tuple(dict.fromkeys(names))
 
     def _gone(self, row: Row | None, old: Row | None) -> tuple[Row, str | None]:
         """What a delete says of the row that goes, and its key."""
         if not self.table.is_keyed:
             if old is None:
-                raise Doubt
+                raise RuleBroken
             return old, None
         for image in (old, row):
             if image is not None and (key := key_of(self.table.primary_key, image.values)):
                 return image, key
-        raise Doubt
+        raise RuleBroken
 
     def _key(self, row: Row) -> str:
         key = key_of(self.table.primary_key, row.values)
         if key is None:
-            raise Doubt
+            raise RuleBroken
         return key
 
 
@@ -323,6 +323,6 @@ class Rules:
         table_id = parse_table_id(name)
         table = None if table_id is None else self.catalog.get_or_create(table_id)
         if table is None:
-            raise Doubt
+            raise RuleBroken
         target = self._targets[name] = _Target(table, self.limits)
         return target

@@ -52,7 +52,7 @@ class Soundness:
             found = await self._pool.scan(soundness.check)
             self._pool.forget()
             if found is not None:
-                return soundness.told(self._path, found)
+                return soundness.damage_text(self._path, found)
         else:
             self._wanted.set()
         self._checking = asyncio.create_task(self._check_when_wanted(), name="log soundness")
@@ -81,7 +81,7 @@ class Soundness:
 
     def _tell(self, what: str) -> None:
         if self.reason is None:
-            self.reason = soundness.told(self._path, what)
+            self.reason = soundness.damage_text(self._path, what)
             _logger.error("%s; until then no change is taken", self.reason)
 
     async def _check_when_wanted(self) -> None:

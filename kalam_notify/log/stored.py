@@ -34,7 +34,7 @@ from kalam_notify.store.files import LogFiles, MovedFiles, cure
 from kalam_notify.store.filtering import LoopFilter
 from kalam_notify.store.reader import ReaderPool
 from kalam_notify.store.sampling import newest_columns
-from kalam_notify.store.soundness import is_damage, told
+from kalam_notify.store.soundness import damage_text, is_damage
 from kalam_notify.store.sourced import source_states, source_version
 
 WINDOW_BYTES = 32 * 1024 * 1024
@@ -107,7 +107,7 @@ class StoredLog:
         except (sqlite3.Error, OSError, MovedFiles, LogUnavailable) as fault:
             await self.close()
             if is_damage(fault) or is_damage(fault.__cause__):
-                raise DamagedFile(told(self._path, str(fault.__cause__ or fault))) from fault
+                raise DamagedFile(damage_text(self._path, str(fault.__cause__ or fault))) from fault
             raise StorageFault(
                 f"{self._path}: cannot be used as a log: {fault}; {cure(self._path, fault)}"
             ) from fault

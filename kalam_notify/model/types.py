@@ -248,7 +248,7 @@ _USUAL: dict[str, Callable[[str], object]] = {
 _MAX_WEIGHT = 20_000
 """Names and classes kept of the shapes of a table's rows."""
 
-_Look = tuple[str, Callable[[str], object] | None, ColumnType]
+_ValueCheck = tuple[str, Callable[[str], object] | None, ColumnType]
 """A column whose value has to be looked at, with a quick look at a text where there is one."""
 
 
@@ -261,17 +261,17 @@ class RowCheck:
 
     def __init__(self, columns: Mapping[str, ColumnType]) -> None:
         self._columns = columns
-        self._known: dict[tuple[Any, ...], tuple[_Look, ...]] = {}
+        self._known: dict[tuple[Any, ...], tuple[_ValueCheck, ...]] = {}
         self._weight = 0
         # The shape of the row before: nearly always that of the next.
         self._last: tuple[Any, ...] = ()
-        self._looks: tuple[_Look, ...] = ()
+        self._checks: tuple[_ValueCheck, ...] = ()
 
     def __call__(self, row: Mapping[str, Any]) -> tuple[str, str] | None:
         """(column, what is wrong with it) of the first fault; None when the row is in order."""
         shape = (*row, *map(type, row.values()))
         if shape == self._last:
-            looks = self._looks
+            checks = self._checks
         else:
             known = self._known.get(shape)
             if known is None:
@@ -279,9 +279,9 @@ class RowCheck:
                 if strange is not None:
                     return strange, "the table declares no such column"
                 known = self._learn(row, shape)
-            self._last, self._looks = shape, known
-            looks = known
-        for name, quick, column in looks:
+            self._last, self._checks = shape, known
+            checks = known
+        for name, quick, column in checks:
             value = row[name]
             if quick is not None and quick(value):
                 continue
@@ -289,9 +289,9 @@ class RowCheck:
                 return name, str(column.fault(value))
         return None
 
-    def _learn(self, row: Mapping[str, Any], shape: tuple[Any, ...]) -> tuple[_Look, ...]:
-        looks = tuple(
-            (name, _quick_look(self._columns[name], value), self._columns[name])
+    def _learn(self, row: Mapping[str, Any], shape: tuple[Any, ...]) -> tuple[_ValueCheck, ...]:
+        checks = tuple(
+            (name, _quick_check(self._columns[name], value), self._columns[name])
             for name, value in row.items()
             if value is not None
             and value.__class__ not in _ALWAYS_RIGHT.get(self._columns[name].kind, ())
@@ -301,11 +301,11 @@ class RowCheck:
         if self._weight > _MAX_WEIGHT:
             self._known.clear()
             self._weight = len(shape)
-        self._known[shape] = looks
-        return looks
+        self._known[shape] = checks
+        return checks
 
 
-def _quick_look(column: ColumnType, value: Any) -> Callable[[str], object] | None:
+def _quick_check(column: ColumnType, value: Any) -> Callable[[str], object] | None:
     if value.__class__ is not str:
         return None
     if column.kind != "Decimal":

@@ -78,7 +78,7 @@ def _refused(why: str) -> SubscriptionRefused:
     return SubscriptionRefused("UNSUPPORTED", why)
 
 
-def told_of(payload: bytes) -> tuple[str, str]:
+def refusal_in(payload: bytes) -> tuple[str, str]:
     """Code and message of an `error` message."""
     error = _error(payload)
     return error["code"], error["message"]

@@ -11,7 +11,7 @@ from kalam_notify.protocol import close
 from kalam_notify.protocol.close import Close
 from kalam_notify.protocol.events import Events, event
 from kalam_notify.protocol.messages import Framing
-from kalam_notify.sockets.asked import told_of
+from kalam_notify.sockets.asked import refusal_in
 from kalam_notify.subscriptions.plans import NO_FD, SubscriptionHandle
 
 
@@ -76,7 +76,7 @@ class Poll:
         """Nothing is written past it."""
 
     def send(self, payload: bytes) -> None:
-        code, message = told_of(payload)
+        code, message = refusal_in(payload)
         self.error = code, message
         self._take(event(payload, Events.PLAIN))
         self.wake.set()
@@ -105,12 +105,12 @@ class Poll:
         """The messages so far, as JSON; the position follows them."""
         text = b"".join(self._events)
         self._events, self._size = [], 0
-        told = []
+        payloads = []
         for data, seq in _EVENT.findall(text):
-            told.append(data)
+            payloads.append(data)
             if seq:
                 self.position = int(seq)
-        return told
+        return payloads
 
 
 # Neither part has a line end of its own.

@@ -146,16 +146,16 @@ class PollEndpoint:
         if handle is not None and handle.snapshot is not None:
             await self._pages(poll, handle, answer)
             return
-        told = poll.taken()
+        payloads = poll.taken()
         begun = poll.position
-        if handle is not None and begun is not None and _waits_for_changes(poll, handle, told):
+        if handle is not None and begun is not None and _waits_for_changes(poll, handle, payloads):
             await self._level(poll, handle)
             if not poll.has_changes:
                 await _woken(poll, wait)
-            told += poll.taken()
+            payloads += poll.taken()
             if not poll.has_changes:
                 poll.position = max(begun, self._come_to(handle))
-        await answer.whole(told)
+        await answer.whole(payloads)
 
     async def _level(self, poll: Poll, handle: SubscriptionHandle) -> None:
         """Wait until there is a change, or it is certain that there has been none so far."""
@@ -200,11 +200,11 @@ class _Answer:
         self._separator = b'{"messages":['
         self.has_begun = False
 
-    async def whole(self, told: list[bytes]) -> None:
+    async def whole(self, payloads: list[bytes]) -> None:
         if await self.is_known():
             return
         await self.begin()
-        await self.finish(told)
+        await self.finish(payloads)
 
     async def is_known(self) -> bool:
         """Whether the client has an answer of this position, which it was told then."""
@@ -233,16 +233,16 @@ class _Answer:
     def _tag(self) -> str:
         return f'"{self._poll.position or 0}"'
 
-    async def some(self, told: list[bytes]) -> None:
+    async def some(self, payloads: list[bytes]) -> None:
         """Write messages, and wait until they have left."""
         _go_on(self._poll)
-        for one in told:
+        for one in payloads:
             piece = self._separator + one
             await self._send({"type": "http.response.body", "body": piece, "more_body": True})
             self._separator = b","
 
-    async def finish(self, told: list[bytes]) -> None:
-        await self.some(told)
+    async def finish(self, payloads: list[bytes]) -> None:
+        await self.some(payloads)
         opened = self._separator if self._separator != b"," else b""
         end = b'%b],"position":%d}' % (opened, self._poll.position or 0)
         await self._send({"type": "http.response.body", "body": end})
@@ -282,11 +282,11 @@ def _go_on(poll: Poll) -> None:
     raise _Over(_overloaded(poll.ended.reason or "the client has gone"))
 
 
-def _waits_for_changes(poll: Poll, handle: SubscriptionHandle, told: list[bytes]) -> bool:
+def _waits_for_changes(poll: Poll, handle: SubscriptionHandle, payloads: list[bytes]) -> bool:
     """Whether nothing has been told yet but that the subscription has begun at a position."""
     if poll.has_changes:
         return False
-    return handle.options is None or any(b'"resumed":true' in one for one in told[:1])
+    return handle.options is None or any(b'"resumed":true' in one for one in payloads[:1])
 
 
 async def _watch(receive: Receive, poll: Poll) -> None:

@@ -26,7 +26,7 @@ from kalam_notify.protocol import close, messages
 from kalam_notify.protocol.close import Close
 from kalam_notify.protocol.events import GZIP_HEADER, HEARTBEAT, Events, event, packed
 from kalam_notify.protocol.messages import Framing, SubscriptionRequest
-from kalam_notify.sockets.asked import STATUS, told_of
+from kalam_notify.sockets.asked import STATUS, refusal_in
 from kalam_notify.sockets.context import Shared
 from kalam_notify.subscriptions.plans import SubscriptionHandle
 
@@ -121,8 +121,8 @@ class EventStream(OutboxSink, asyncio.Protocol):
         if self._over:
             return
         if self._begun:
-            told = orjson.dumps({"code": reason.code, "reason": reason.reason})
-            self.outbox.push(event(told, self._answer.framing, b"close"))
+            closing = orjson.dumps({"code": reason.code, "reason": reason.reason})
+            self.outbox.push(event(closing, self._answer.framing, b"close"))
         else:
             status = 401 if reason.code == 1008 else 503
             self._status(status, "UNAUTHORIZED" if status == 401 else "OVERLOADED", reason.reason)
@@ -267,7 +267,7 @@ class EventStream(OutboxSink, asyncio.Protocol):
         return head + (GZIP_HEADER if is_packed else b"") + packed(_RETRY, self._answer.framing)
 
     def _refuse(self, payload: bytes) -> None:
-        code, message = told_of(payload)
+        code, message = refusal_in(payload)
         self._status(STATUS.get(code, 400), code, message)
         self._finish()
 

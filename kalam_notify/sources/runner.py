@@ -268,15 +268,15 @@ class Runner:
         done = replace(definition, cut=copy.cut)
         defined = ((name, encode_definition(done)),)
         if definition.primary_key:
-            told = await self._copy_keyed(name, definition, copy)
+            count = await self._copy_keyed(name, definition, copy)
             await self._store([], defined=defined)
         else:
             rows = [] if definition.cut == CUT_ONLY else await self._unkeyed(name, copy)
-            told = len(rows)
+            count = len(rows)
             await self._store(rows, defined=defined)
         self._known[name] = done
         seconds = self._clock() - started
-        _log.info("source %s: %s copied, %d rows, %.1f s", self._source.name, name, told, seconds)
+        _log.info("source %s: %s copied, %d rows, %.1f s", self._source.name, name, count, seconds)
 
     async def _copy_keyed(self, name: TableId, definition: Definition, copy: Copy) -> int:
         table = self._table_of(name, definition)

@@ -1,11 +1,11 @@
 """LIKE without backtracking.
 
-A pattern is cut at its `%` into stretches. The first and the last are anchored; those in between
+A pattern is cut at its `%` into segments. The first and the last are anchored; those in between
 are looked for from left to right, each at the first place it fits, which is never worse than a
 later one. So a match costs one pass over the text, however many `%` there are.
 
-A stretch with `_` is looked for by a regular expression of literals and dots; its length is
-bounded (`MAX_WILD_STRETCH`), because that search costs text times stretch at worst.
+A segment with `_` is looked for by a regular expression of literals and dots; its length is
+bounded (`MAX_WILD_SEGMENT`), because that search costs text times segment at worst.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from kalam_notify.sql.cache import LatestCache
 
-MAX_WILD_STRETCH = 128
+MAX_WILD_SEGMENT = 128
 """Characters between two `%` when one of them is `_`."""
 
 
@@ -31,12 +31,12 @@ _PERCENT = _Any()
 _Item = str | _Any
 
 
-class _Stretch(NamedTuple):
+class _Segment(NamedTuple):
     """Characters between two `%`. `text` is None when there is a `_` among them."""
 
     length: int
     text: str | None
-    # Of a stretch with `_`: matches it at a place.
+    # Of a segment with `_`: matches it at a place.
     pattern: re.Pattern[str] | None
 
     def at(self, text: str, position: int) -> bool:
@@ -45,7 +45,7 @@ class _Stretch(NamedTuple):
         return self.pattern.match(text, position) is not None
 
     def find(self, text: str, start: int, end: int) -> int:
-        """The first place in text[start:end] where the stretch fits, or -1."""
+        """The first place in text[start:end] where the segment fits, or -1."""
         if self.pattern is None:
             return text.find(self.text or "", start, end)
         match = self.pattern.search(text, start, end)
@@ -55,18 +55,18 @@ class _Stretch(NamedTuple):
 class LikePattern:
     """A compiled LIKE pattern; call it with a text."""
 
-    __slots__ = ("_fold", "_least", "_stretches")
+    __slots__ = ("_fold", "_least", "_segments")
 
     def __init__(self, items: list[_Item], fold: Callable[[str], str] | None) -> None:
         self._fold = fold
-        self._stretches = _stretches(items)
-        self._least = sum(stretch.length for stretch in self._stretches)
+        self._segments = _segments(items)
+        self._least = sum(segment.length for segment in self._segments)
 
     def __call__(self, text: str) -> bool:
         """Whether the whole text matches."""
         if self._fold is not None:
             text = self._fold(text)
-        first, *rest = self._stretches
+        first, *rest = self._segments
         if len(text) < self._least or not first.at(text, 0):
             return False
         if not rest:
@@ -76,11 +76,11 @@ class LikePattern:
         if not last.at(text, end):
             return False
         position = first.length
-        for stretch in rest:
-            found = stretch.find(text, position, end)
+        for segment in rest:
+            found = segment.find(text, position, end)
             if found < 0:
                 return False
-            position = found + stretch.length
+            position = found + segment.length
         return position <= end
 
 
@@ -149,8 +149,8 @@ def _items(pattern: str, escape: str | None) -> list[_Item]:
     return items
 
 
-def _stretches(items: list[_Item]) -> list[_Stretch]:
-    """The stretches between `%`; an empty one between two `%` is left out."""
+def _segments(items: list[_Item]) -> list[_Segment]:
+    """The segments between `%`; an empty one between two `%` is left out."""
     cut: list[list[_Item]] = [[]]
     for item in items:
         if item is _PERCENT:
@@ -159,19 +159,19 @@ def _stretches(items: list[_Item]) -> list[_Stretch]:
             cut[-1].append(item)
     last = len(cut) - 1
     return [
-        _stretch(piece, anchored=index in (0, last))
+        _segment(piece, anchored=index in (0, last))
         for index, piece in enumerate(cut)
         if piece or index in (0, last)
     ]
 
 
-def _stretch(items: list[_Item], *, anchored: bool) -> _Stretch:
+def _segment(items: list[_Item], *, anchored: bool) -> _Segment:
     literal = [item for item in items if isinstance(item, str)]
     if len(literal) == len(items):
-        return _Stretch(len(items), "".join(literal), None)
-    if not anchored and len(items) > MAX_WILD_STRETCH:
+        return _Segment(len(items), "".join(literal), None)
+    if not anchored and len(items) > MAX_WILD_SEGMENT:
         raise BadPattern(
-            f"more than {MAX_WILD_STRETCH} characters between two % with a _ among them"
+            f"more than {MAX_WILD_SEGMENT} characters between two % with a _ among them"
         )
     pattern = "".join(re.escape(item) if isinstance(item, str) else "." for item in items)
-    return _Stretch(len(items), None, re.compile(pattern, re.DOTALL))
+    return _Segment(len(items), None, re.compile(pattern, re.DOTALL))

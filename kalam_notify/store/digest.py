@@ -42,7 +42,7 @@ class Digest:
             self.value = crc32(b"".join(parts), self.value)
 
     def add_stored(self, connection: Connection, after: int, upto: int) -> None:
-        """Take in the changes of a stretch of a file's log."""
+        """Take in the changes of a span of a file's log."""
         value = self.value
         query = "SELECT seq, old_seq, kind, row FROM log WHERE seq > ? AND seq <= ? ORDER BY seq"
         for seq, old_seq, kind, row in connection.execute(query, (after, upto)):

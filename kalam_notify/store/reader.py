@@ -192,10 +192,10 @@ def read(
         if after == end or (table is not None and stored is None):
             return Span((), end)
         entries = _entries(connection, names, after, limit, stored, owner)
-        return _stretch(entries, end, limit, max_bytes)
+        return _span(entries, end, limit, max_bytes)
 
 
-def _stretch(entries: Iterable[Change], end: int, limit: int, max_bytes: int) -> Span:
+def _span(entries: Iterable[Change], end: int, limit: int, max_bytes: int) -> Span:
     changes: list[Change] = []
     size = 0
     for change in entries:

@@ -32,7 +32,7 @@ from typing import Literal
 from kalam_notify.errors import DamagedFile, StorageFault
 from kalam_notify.store.files import cure, read_high_water
 from kalam_notify.store.rows import CACHED_STATEMENTS
-from kalam_notify.store.soundness import is_damage, told
+from kalam_notify.store.soundness import damage_text, is_damage
 
 _logger = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ def prepare(path: Path, begin: int = 0, *, heeds_mark: bool = True) -> None:
                 _go_on_behind_the_mark(path, connection)
     except (sqlite3.Error, OSError) as fault:
         if is_damage(fault):
-            raise DamagedFile(told(path, str(fault))) from fault
+            raise DamagedFile(damage_text(path, str(fault))) from fault
         raise StorageFault(
             f"{path}: cannot be opened as a log: {fault}; {cure(path, fault)}"
         ) from fault
@@ -316,7 +316,7 @@ def _is_ready(path: Path, connection: sqlite3.Connection) -> bool:
                 " run the release that wrote it, or start with another data_dir"
             )
         if _number(connection, "SELECT count(*) FROM state") != 1:
-            raise DamagedFile(told(path, "the log's state is missing"))
+            raise DamagedFile(damage_text(path, "the log's state is missing"))
         return True
     if application or version or objects:
         raise StorageFault(f"{path}: a database of another program; choose another data_dir")

@@ -37,7 +37,7 @@ def is_damage(fault: BaseException | None) -> bool:
     return isinstance(fault, sqlite3.DatabaseError) and code & 0xFF in _DAMAGE
 
 
-def told(path: Path, what: str) -> str:
+def damage_text(path: Path, what: str) -> str:
     """How a damaged file is told: its path, what is wrong, and what to do."""
     return (
         f"{path} is damaged ({what}): see what `kalam-notify doctor {path.parent}` tells, and"

@@ -40,7 +40,7 @@ from kalam_notify.supervision.messages import (
     Refused,
     Reload,
     Reloaded,
-    Told,
+    Replied,
     ToWorker,
 )
 from kalam_notify.worker import CrewView, Worker
@@ -200,7 +200,7 @@ class Link:
         except Exception:
             # Another's question must not end this worker.
             _log.exception("a question of another worker could not be answered")
-        self._channel.send(Told(asked.request, answer))
+        self._channel.send(Replied(asked.request, answer))
 
     def stop_answering(self) -> None:
         """The worker's budget is at an end: what waits for it would wait for ever."""

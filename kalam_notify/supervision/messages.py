@@ -74,7 +74,7 @@ class Gathered(msgspec.Struct, frozen=True, tag=True):
 
 
 class Asked(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: a question of one of you; answered by Told."""
+    """To a worker: a question of one of you; answered by Replied."""
 
     request: int
     question: Question
@@ -126,7 +126,7 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
     question: Question
 
 
-class Told(msgspec.Struct, frozen=True, tag=True):
+class Replied(msgspec.Struct, frozen=True, tag=True):
     """From a worker: the answer to an Asked; None: it failed."""
 
     request: int
@@ -138,4 +138,4 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = Launch | Reload | Crew | Measure | Ping | Gathered | Asked | Answered
-FromWorker = Ready | Refused | Reloaded | Gather | Measured | Pong | Ask | Told
+FromWorker = Ready | Refused | Reloaded | Gather | Measured | Pong | Ask | Replied

@@ -19,7 +19,7 @@ from kalam_notify.supervision.messages import (
     Measure,
     Measured,
     Ping,
-    Told,
+    Replied,
     ToWorker,
 )
 from kalam_notify.supervision.pacing import Pacing
@@ -107,7 +107,7 @@ class Slot:
         self.send(Asked(request, question))
         return asked
 
-    def told(self, answer: Told) -> None:
+    def answered(self, answer: Replied) -> None:
         asked = self._questions.pop(answer.request, None)
         if asked is not None and not asked.done():
             asked.set_result(answer.answer)

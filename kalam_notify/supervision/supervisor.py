@@ -37,7 +37,7 @@ from kalam_notify.supervision.messages import (
     Refused,
     Reload,
     Reloaded,
-    Told,
+    Replied,
     ToWorker,
 )
 from kalam_notify.supervision.slots import Slot, WorkerRefused
@@ -223,8 +223,8 @@ class Supervisor:
                     slot.measured(message)
                 case Ask():
                     self._spawn(self._pass_on(slot, message))
-                case Told():
-                    slot.told(message)
+                case Replied():
+                    slot.answered(message)
                 case Pong():
                     slot.unanswered = 0
 
@@ -270,8 +270,8 @@ class Supervisor:
         asked = [slot.measure(number) for slot in self._slots if slot.is_ready]
         if asked:
             await asyncio.wait(asked, timeout=MEASURE_SECONDS)
-        told = [slot.known for slot in self._slots]
-        asker.send(Gathered(request, added([*told, self._departed, self._own()])))
+        answers = [slot.known for slot in self._slots]
+        asker.send(Gathered(request, added([*answers, self._departed, self._own()])))
 
     # Questions of workers to each other
 

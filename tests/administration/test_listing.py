@@ -8,7 +8,7 @@ import pytest
 from helpers.sinks import FakeConnection
 
 from kalam_notify.administration.finding import (
-    LOOKS,
+    CHECKS_PER_STEP,
     found_connections,
     found_subscriptions,
     waiting_bytes,
@@ -59,11 +59,11 @@ class Standing:
 class Counted(dict[ConnectionId, Connection]):
     """The connections of a manager, counting how many of them are looked at."""
 
-    looks = 0
+    checks = 0
     on_look: Callable[[], None] = staticmethod(lambda: None)
 
     def get(self, *key: Any) -> Any:
-        self.looks += 1
+        self.checks += 1
         self.on_look()
         return super().get(*key)
 
@@ -73,17 +73,17 @@ class StepByStep:
 
     def __init__(self, counted: Counted) -> None:
         self.counted = counted
-        self.looks: list[int] = []
+        self.checks: list[int] = []
 
     async def do(self, steps: Steps[Any], owner: object) -> Any:
         while True:
-            before = self.counted.looks
+            before = self.counted.checks
             try:
                 next(steps)
             except StopIteration as over:
                 return over.value
             finally:
-                self.looks.append(self.counted.looks - before)
+                self.checks.append(self.counted.checks - before)
 
 
 class Stage:
@@ -314,14 +314,14 @@ async def test_of_25000_connections_a_step_looks_at_few_and_tells_of_one(
         return json.dumps(*how).encode()
 
     monkeypatch.setattr("kalam_notify.administration.listing.orjson.dumps", count)
-    crowd.budget.looks.clear()
+    crowd.budget.checks.clear()
     if asked.subject == "connections":
         answer = await crowd.lists.connections(asked)
     else:
         answer = await crowd.lists.subscriptions(asked)
     assert told <= len(answer.rows) + 1
-    assert len(crowd.budget.looks) >= len(answer.rows)
-    assert max(crowd.budget.looks) <= LOOKS + 1
+    assert len(crowd.budget.checks) >= len(answer.rows)
+    assert max(crowd.budget.checks) <= CHECKS_PER_STEP + 1
 
 
 LOOK_SECONDS, ROW_SECONDS = 0.000_01, 0.000_5
@@ -377,12 +377,12 @@ async def test_all_25000_are_told_page_by_page(crowd: Stage) -> None:
 
 
 def test_a_connection_that_goes_while_it_is_looked_for_is_left_out(stage: Stage) -> None:
-    connections = [stage.connect() for _ in range(LOOKS * 2)]
+    connections = [stage.connect() for _ in range(CHECKS_PER_STEP * 2)]
     steps = found_connections(stage.manager, Listing("connections", 1000))
     next(steps)
     for connection in connections:
         stage.manager.disconnect(connection.connection_id)
-    assert len(at_once(steps)) == LOOKS
+    assert len(at_once(steps)) == CHECKS_PER_STEP
     assert at_once(found_subscriptions(stage.manager, Listing("subscriptions", 10))) == []
 
 
@@ -415,5 +415,5 @@ async def test_the_bytes_that_wait_for_25000_sockets_are_added_up_in_steps(crowd
         assert isinstance(connection, FakeConnection)
         connection.waiting = 3
     steps = waiting_bytes(crowd.manager)
-    assert len([*steps]) == MANY // LOOKS
+    assert len([*steps]) == MANY // CHECKS_PER_STEP
     assert at_once(waiting_bytes(crowd.manager)) == 3 * MANY // 1000

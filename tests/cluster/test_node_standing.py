@@ -111,7 +111,7 @@ def test_a_node_that_is_broken_does_not_become_whole_by_rejoining(standing: Stan
     standing.part("another stream")
     standing.rejoin()
     assert standing.why_not_ready(15) == "a newer format"
-    standing.mend()
+    standing.file_replaced()
     assert standing.standstill is None
 
 

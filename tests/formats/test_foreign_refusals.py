@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kalam_notify.errors import ChangeRefused
+from kalam_notify.formats.parsed import members_of
 from kalam_notify.formats.recognise import FORMATS
-from kalam_notify.formats.told import members_of
 from kalam_notify.http.items import Form
 from kalam_notify.model import PostedChange, TableDef, TableId
 from kalam_notify.model.types import parse_type

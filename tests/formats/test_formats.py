@@ -210,6 +210,6 @@ async def test_what_has_no_id_may_come_back_to_what_it_was(shop: Shop) -> None:
         ).encode()
 
     there, back = update("a", "b"), update("b", "a")
-    told = await shop.post(there, there, back, there)
-    assert [(one.accepted, one.duplicates) for one in told] == [(1, 0), (0, 1), (1, 0), (1, 0)]
+    parsed = await shop.post(there, there, back, there)
+    assert [(one.accepted, one.duplicates) for one in parsed] == [(1, 0), (0, 1), (1, 0), (1, 0)]
     assert await shop.rows() == [{"id": 1, "v": "b"}]

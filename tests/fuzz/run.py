@@ -81,8 +81,8 @@ def run(name: str, options: argparse.Namespace) -> bool:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     units = re.search(r"number_of_executed_units: (\d+)", done.stderr)
     seed = re.search(r"INFO: Seed: (\d+)", done.stderr)
-    told = f"{units[1] if units else '?'} inputs, seed {seed[1] if seed else '?'}"
-    print(f"{name}: {'nothing found' if not done.returncode else 'FAILED'} in {told}", flush=True)
+    parsed = f"{units[1] if units else '?'} inputs, seed {seed[1] if seed else '?'}"
+    print(f"{name}: {'nothing found' if not done.returncode else 'FAILED'} in {parsed}", flush=True)
     if done.returncode:
         print(done.stdout[-4000:], done.stderr[-6000:], sep="\n")
         for file in sorted(FOUND.glob(f"{name}-*")):

@@ -8,7 +8,7 @@ from kalam_notify.http.ingest import Gate
 
 def test_bytes_are_let_in_up_to_the_capacity() -> None:
     gate = Gate()
-    with gate.ticket(100) as first, gate.ticket(100) as second:
+    with gate.reserve(100) as first, gate.reserve(100) as second:
         first.grow(60)
         second.grow(39)
         second.grow(1)
@@ -22,7 +22,7 @@ def test_bytes_are_let_in_up_to_the_capacity() -> None:
 
 def test_what_is_expected_is_refused_before_it_comes_and_takes_nothing() -> None:
     gate = Gate()
-    with gate.ticket(100) as first, gate.ticket(100) as second:
+    with gate.reserve(100) as first, gate.reserve(100) as second:
         first.grow(60)
         second.expect(40)
         with pytest.raises(ChangeRefused):
@@ -32,10 +32,10 @@ def test_what_is_expected_is_refused_before_it_comes_and_takes_nothing() -> None
 
 def test_a_post_alone_is_let_in_whatever_its_size() -> None:
     gate = Gate()
-    with gate.ticket(100) as only:
+    with gate.reserve(100) as only:
         only.grow(80)
         only.grow(80)
-        with gate.ticket(100) as late, pytest.raises(ChangeRefused):
+        with gate.reserve(100) as late, pytest.raises(ChangeRefused):
             late.grow(1)
 
 
@@ -43,8 +43,8 @@ def test_a_post_that_fails_gives_its_bytes_back() -> None:
     gate = Gate()
 
     def fail() -> None:
-        with gate.ticket(100) as ticket:
-            ticket.grow(50)
+        with gate.reserve(100) as reservation:
+            reservation.grow(50)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -56,4 +56,4 @@ def test_a_closed_gate_refuses_everybody() -> None:
     gate = Gate()
     gate.close()
     with pytest.raises(ChangeRefused):
-        gate.ticket(100)
+        gate.reserve(100)

@@ -66,7 +66,7 @@ def test_bytes_and_what_entered_survive_dropping_and_reset() -> None:
     assert (window.bytes, window.entered) == (200, 1000)
 
 
-def test_a_stretch_keeps_to_its_limits_and_gives_at_least_one() -> None:
+def test_a_span_keeps_to_its_limits_and_gives_at_least_one() -> None:
     window = Window()
     window.extend(changes(1, 2, 3, 4, 5))
     assert seqs(window.span(1, 2, 10_000)) == [2, 3]

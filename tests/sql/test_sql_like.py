@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sql_helpers import truth
 
 from kalam_notify.sql.like import (
-    MAX_WILD_STRETCH,
+    MAX_WILD_SEGMENT,
     BadPattern,
     compile_like,
     fold,
@@ -92,9 +92,9 @@ def test_no_pattern_backtracks(pattern: str) -> None:
     assert compile_like(pattern, None, fold_case=False)("a" * 300_000) is False
 
 
-def test_a_stretch_with_underscores_is_bounded() -> None:
-    longest = "%" + "_" * MAX_WILD_STRETCH + "%"
-    assert compile_like(longest, None, fold_case=False)("x" * MAX_WILD_STRETCH)
+def test_a_segment_with_underscores_is_bounded() -> None:
+    longest = "%" + "_" * MAX_WILD_SEGMENT + "%"
+    assert compile_like(longest, None, fold_case=False)("x" * MAX_WILD_SEGMENT)
     with pytest.raises(BadPattern):
         compile_like("%_" + longest[1:], None, fold_case=False)
     # Anchored to an end there is nothing to search for.
@@ -104,4 +104,4 @@ def test_a_stretch_with_underscores_is_bounded() -> None:
 
 def test_a_bad_pattern_out_of_the_row_is_unknown() -> None:
     assert truth("s LIKE p ESCAPE '!'", s="a", p="a!") is None
-    assert truth("s LIKE p", s="a", p="%_" + "_" * MAX_WILD_STRETCH + "%") is None
+    assert truth("s LIKE p", s="a", p="%_" + "_" * MAX_WILD_SEGMENT + "%") is None

@@ -237,8 +237,8 @@ def answers_to(connection: Connection, mids: Sequence[str]) -> list[Answer]:
         query = f"SELECT mid, answers FROM messages WHERE mid IN ({marks})"
         for mid, blob in connection.execute(query, mids[start : start + size]):
             batches, removed = _unpack_answers(blob)
-            told = [one if isinstance(one, str) else _appended(one) for one in batches]
-            found.append(Answer(mid.decode(), told, removed))
+            outcomes = [one if isinstance(one, str) else _appended(one) for one in batches]
+            found.append(Answer(mid.decode(), outcomes, removed))
     return found
 
 

@@ -27,7 +27,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.protocol.command import sub_cmd, unsub_cmd
 
-from kalam_notify.config.nats_place import sign_in, told
+from kalam_notify.config.nats_place import shown_url, sign_in
 from kalam_notify.log.nats.credentials import Security
 from kalam_notify.log.nats.faults import NoAnswer
 from kalam_notify.log.nats.stream import headers_of
@@ -74,7 +74,7 @@ class Connection(Client):
         try:
             async with asyncio.timeout(2 * CONNECT_SECONDS):
                 await self.connect(
-                    [told(self.server)],
+                    [shown_url(self.server)],
                     name=name,
                     user=user,
                     password=password,
@@ -96,7 +96,7 @@ class Connection(Client):
         except (OSError, nats.errors.Error) as fault:
             self.drop()
             reason = fault if self._last_error is None else self._last_error
-            raise NoAnswer(f"{told(self.server)}: {_words(reason)}", was_sent=False) from fault
+            raise NoAnswer(f"{shown_url(self.server)}: {_words(reason)}", was_sent=False) from fault
         except BaseException:
             self.drop()
             raise
@@ -180,7 +180,7 @@ class Connection(Client):
     async def _process_err(self, err_msg: str) -> None:
         if "permissions violation" in err_msg.lower():
             # Of one subject; the connection stays.
-            _logger.error("%s: %s", told(self.server), err_msg)
+            _logger.error("%s: %s", shown_url(self.server), err_msg)
             return
         self._lose(err_msg.strip("'"))
 

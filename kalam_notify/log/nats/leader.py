@@ -405,7 +405,7 @@ class Leader:
         self._pool.forget()
         self._files = LogFiles(self._path)
         self._on_file(self._files)
-        self._standing.mend()
+        self._standing.file_replaced()
         await self._start_applier()
         await self._follower.begin_anew()
         await asyncio.to_thread(self._doorbell.ring_others)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 
-from kalam_notify.config.nats_place import NatsPlace, told
+from kalam_notify.config.nats_place import NatsPlace, shown_url
 from kalam_notify.log.nats.connection import Connection, OnMessage, Received
 from kalam_notify.log.nats.credentials import Security, read_security
 from kalam_notify.log.nats.faults import NoAnswer
@@ -132,7 +132,7 @@ class Line:
     @property
     def server(self) -> str | None:
         """The server that there is a connection to, as it may be shown."""
-        return told(self._connection.server) if self._connection is not None else None
+        return shown_url(self._connection.server) if self._connection is not None else None
 
     async def wait_connected(self, timeout: float | None = None) -> bool:
         """Whether there is a connection, after waiting for one so many seconds at most."""
@@ -185,9 +185,9 @@ class Line:
                 await self._listen(subscription, connection)
             await connection.confirm()
             if lost.done():
-                raise NoAnswer(f"{told(server)}: {lost.result()}")
+                raise NoAnswer(f"{shown_url(server)}: {lost.result()}")
             self._take_up(connection)
-            _logger.warning("lost the connection to NATS at %s: %s", told(server), await lost)
+            _logger.warning("lost the connection to NATS at %s: %s", shown_url(server), await lost)
         except asyncio.CancelledError:
             # For `close`, which is not in such a hurry.
             if self._connection is not connection:
@@ -215,7 +215,7 @@ class Line:
         self.connected_since, self.away_since = self._up_at, None
         self._is_up.set()
         self._is_down.clear()
-        _logger.info("connected to NATS at %s", told(connection.server))
+        _logger.info("connected to NATS at %s", shown_url(connection.server))
         self.on_up()
 
     def _take_down(self, reason: str) -> None:

@@ -332,13 +332,13 @@ class NatsLog(StoredLog):
         size = sum(change.size for change in batch)
         number, stored = self._pending.for_batch(size)
 
-        def told(outcome: Appended | Exception) -> None:
+        def on_outcome(outcome: Appended | Exception) -> None:
             if isinstance(outcome, Appended):
                 self._pending.answer(number, outcome, self.on_append)
             else:
                 self._pending.refuse(number, outcome)
 
-        self._publisher.post(Posting(batch, batch_key, mark), size, told)
+        self._publisher.post(Posting(batch, batch_key, mark), size, on_outcome)
         return await stored
 
     def retain(self, retention: Retention) -> None:

@@ -37,12 +37,12 @@ Outcome = Appended | Exception
 
 
 class _Waiting(NamedTuple):
-    """A batch: `size` in bytes of row JSON, `told` is called once with what became of it."""
+    """A batch: `size` in bytes of row JSON, `on_outcome` is called once with what became of it."""
 
     posting: Posting
     size: int
     deadline: float
-    told: Callable[[Outcome], None]
+    on_outcome: Callable[[Outcome], None]
 
 
 class _Control(NamedTuple):
@@ -85,9 +85,9 @@ class Publisher:
         """The ids of messages that are not known to be applied."""
         return list(self._sent)
 
-    def post(self, posting: Posting, size: int, told: Callable[[Outcome], None]) -> None:
+    def post(self, posting: Posting, size: int, on_outcome: Callable[[Outcome], None]) -> None:
         """Publish a batch with the next message."""
-        self._batches.append(_Waiting(posting, size, self._now() + self._timeout(), told))
+        self._batches.append(_Waiting(posting, size, self._now() + self._timeout(), on_outcome))
         self._is_wanted.set()
 
     async def publish(self, control: Control, expected_last: int | None = None) -> Answer:
@@ -124,7 +124,7 @@ class Publisher:
                 sent.future.set_result(answer)
         elif sent is not None:
             for waiting, outcome in zip(sent, answer.batches, strict=True):
-                waiting.told(_refused(outcome) if isinstance(outcome, str) else outcome)
+                waiting.on_outcome(_refused(outcome) if isinstance(outcome, str) else outcome)
 
     async def run(self) -> None:
         """Publish what is posted, until cancelled."""
@@ -141,7 +141,7 @@ class Publisher:
         """Tell everybody who still waits that this process will not know."""
         fault = LogUnavailable("the log is closed")
         while self._batches:
-            self._batches.popleft().told(fault)
+            self._batches.popleft().on_outcome(fault)
         for control in self._controls:
             if not control.future.done():
                 control.future.set_exception(fault)
@@ -162,7 +162,7 @@ class Publisher:
             payload = encode_batches([one.posting for one in group], self._declared)
         except Exception as fault:
             for one in group:
-                one.told(fault)
+                one.on_outcome(fault)
             return
         if len(payload) + HEADROOM // 2 > self._link.max_payload and len(group) > 1:
             # Their keys are longer than usual: by halves.
@@ -242,7 +242,7 @@ class Publisher:
                 sent.future.set_exception(fault)
         elif sent is not None:
             for waiting in sent:
-                waiting.told(fault)
+                waiting.on_outcome(fault)
 
 
 _UNKNOWN = (

@@ -48,7 +48,7 @@ class Found(NamedTuple):
     # The message that file and stream both have, and go on from; None: nothing in common.
     common: int | None
 
-    def told(self, way: Way) -> str:
+    def described(self, way: Way) -> str:
         """What will be, for who decides."""
         tables, rows, last_seq = self.contents
         info = self.info

@@ -140,7 +140,7 @@ class Standing:
             _logger.error("%s", reason)
         self._broken = reason
 
-    def mend(self) -> None:
+    def file_replaced(self) -> None:
         """There is another file, which may do."""
         self._broken = None
 

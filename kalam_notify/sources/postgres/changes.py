@@ -110,9 +110,9 @@ class Rows:
         """Unchanged values as the old row has them, where it is told."""
         if UNCHANGED not in new:
             return new
-        told = {place for place, _ in self._key} if old_is_key else set(range(len(old)))
+        given = {place for place, _ in self._key} if old_is_key else set(range(len(old)))
         return [
-            old[place] if value is UNCHANGED and place in told else value
+            old[place] if value is UNCHANGED and place in given else value
             for place, value in enumerate(new)
         ]
 
@@ -138,8 +138,8 @@ def fits(table: PgTable, relation: Relation) -> bool:
     facts = table.facts
     if (facts.schema, facts.name) != (relation.namespace, relation.name):
         return False
-    told = {column.name: (column.type_oid, column.modifier) for column in relation.columns}
+    spoken = {column.name: (column.type_oid, column.modifier) for column in relation.columns}
     known = {c.name: (c.type_oid, c.modifier) for c in facts.all_columns if c.name in table.columns}
-    return known.items() <= told.items() and all(
-        name in known or not is_column_name(name) for name in told
+    return known.items() <= spoken.items() and all(
+        name in known or not is_column_name(name) for name in spoken
     )

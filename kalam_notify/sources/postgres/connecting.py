@@ -29,7 +29,7 @@ def why(fault: BaseException) -> str:
 
 
 @asynccontextmanager
-async def told_as_unavailable() -> AsyncIterator[None]:
+async def raised_as_unavailable() -> AsyncIterator[None]:
     """What the driver raises, as SourceUnavailable."""
     try:
         yield

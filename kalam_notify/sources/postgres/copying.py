@@ -15,7 +15,7 @@ from kalam_notify.model import PostedChange
 from kalam_notify.sources.base import TableMoved
 from kalam_notify.sources.postgres.catalogue import PgTable, quoted
 from kalam_notify.sources.postgres.changes import Rows
-from kalam_notify.sources.postgres.connecting import Connection, told_as_unavailable, why
+from kalam_notify.sources.postgres.connecting import Connection, raised_as_unavailable, why
 from kalam_notify.sources.postgres.pgoutput import Tuple
 from kalam_notify.sources.postgres.positions import Cut, lsn_number, parse_cut
 
@@ -40,9 +40,9 @@ def parse_line(line: bytes) -> Tuple:
 
 
 @asynccontextmanager
-async def told_as_moved() -> AsyncIterator[None]:
+async def raised_as_moved() -> AsyncIterator[None]:
     """What says that a table is not as it was, as TableMoved; other faults as unavailable."""
-    async with told_as_unavailable():
+    async with raised_as_unavailable():
         try:
             yield
         except (psycopg.ProgrammingError, psycopg.NotSupportedError) as fault:
@@ -96,7 +96,7 @@ class TableCopy:
         self._rows = Rows(table, list(table.columns))
 
     async def batches(self) -> AsyncIterator[list[PostedChange]]:
-        async with told_as_moved(), self._connection.cursor() as cursor:
+        async with raised_as_moved(), self._connection.cursor() as cursor:
             batch: list[PostedChange] = []
             size = 0
             async with cursor.copy(self._query()) as copy:

@@ -85,16 +85,16 @@ def decode_cut(text: str) -> Cut:
     return msgspec.json.decode(text, type=Cut)
 
 
-def left_behind(told: Position, timeline: int, history: str) -> bool:
+def left_behind(reached: Position, timeline: int, history: str) -> bool:
     """Whether a server on `timeline` never had what has been told up to a position.
 
     `history` is its timeline's history file: a line for each timeline before, with the LSN at
     which it was left.
     """
-    if told.timeline == timeline:
+    if reached.timeline == timeline:
         return False
     for line in history.splitlines():
         parts = line.split()
-        if len(parts) >= 2 and parts[0] == str(told.timeline):
-            return told.lsn > lsn_number(parts[1]) or told.commit > lsn_number(parts[1])
+        if len(parts) >= 2 and parts[0] == str(reached.timeline):
+            return reached.lsn > lsn_number(parts[1]) or reached.commit > lsn_number(parts[1])
     return True

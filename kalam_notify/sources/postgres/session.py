@@ -33,8 +33,8 @@ from kalam_notify.sources.base import (
 )
 from kalam_notify.sources.postgres import slots
 from kalam_notify.sources.postgres.catalogue import PgTable, catalogue_version
-from kalam_notify.sources.postgres.connecting import Connection, told_as_unavailable
-from kalam_notify.sources.postgres.copying import TableCopy, take_snapshot, told_as_moved
+from kalam_notify.sources.postgres.connecting import Connection, raised_as_unavailable
+from kalam_notify.sources.postgres.copying import TableCopy, raised_as_moved, take_snapshot
 from kalam_notify.sources.postgres.positions import (
     Cut,
     Position,
@@ -90,7 +90,7 @@ class PgSession:
         found: Survey,
         exported: str | None,
         directory: Path | None,
-        told: set[str],
+        complained: set[str],
         largest: int | None = None,
     ) -> None:
         self._name = name
@@ -106,7 +106,7 @@ class PgSession:
         self._tables: dict[TableId, PgTable] = {}
         self._cut: Cut | None = None
         # What was complained of already.
-        self._told = told
+        self._complained = complained
         self._version = ""
         # Of a table that has just been published, the transactions that wrote to it before: what
         # they wrote is not told, and a copy does not see it until they have ended.
@@ -129,7 +129,7 @@ class PgSession:
         return {name: table.definition for name, table in self._tables.items()}
 
     async def refresh(self) -> None:
-        async with told_as_unavailable():
+        async with raised_as_unavailable():
             control = self._connections.control
             found = await survey(control, self._settings, self._names)
             refused = await set_up(control, found)
@@ -163,8 +163,8 @@ class PgSession:
             self._say(f"{one.what}; cure: {one.cure}")
 
     def _say(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
+        if text not in self._complained:
+            self._complained.add(text)
             _log.warning("source %s: %s", self._name, text)
 
     def know(self, definitions: Mapping[TableId, Definition]) -> None:
@@ -173,8 +173,8 @@ class PgSession:
             for name, definition in definitions.items()
             if definition.cut is not None
         }
-        told = [table for name, table in self._tables.items() if name in definitions]
-        self._transactions.know(told, cuts)
+        tables = [table for name, table in self._tables.items() if name in definitions]
+        self._transactions.know(tables, cuts)
 
     # Copies
 
@@ -183,7 +183,7 @@ class PgSession:
         copier = self._connections.copier
         if self._exported is None or self._cut is None:
             await self.end_copies()
-            async with told_as_moved():
+            async with raised_as_moved():
                 applied = list(self._transactions.recent_xids)
                 self._cut = await take_snapshot(copier, found.facts.label, applied, self._exported)
         return TableCopy(copier, found, self._cut)
@@ -191,7 +191,7 @@ class PgSession:
     async def end_copies(self) -> None:
         if self._cut is not None:
             self._cut = self._exported = None
-        async with told_as_unavailable():
+        async with raised_as_unavailable():
             await self._connections.copier.rollback()
 
     # The stream
@@ -203,7 +203,7 @@ class PgSession:
         transactions, replication = self._transactions, self._replication
         # It ends with the walsender's next command.
         self._exported = None
-        async with told_as_unavailable():
+        async with raised_as_unavailable():
             await replication.start(self._names.slot, self._begin.lsn, self._names.publication)
         self._monitor = asyncio.create_task(self._watch(), name=f"source {self._name} monitor")
         while True:
@@ -226,10 +226,10 @@ class PgSession:
 
     def _caught(self) -> Position:
         """Up to where everything has been told, now that nothing waits."""
-        told = self._transactions.position
-        if self._replication.sent > told.lsn and not told.done:
-            told = self._transactions.position = replace(told, lsn=self._replication.sent)
-        return told
+        reached = self._transactions.position
+        if self._replication.sent > reached.lsn and not reached.done:
+            reached = self._transactions.position = replace(reached, lsn=self._replication.sent)
+        return reached
 
     def stored(self, position: str) -> None:
         self._stored = decode_position(position).lsn

@@ -108,19 +108,19 @@ async def timeline_history(walsender: Connection, timeline: int) -> str:
     return content.decode() if isinstance(content, bytes) else str(content)
 
 
-def begin_at(slot: Slot, told: Position | None, system: System, history: str) -> Begin:
+def begin_at(slot: Slot, reached: Position | None, system: System, history: str) -> Begin:
     """Where to go on, with a slot that is there."""
     end = lsn_number(slot.confirmed)
     anew = Position(system.identifier, system.timeline, end)
-    if told is None:
+    if reached is None:
         return Begin(anew, "nothing has been told yet")
-    if told.system != system.identifier:
+    if reached.system != system.identifier:
         return Begin(anew, "this is another PostgreSQL cluster than before")
-    if left_behind(told, system.timeline, history):
+    if left_behind(reached, system.timeline, history):
         return Begin(anew, "changes that were told are not in the history of this server")
-    if told.lsn < end:
+    if reached.lsn < end:
         return Begin(anew, "the slot has gone on without us: changes are lost")
-    here = Position(system.identifier, system.timeline, told.lsn, told.commit, told.done)
+    here = Position(system.identifier, system.timeline, reached.lsn, reached.commit, reached.done)
     return Begin(here, None)
 
 

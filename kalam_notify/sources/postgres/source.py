@@ -19,7 +19,7 @@ from kalam_notify.sources.postgres.connecting import (
     NO_SETTINGS,
     Connection,
     connect,
-    told_as_unavailable,
+    raised_as_unavailable,
     why,
 )
 from kalam_notify.sources.postgres.positions import Position, decode_position
@@ -64,7 +64,7 @@ class PostgresSource:
 
     async def examine(self) -> list[Missing]:
         """Everything that is missing; changes nothing. Raises SourceUnavailable."""
-        async with told_as_unavailable(), asyncio.timeout(CONNECT_SECONDS):
+        async with raised_as_unavailable(), asyncio.timeout(CONNECT_SECONDS):
             control = await self._connect_or_refuse()
             try:
                 found = await survey(control, self._settings, self._names)
@@ -102,7 +102,7 @@ class PostgresSource:
 
     async def guard(self) -> None:
         """See base.Source. A slot that is in use is looked after by whoever uses it."""
-        async with told_as_unavailable():
+        async with raised_as_unavailable():
             control = await connect(self._settings.postgres, self.name)
             try:
                 kept = await slots.idle_bytes(control, self._names.slot)
@@ -114,7 +114,7 @@ class PostgresSource:
 
     async def connect(self, position: str | None, largest: int | None = None) -> PgSession:
         """See base.Source."""
-        async with told_as_unavailable():
+        async with raised_as_unavailable():
             control = await self._connect_or_refuse()
             opened = [control]
             try:
@@ -148,9 +148,9 @@ class PostgresSource:
         found: Survey,
         largest: int | None,
     ) -> PgSession:
-        told = None if position is None else decode_position(position)
-        begin, exported = await self._slot(connections, told)
-        is_news = told is not None and not self._settings.is_temporary
+        reached = None if position is None else decode_position(position)
+        begin, exported = await self._slot(connections, reached)
+        is_news = reached is not None and not self._settings.is_temporary
         if begin.why_anew is not None and is_news:
             _log.warning("source %s: %s; all its tables are copied anew", self.name, begin.why_anew)
         return PgSession(
@@ -167,7 +167,7 @@ class PostgresSource:
         )
 
     async def _slot(
-        self, connections: Connections, told: Position | None
+        self, connections: Connections, reached: Position | None
     ) -> tuple[slots.Begin, str | None]:
         control, walsender, name = connections.control, connections.walsender, self._names.slot
         system = await slots.identify(walsender)
@@ -189,7 +189,7 @@ class PostgresSource:
         if slot.active_pid is not None:
             raise SourceUnavailable(f"slot {name} is in use by process {slot.active_pid}")
         history = await slots.timeline_history(walsender, system.timeline)
-        return slots.begin_at(slot, told, system, history), None
+        return slots.begin_at(slot, reached, system, history), None
 
     async def _create_slot(self, walsender: Connection) -> tuple[int, str]:
         loop = asyncio.get_running_loop()

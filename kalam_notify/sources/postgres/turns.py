@@ -23,7 +23,7 @@ from typing import Final
 
 import psycopg
 
-from kalam_notify.sources.postgres.connecting import Connection, connect, told_as_unavailable
+from kalam_notify.sources.postgres.connecting import Connection, connect, raised_as_unavailable
 
 PAUSE_SECONDS: Final = 1.0
 BEAT_SECONDS: Final = 2.0
@@ -48,7 +48,7 @@ class Turn:
     @asynccontextmanager
     async def taken(self, cluster: str, on_wait: Callable[[], None]) -> AsyncIterator[None]:
         """See base.Source.alone."""
-        async with told_as_unavailable():
+        async with raised_as_unavailable():
             connection = await connect(self._url, self._name, settings=_HOLDER)
         try:
             lock = f"kalam-notify {cluster} {self._slot}"
@@ -66,7 +66,7 @@ class Turn:
                 await connection.close()
 
     async def _tries(self, connection: Connection, lock: str) -> bool:
-        async with told_as_unavailable(), asyncio.timeout(ANSWER_SECONDS):
+        async with raised_as_unavailable(), asyncio.timeout(ANSWER_SECONDS):
             row = await (await connection.execute(_TRY, (lock,))).fetchone()
         return bool(row and row[0])
 
@@ -75,5 +75,5 @@ async def _keep(connection: Connection) -> None:
     """Be heard of; raises SourceUnavailable when the lock is lost."""
     while True:
         await asyncio.sleep(BEAT_SECONDS)
-        async with told_as_unavailable(), asyncio.timeout(ANSWER_SECONDS):
+        async with raised_as_unavailable(), asyncio.timeout(ANSWER_SECONDS):
             await connection.execute("SELECT 1")

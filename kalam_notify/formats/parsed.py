@@ -18,7 +18,7 @@ Members = dict[str, msgspec.Raw]
 members_of: Callable[[msgspec.Raw | bytes], Members] = msgspec.json.Decoder(Members).decode
 
 
-class Told(msgspec.Struct, gc=False):
+class ParsedChange(msgspec.Struct, gc=False):
     """One change that a message tells.
 
     `names` are the database (where told), the schema and the table as their sender spells them; of
@@ -95,4 +95,4 @@ class Reader(msgspec.Struct, frozen=True):
 
     name: str
     title: str
-    read: Callable[[msgspec.Raw | bytes], Iterable[Told]]
+    read: Callable[[msgspec.Raw | bytes], Iterable[ParsedChange]]
