@@ -178,6 +178,8 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
         self._hear()
 
     def eof_received(self) -> bool:
+        # Whatever it was paused for, nothing is heard when that is over.
+        self._inbound.drop()
         self._protocol.receive_eof()
         self._leave()
         self._write_out()

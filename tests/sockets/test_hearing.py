@@ -191,6 +191,25 @@ def test_messages_wait_unheard_while_a_key_is_fetched(server: Server) -> None:
     assert talk.codes() == []
 
 
+@pytest.mark.parametrize("reason", Reason)
+@pytest.mark.parametrize("is_ending", [False, True])
+def test_what_a_client_said_before_it_hung_up_is_not_heard_afterwards(
+    server: Server, reason: Reason, is_ending: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    talk = Talk(server, "alice")
+    talk.connection._gate.hold(reason)
+    talk.send(subscribe("one"), subscribe("two"))
+    if is_ending:
+        # From now on the client's answer is listened for, when the loop comes to it.
+        talk.connection.end(close.SHUTTING_DOWN)
+    talk.connection.eof_received()
+    talk.connection._go_on(reason)
+    server.settle()
+    assert not caplog.records
+    assert server.subscribed == []
+    assert talk.connection._inbound.held == 0
+
+
 def test_a_drained_send_buffer_does_not_wake_who_awaits_a_key(server: Server) -> None:
     server.unknown_keys.add("alice")
     talk = Talk(server)
