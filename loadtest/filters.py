@@ -51,7 +51,8 @@ async def subscribed(
 ) -> tuple[Server, Client, float]:
     """A fresh server with `count` subscriptions, and what they took of its memory, in KiB."""
     connections, per_connection = spread(count)
-    server = await stage.server(max_subscriptions_per_connection=max(100, per_connection))
+    room = max(100, per_connection) + bench.options.silent
+    server = await stage.server(max_subscriptions_per_connection=room)
     bench.progress.step(f"{count} filters, {kind.name}")
     before = server.resident_bytes()
     client = await stage.client(server, plan_of(kind, server, connections, per_connection))
