@@ -192,7 +192,14 @@ class FilterIndex(Generic[T]):
 
     def matching(self, values: dict[str, Any]) -> list[T]:
         """The items whose filter is TRUE of a row's values, each once, in no special order."""
+        return self._true_of(values, self._hits(values))
+
+    def matching_few(self, values: dict[str, Any], most: int) -> list[T] | None:
+        """`matching`, unless the row leads to more than so many filters; None: then nobody asks."""
         hits = self._hits(values)
+        return None if len(hits) > most else self._true_of(values, hits)
+
+    def _true_of(self, values: dict[str, Any], hits: "list[Entry[T]]") -> list[T]:
         found: list[T] = [] if self._always is None else [*self._always.items]
         seen: set[Entry[T]] | None = None
         for entry in hits:

@@ -73,6 +73,8 @@ def _alike(a: Any, b: Any) -> tuple[Any, Any]:
 
 def _comparison(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Truth]:
     def compared(a: Any, b: Any) -> Truth:
+        if a.__class__ is b.__class__:
+            return compare(a, b) if a.__class__ in _FAMILY else None
         return compare(*_alike(a, b)) if comparable(a, b) else None
 
     return compared
@@ -150,9 +152,13 @@ def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], An
     """
 
     def compute(a: Any, b: Any) -> int | float | Decimal | None:
-        if not (_is_number(a) and _is_number(b)):
-            return None
         try:
+            # Most are, and filters are asked by the thousand.
+            if a.__class__ is int and b.__class__ is int:
+                result: int = operation(a, b)
+                return result if -MAX_INTEGER < result < MAX_INTEGER else None
+            if not (_is_number(a) and _is_number(b)):
+                return None
             if a.__class__ is Decimal and b.__class__ is float:
                 a = float(a)
             elif a.__class__ is float and b.__class__ is Decimal:
@@ -192,6 +198,8 @@ def _decimal_quotient(a: Decimal, b: Decimal) -> Decimal:
 
 def _remainder(a: Any, b: Any) -> Any:
     if isinstance(a, int) and isinstance(b, int):
+        if a >= 0 < b:
+            return a % b
         size = abs(a) % abs(b)
         return -size if a < 0 else size
     if b == 0:

@@ -7,7 +7,8 @@ subscriptions behind (CATCHING_UP) for good, fed by catch-up in a lane of its ow
 nothing but immediacy; and what the filter costs, its payer pays.
 
     light    by an estimate all filters fit into the share: they are asked without a look at the
-             clock. That is so for changes of up to `light_bytes`
+             clock. That is so for changes of up to `light_bytes`; and of a table with more
+             filters for a change whose rows lead to few of them by the index
     metered  they may not fit: each one asked is timed. When the share is used up, filters are
              demoted until what is left takes half of it, the dearest of whoever costs most first
     demoted  from the start, where the estimate alone says that a row of 1 KB would take the share
@@ -54,6 +55,13 @@ class Weight(NamedTuple):
     def seconds(self, size: int) -> float:
         """About what asking costs for a change with `size` bytes of rows."""
         return self.calls * _CALL + self.texts * size * _BYTE
+
+    def plus(self, other: "Weight", times: int) -> "Weight":
+        """The weight of both, the other so many times."""
+        return Weight(self.calls + other.calls * times, self.texts + other.texts * times)
+
+
+_LEAST = Weight(1, 0)
 
 
 def weigh(filter: Filter) -> Weight:
@@ -114,15 +122,18 @@ class Routed(NamedTuple, Generic[A]):
 class Shares(Generic[A]):
     """The filters of a table (or one owner's part of it) that the fan-out asks, and the demoted."""
 
-    __slots__ = ("_calls", "_texts", "demoted", "index", "light_bytes")
+    __slots__ = ("_all", "_asked", "_heavy", "_most", "demoted", "index", "light_bytes")
 
     def __init__(self, index: FilterIndex[A]) -> None:
         self.index = index
         # When each of them is to be asked again.
         self.demoted: dict[A, float] = {}
-        # Sums over the filters in the index that have to be asked.
-        self._calls = 0
-        self._texts = 0
+        # Of the filters in the index that have to be asked: how many there are, what they weigh
+        # together, and the heavy ones among them; and the most that any of the others weighs, or
+        # has weighed since there was none to be asked.
+        self._asked = 0
+        self._all = self._heavy = Weight(0, 0)
+        self._most = _LEAST
         # For changes of up to this size all of these together surely fit into the share.
         self.light_bytes = NEVER
 
@@ -140,7 +151,7 @@ class Shares(Generic[A]):
     def _file(self, node: A) -> None:
         self.index.add(node.filter, node)
         if self.index.is_asked(node.filter):
-            self._count(node.weight, 1)
+            self._count(node, 1)
 
     def drop(self, node: A) -> None:
         """A filter that nobody uses any more."""
@@ -151,15 +162,22 @@ class Shares(Generic[A]):
 
     def _take_out(self, node: A) -> None:
         if self.index.is_asked(node.filter):
-            self._count(node.weight, -1)
+            self._count(node, -1)
         self.index.discard(node.filter, node)
 
-    def _count(self, weight: Weight, times: int) -> None:
-        self._calls += weight.calls * times
-        self._texts += weight.texts * times
-        left = SHARE - self._calls * _CALL
-        if self._texts:
-            self.light_bytes = left / (self._texts * _BYTE)
+    def _count(self, node: A, times: int) -> None:
+        weight = node.weight
+        self._asked += times
+        self._all = self._all.plus(weight, times)
+        if node.is_heavy:
+            self._heavy = self._heavy.plus(weight, times)
+        elif not self._asked:
+            self._most = _LEAST
+        elif times > 0:
+            self._most = Weight(*map(max, self._most, weight))
+        left = SHARE - self._all.calls * _CALL
+        if self._all.texts:
+            self.light_bytes = left / (self._all.texts * _BYTE)
         else:
             self.light_bytes = NEVER if left >= 0 else -NEVER
 
@@ -183,13 +201,34 @@ class Shares(Generic[A]):
         return promoted
 
     def route(self, change: Change, clock: Callable[[], float]) -> Routed[A]:
-        """The filters that see a change, each one asked against the clock."""
+        """The filters that see a change, each one asked against the clock unless few are asked."""
+        few = self._route_few(change)
+        if few is not None:
+            return Routed(few, ())
         meter: _Meter[A] = _Meter(change.size, clock)
         before = None if change.old is None else self._ask(change.old.values, meter)
         after = None if change.row is None else self._ask(change.row.values, meter)
         if meter.total > SHARE:
             return Routed((), _dearest(meter.costs))
         return Routed(deltas(change, before, after), ())
+
+    def _route_few(self, change: Change) -> Sequence[tuple[A, Delta]] | None:
+        """The filters that see a change whose rows lead to few of them; None: they may be many."""
+        left = SHARE - self._heavy.seconds(change.size)
+        if left <= 0:
+            return None
+        # Of each image, half.
+        most = int(left / (2 * self._most.seconds(change.size)))
+        before = after = None
+        if change.old is not None:
+            before = self.index.matching_few(change.old.values, most)
+            if before is None:
+                return None
+        if change.row is not None:
+            after = self.index.matching_few(change.row.values, most)
+            if after is None:
+                return None
+        return deltas(change, before, after)
 
     def _ask(self, values: dict[str, object], meter: "_Meter[A]") -> list[A]:
         found, to_ask = self.index.sort_out(values)
@@ -199,14 +238,20 @@ class Shares(Generic[A]):
                 break
             if self.index.ask(entry, values):
                 found.extend(entry.items)
-            meter.note(entry.items)
+            meter.asked(entry.items)
+        meter.look()
         return found
 
 
 class _Meter(Generic[A]):
-    """What asking has cost, filter by filter."""
+    """What asking has cost, filter by filter.
 
-    __slots__ = ("_clock", "_last", "costs", "size", "total")
+    To look at the clock after each would cost as much as a cheap filter does. So some are asked in
+    a row, as many as by their weights take a fiftieth of the share, and what they took is divided
+    among them by weight.
+    """
+
+    __slots__ = ("_clock", "_expected", "_last", "_unmetered", "costs", "size", "total")
 
     def __init__(self, size: int, clock: Callable[[], float]) -> None:
         self.size = size
@@ -214,15 +259,29 @@ class _Meter(Generic[A]):
         self.total = 0.0
         self._clock = clock
         self._last = clock()
+        # Asked since the last look, and what they should cost together.
+        self._unmetered: list[A] = []
+        self._expected = 0.0
 
-    def note(self, nodes: Iterable[A]) -> None:
-        """These have been asked, together, since the last call."""
-        now = self._clock()
-        used, self._last = now - self._last, now
+    def asked(self, nodes: Iterable[A]) -> None:
+        """These have been asked, together."""
         for node in nodes:
-            used = min(used, _TRUSTED * node.weight.seconds(self.size))
-            self.costs[node] += used
+            self._unmetered.append(node)
+            calls, texts = node.weight
+            self._expected += calls * _CALL + texts * self.size * _BYTE
+        if self._expected >= SHARE / 50:
+            self.look()
+
+    def look(self) -> None:
+        """Look at the clock, for all that have been asked since the last time."""
+        now = self._clock()
+        used, self._last = min(now - self._last, _TRUSTED * self._expected), now
         self.total += used
+        each = used / self._expected if self._expected else 0.0
+        for node in self._unmetered:
+            self.costs[node] += each * node.weight.seconds(self.size)
+        self._unmetered.clear()
+        self._expected = 0.0
 
     def leave_out(self, nodes: Iterable[A]) -> None:
         """These have not been asked for want of time."""
