@@ -37,7 +37,7 @@ import os
 from enum import Enum
 from typing import Protocol
 
-from kalam_notify.subscriptions.plans import NO_FD, SubscriptionHandle
+from kalam_notify.subscriptions.plans import NO_FD, SubscriptionHandle, set_direct_fd
 
 
 class OutboxState(Enum):
@@ -322,5 +322,4 @@ class OutboxSink:
         self.outbox.flush()
 
     def direct_fd_moved(self) -> None:
-        for handle in self.subscriptions.values():
-            handle.direct_fd_moved()
+        set_direct_fd(self.subscriptions.values(), self.outbox.direct_fd)

@@ -22,7 +22,7 @@ table (of one owner's part of a USER table) are found through a `FilterIndex`. A
 interned: made by the first subscription, dropped with the last.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
@@ -217,11 +217,6 @@ class SubscriptionHandle:
         """Who answers for what it costs."""
         return payer_of(self.live_query_id)
 
-    def direct_fd_moved(self) -> None:
-        """The sink's descriptor is another one now."""
-        if self.slot >= 0:
-            self.plan.fds[self.slot] = self.sink.direct_fd
-
     @property
     def is_closed(self) -> bool:
         return self.state is SubscriptionState.CLOSED
@@ -257,6 +252,15 @@ class SubscriptionHandle:
 
     def _move(self, event: Event) -> None:
         self.state = TRANSITIONS[self.state][event]
+
+
+def set_direct_fd(handles: Iterable[SubscriptionHandle], fd: int) -> None:
+    """The descriptor of a connection, of which these are all the subscriptions, is another now."""
+    # One loop without a call: a connection may have a hundred, and changes it twice a flush.
+    for handle in handles:
+        slot = handle.slot
+        if slot >= 0:
+            handle.plan.fds[slot] = fd
 
 
 class Counts:

@@ -30,7 +30,7 @@ from kalam_notify.model import Identity, Role, TableDef, TableId, UserId
 from kalam_notify.protocol.close import Close
 from kalam_notify.sql import Limits, parse
 from kalam_notify.subscriptions.manager import ConnectionsManager
-from kalam_notify.subscriptions.plans import Plan, Sink, SubscriptionHandle
+from kalam_notify.subscriptions.plans import Plan, Sink, SubscriptionHandle, set_direct_fd
 
 ALICE = Identity(UserId("alice"), Role.USER)
 TABLES = [TableDef(TableId(f"app.t{n}"), "shared", "public", ("id",)) for n in range(3)]
@@ -112,8 +112,7 @@ class SocketConnection(FakeConnection):
         return self.outbox.has_room
 
     def direct_fd_moved(self) -> None:
-        for handle in self.subscriptions.values():
-            handle.direct_fd_moved()
+        set_direct_fd(self.subscriptions.values(), self.outbox.direct_fd)
 
     def pause_writing(self) -> None:
         self.outbox.blocked(0.0)
