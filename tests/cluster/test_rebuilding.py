@@ -53,7 +53,7 @@ async def rebuild(server: NatsServer, stream: str, path: Path, way: Way) -> str:
         try:
             found = await look(link, path)
             carry_out(found, way)
-            return found.told(way)
+            return found.described(way)
         finally:
             await link.close()
 
