@@ -1,5 +1,6 @@
 """For all tests: what a run starts ends with it, even one that is cut off by SIGKILL."""
 
+import os
 import signal
 
 import pytest
@@ -7,6 +8,11 @@ import pytest
 from loadtest.harness.leash import hold
 
 _GUARDIAN = pytest.StashKey["subprocess.Popen[bytes]"]()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests wait for processes, disks and deadlines a good while."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
