@@ -97,10 +97,15 @@ class Nodes:
 
     def are_equal(self) -> None:
         """Until all have applied the same, which has come to the same."""
-        eventually(
-            lambda: len({node.state()[0] for node in self.all}) == 1, "the nodes to be level"
-        )
-        one, other = (node.state() for node in self.all)
+        states: list[Any] = []
+
+        def are_level() -> bool:
+            # What is compared is what was found level: a message may come the moment after.
+            states[:] = [node.state() for node in self.all]
+            return len({state[0] for state in states}) == 1
+
+        eventually(are_level, "the nodes to be level")
+        one, other = states
         assert one == other
 
     def close(self) -> None:
