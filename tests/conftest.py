@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
@@ -22,6 +23,19 @@ def pytest_configure(config: pytest.Config) -> None:
         # Started in the background of a shell: what is started here would ignore it, too, and
         # tests interrupt servers and tools.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Where no bytecode is to lie beside the sources, keep it in a directory of the run's.
+
+    Else each of the many servers and commands that tests start would compile all of the package,
+    which is half of its start. Before the workers start, for they pass the environment on.
+    """
+    if sys.dont_write_bytecode and not hasattr(session.config, "workerinput"):
+        factory: pytest.TempPathFactory = session.config._tmp_path_factory
+        os.environ["PYTHONPYCACHEPREFIX"] = str(factory.mktemp("bytecode"))
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
