@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cli.conftest import run_in
 
 from kalam_notify.cli import build_parser
 from kalam_notify.cli.completion import verbs_of
@@ -111,14 +112,16 @@ def shell(name: str) -> str:
     return found
 
 
-@pytest.fixture
-def scripted(run, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def scripted(script: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the three scripts and one file, which tests only read."""
+    directory = tmp_path_factory.mktemp("scripted")
     for name in ("bash", "fish", "zsh"):
-        done = run("completion", name)
+        done = run_in(directory, [str(script), "completion", name])
         assert (done.returncode, done.stderr) == (0, "")
-        (tmp_path / name).write_text(done.stdout)
-    (tmp_path / "config.yaml").touch()
-    return tmp_path
+        (directory / name).write_text(done.stdout)
+    (directory / "config.yaml").touch()
+    return directory
 
 
 @pytest.mark.parametrize("name", ["bash", "fish", "zsh"])
@@ -182,7 +185,7 @@ def test_bash_completes(scripted: Path, line: list[str], expected: set[str]) -> 
         ("check-config conf", {"config.yaml"}),
     ],
 )
-def test_fish_completes(scripted: Path, line: str, expected: set[str]) -> None:
+def test_fish_completes(scripted: Path, tmp_path: Path, line: str, expected: set[str]) -> None:
     asked = f"source ./fish; complete -C 'kalam-notify {line}'"
     done = subprocess.run(
         [shell("fish"), "--no-config", "-c", asked],
@@ -190,6 +193,6 @@ def test_fish_completes(scripted: Path, line: str, expected: set[str]) -> None:
         capture_output=True,
         text=True,
         timeout=SECONDS,
-        env={**os.environ, "HOME": str(scripted)},
+        env={**os.environ, "HOME": str(tmp_path)},
     )
     assert {word.split("\t")[0] for word in done.stdout.splitlines()} == expected, done.stderr
