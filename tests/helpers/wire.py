@@ -3,11 +3,11 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConcurrencyError, ConnectionClosed
 
 SECONDS = 20.0
 """How long a test waits for what must come; never how long it waits for nothing."""
@@ -63,6 +63,21 @@ class Wire:
                 pass
         return self.socket.close_code or 0, self.socket.close_reason or ""
 
+    async def leave(self) -> None:
+        """Close, and read on until the server has answered.
+
+        A client whose queue is full of what nobody has asked for would not see the answer, and
+        would wait for it until its patience ends.
+        """
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self.socket.close())
+            both.create_task(self._forget())
+
+    async def _forget(self) -> None:
+        with suppress(ConnectionClosed, ConcurrencyError):
+            while True:
+                await self.socket.recv()
+
     async def settled(self, token: str) -> list[dict[str, Any]]:
         """Everything heard before an echo of now: what has not come by then is not coming.
 
@@ -85,4 +100,7 @@ async def wire(url: str, token: str | None = None, **options: Any) -> AsyncItera
         client = Wire(socket)
         if token is not None:
             await client.hear_type("auth_success")
-        yield client
+        try:
+            yield client
+        finally:
+            await client.leave()
