@@ -18,11 +18,34 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_configure(config: pytest.Config) -> None:
     """In the controller and in every worker of pytest-xdist: each starts processes of its own."""
+    config.addinivalue_line("markers", "long: takes 15 s and more on two cores: it begins first")
     config.stash[_GUARDIAN] = hold()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # Started in the background of a shell: what is started here would ignore it, too, and
         # tests interrupt servers and tools.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deal out what is marked `long`, and let each worker of pytest-xdist begin with its part.
+
+    `worksteal` gives each worker one piece of the list, and takes back what has not begun; a long
+    test that comes last is waited for by all the others.
+    """
+    workers: int = getattr(config, "workerinput", {}).get("workercount", 1)
+    first = [item for item in items if item.get_closest_marker("long")]
+    rest = [item for item in items if not item.get_closest_marker("long")]
+    hands = [first[number::workers] for number in range(workers)]
+    left = len(items)
+    items.clear()
+    for number, hand in enumerate(hands):
+        size = left // (workers - number)
+        left -= size
+        taken = max(0, size - len(hand))
+        items += [*hand, *rest[:taken]]
+        del rest[:taken]
+    items += rest
 
 
 @pytest.hookimpl(tryfirst=True)

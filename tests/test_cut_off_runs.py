@@ -99,6 +99,7 @@ def directory() -> Iterator[Path]:
         yield path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_run_that_is_cut_off_leaves_no_process(

@@ -212,6 +212,7 @@ def test_what_a_client_shows_is_the_servers_snapshot(
     through_cuts(client, tmp_path, opened)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("client", [node_client, browser_client])
 def test_so_it_is_where_no_websocket_gets_through(
     client: Callable[[list[Any], Path], Start], tmp_path: Path, opened: list[Any]

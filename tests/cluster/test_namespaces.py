@@ -224,6 +224,7 @@ class Producer:
                 self.faults[stored["fault"]] += 1
 
 
+@pytest.mark.long
 async def test_cables_are_pulled_and_nothing_is_lost_or_doubled(
     network: Network, machines: dict[int, Machine]
 ) -> None:

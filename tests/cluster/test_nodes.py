@@ -355,6 +355,7 @@ async def test_a_stream_that_is_removed_while_a_node_is_connected_is_missed(
     assert contents(a)["rows"] == []
 
 
+@pytest.mark.long
 async def test_a_node_whose_servers_have_no_leader_says_so_though_it_is_connected(
     nats_cluster: NatsCluster, tmp_path: Path
 ) -> None:

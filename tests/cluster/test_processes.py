@@ -136,6 +136,7 @@ async def test_views_are_exact_while_nodes_are_killed(
     assert sum(one.returns for one in followers) > 0
 
 
+@pytest.mark.long
 async def test_views_are_exact_while_leaders_of_the_stream_are_killed_and_frozen(
     nats_cluster: NatsCluster, make_nodes: Callable[..., Nodes]
 ) -> None:

@@ -96,6 +96,7 @@ class Outputs:
         return done.returncode
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("workers", "format"), [(1, "text"), (2, "json")])
 async def test_no_secret_is_in_anything_that_a_run_writes(
     tmp_path: Path, workers: int, format: str

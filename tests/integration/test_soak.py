@@ -32,6 +32,7 @@ async def soak(crowd: Crowd, seconds: float) -> Counter[str]:
     return crowd.counts
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_everybody_is_told_everything_and_nobody_who_reads_is_closed(
     workers: int, tmp_path: Path

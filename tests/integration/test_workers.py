@@ -362,6 +362,7 @@ def test_a_worker_that_dies_again_and_again_is_replaced_each_time(crew_of_its_ow
     assert server.metric("worker_restarts_total") == 4
 
 
+@pytest.mark.long
 async def test_a_frozen_worker_is_killed_and_replaced_and_its_clients_come_back(
     crew_of_its_own: Server,
 ) -> None:

@@ -26,6 +26,7 @@ def load_test(question: str, results: Path, *extra: str) -> subprocess.Completed
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_everything_posted_arrives(question: str, tmp_path: Path) -> None:
     if question == "compression" and compiler() is None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
+import pytest
 from postgres_kit import Database, Followed, eventually, running_cluster
 
 Follow = Callable[..., Followed]
@@ -82,6 +83,7 @@ def history_is_exact(followed: Followed) -> None:
     assert Counter(one["number"] for one in watcher.events) == expected
 
 
+@pytest.mark.long
 def test_a_copy_that_is_cut_off_is_begun_again(follow: Follow) -> None:
     followed = follow(
         "CREATE TABLE big (id int PRIMARY KEY, v text)",
@@ -101,6 +103,7 @@ def test_a_copy_that_is_cut_off_is_begun_again(follow: Follow) -> None:
     history_is_exact(followed)
 
 
+@pytest.mark.long
 def test_kills_of_either_side_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     seed = int(os.environ.get("SEED", random.randrange(10**6)))
     kills = int(os.environ.get("KILLS", "6"))

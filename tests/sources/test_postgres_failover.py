@@ -44,6 +44,7 @@ def standby_of(primary: Cluster, programs: Path | None) -> Iterator[Cluster]:
         standby.stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("release", ["15", "18"])
 def test_a_promoted_standby_is_followed(release: str, tmp_path: Path) -> None:
     programs = None if release == "15" else binaries(release)

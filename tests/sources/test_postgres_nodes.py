@@ -176,6 +176,7 @@ def test_one_node_follows_and_all_tell(nodes: Make) -> None:
     assert "ERROR" not in standby.server.errors
 
 
+@pytest.mark.long
 def test_another_node_goes_on_when_the_one_that_follows_dies_or_is_frozen(nodes: Make) -> None:
     seed = int(os.environ.get("SEED", random.randrange(10**6)))
     print(f"SEED={seed}")
@@ -223,6 +224,7 @@ def _freeze(both: Nodes) -> None:
     assert both.other(reader).reads
 
 
+@pytest.mark.long
 def test_a_copy_that_was_cut_off_is_made_by_another_node(nodes: Make) -> None:
     both = nodes().start()
     reader = both.reader
@@ -273,6 +275,7 @@ def _await_more(database: Database) -> None:
     )
 
 
+@pytest.mark.long
 def test_workers_of_all_nodes_follow_in_turn(nodes: Make) -> None:
     both = nodes(*TABLES).start("--workers", "2")
     views = both.watch("SELECT * FROM public.t")
@@ -407,6 +410,7 @@ def test_a_slot_that_nobody_can_follow_does_not_fill_the_databases_disk(
     both.are_equal()
 
 
+@pytest.mark.long
 def test_a_new_leader_of_the_stream_costs_nothing(nodes: Make, tmp_path: Path) -> None:
     servers = NatsCluster(tmp_path / "three").start()
     hosts = ",".join(url.removeprefix("nats://") for url in servers.urls)
