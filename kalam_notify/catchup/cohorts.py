@@ -30,6 +30,8 @@ from kalam_notify.store.base import Span
 from kalam_notify.subscriptions.plans import FilterNode, Plan, SubscriptionHandle
 
 Entry = IndexEntry[FilterNode]
+OnBroken = Callable[[FilterNode, Exception], None]
+"""Told of a filter whose evaluation raised."""
 
 _MOST_KEPT = 4096
 # Rows hardly repeat each other in long texts.
@@ -140,7 +142,12 @@ class Cohort:
         "span",
     )
 
-    def __init__(self, cursor: int, on_deserted: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        cursor: int,
+        on_deserted: Callable[[], None] = lambda: None,
+        on_broken: OnBroken | None = None,
+    ) -> None:
         self.cursor = cursor
         # Told when the last member has ended: nothing is to be done here any more.
         self._on_deserted = on_deserted
@@ -148,7 +155,7 @@ class Cohort:
         # Subscriptions.
         self.size = 0
         # The filters of the members, and which of their plans are here.
-        self.index: FilterIndex[FilterNode] = FilterIndex()
+        self.index: FilterIndex[FilterNode] = FilterIndex(on_broken)
         self._nodes: dict[FilterNode, None] = {}
         # What those that no look-up finds have answered; None where another filter has come.
         self.answers: Answers | None = None
@@ -207,7 +214,6 @@ class Cohort:
 _RUN = 16
 _SMALL_ROW = 16 * 1024
 
-OnBroken = Callable[[FilterNode, Exception], None]
 Test = Callable[[dict[str, Any]], bool]
 
 
@@ -215,7 +221,7 @@ class Asking:
     """Asks; `on_broken` is told of a filter whose evaluation raised, which then does not match."""
 
     def __init__(self, on_broken: OnBroken) -> None:
-        self._on_broken = on_broken
+        self.on_broken = on_broken
         self._parts: dict[FilterNode, _Parts] = {}
 
     def route(self, cohort: Cohort, change: Change) -> Steps[Sequence[tuple[FilterNode, Delta]]]:
@@ -275,7 +281,7 @@ class Asking:
         try:
             return (yield from parts.ask(values))
         except Exception as error:
-            self._on_broken(node, error)
+            self.on_broken(node, error)
             return False
 
     def forget(self) -> None:

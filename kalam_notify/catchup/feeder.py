@@ -127,14 +127,31 @@ _LARGE_PAGE = 64 * 1024
 class Errand:
     """What has to be found out for one handle before its first page."""
 
-    def __init__(self, handle: SubscriptionHandle) -> None:
+    def __init__(
+        self,
+        handle: SubscriptionHandle,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        find_out: Callable[["Errand"], Coroutine[Any, Any, None]],
+    ) -> None:
         handle.undertaking = self
-        self.task: asyncio.Task[None] | None = None
+        self.task = spawn(self._run(handle, find_out))
+
+    async def _run(
+        self,
+        handle: SubscriptionHandle,
+        find_out: Callable[["Errand"], Coroutine[Any, Any, None]],
+    ) -> None:
+        """What goes wrong ends the connection: nobody else would tell it anything any more."""
+        try:
+            await find_out(self)
+        except Exception:
+            _log.exception("beginning %s failed", handle.live_query_id)
+            handle.sink.end(close.INTERNAL_FAULT)
 
     def leave(self, handle: SubscriptionHandle) -> None:
         """The handle has ended, or it is found out."""
         handle.undertaking = None
-        if self.task is not None and self.task is not asyncio.current_task():
+        if self.task is not asyncio.current_task():
             self.task.cancel()
 
 
@@ -173,8 +190,8 @@ class Snapshots:
         if wanted is None and plan.table.is_keyed:
             self._ask(handle, Snapshot(as_of=None, after=0))
         else:
-            errand = Errand(handle)
-            errand.task = self._around.spawn(self._seek(errand, handle, wanted or 0))
+            spawn = self._around.spawn
+            Errand(handle, spawn, lambda errand: self._seek(errand, handle, wanted or 0))
 
     async def _seek(self, errand: Errand, handle: SubscriptionHandle, wanted: int) -> None:
         """Find out where the newest rows begin; none are sent of a table that keeps none."""
@@ -276,8 +293,8 @@ class Snapshots:
                 handle.sink.end(close.INTERNAL_FAULT)
 
     def _again(self, handle: SubscriptionHandle, seconds: float) -> None:
-        errand = Errand(handle)
-        errand.task = self._around.spawn(self._wait(errand, handle, seconds))
+        spawn = self._around.spawn
+        Errand(handle, spawn, lambda errand: self._wait(errand, handle, seconds))
 
     async def _wait(self, errand: Errand, handle: SubscriptionHandle, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -404,8 +421,7 @@ class Feeder:
             case Beginning.EXPIRED:
                 self._close(handle, messages.error(handle.id, "RESUME_EXPIRED", EXPIRED))
             case Beginning.ASK:
-                errand = Errand(handle)
-                errand.task = self.spawn(self._ask_for_head(errand, handle))
+                Errand(handle, self.spawn, lambda errand: self._ask_for_head(errand, handle))
 
     async def _ask_for_head(self, errand: Errand, handle: SubscriptionHandle) -> None:
         """Ask the log itself where it ends, until it tells."""
@@ -417,11 +433,7 @@ class Feeder:
                 await asyncio.sleep(self.faults.met(fault))
         self.faults.over()
         errand.leave(handle)
-        try:
-            self._begin(handle, head)
-        except Exception:
-            _log.exception("beginning %s failed", handle.live_query_id)
-            handle.sink.end(close.INTERNAL_FAULT)
+        self._begin(handle, head)
 
     def loaded(self, handle: SubscriptionHandle) -> None:
         """All rows have been sent, or there were none: the log tells the rest."""

@@ -102,8 +102,8 @@ class Lane:
         self._payer: Owner = ("commons", key.table, key.owner) if key.payer is None else key.payer
         self._is_commons = key.payer is None
         self._standing: dict[int, Cohort] = {}
-        # The cohort that a span is being handed to.
-        self._moving: Cohort | None = None
+        # The cohort that is being taken on, or was the last to be.
+        self._served: Cohort | None = None
         self._work: Work[None] | None = None
         self._spans = 0
 
@@ -116,7 +116,9 @@ class Lane:
         """Feed a handle that is CATCHING_UP from its cursor on."""
         cohort = self._standing.get(handle.cursor)
         if cohort is None:
-            cohort = self._standing[handle.cursor] = Cohort(handle.cursor, self._deserted)
+            cohort = self._standing[handle.cursor] = Cohort(
+                handle.cursor, self._deserted, self._around.asking.on_broken
+            )
         cohort.add(handle)
         self.go()
 
@@ -129,25 +131,27 @@ class Lane:
         self._work = None
         if work.error is not None:
             _log.error("catching up in %s failed", self.key.table, exc_info=work.error)
-            if self._moving is not None:
-                self._end(self._moving, close.INTERNAL_FAULT)
+            if self._served is not None:
+                # Wherever it stood, or it would fail again and again.
+                self._end(self._served, close.INTERNAL_FAULT)
             self.go()
         elif not self._standing:
             self._around.lane_is_empty(self)
 
     def _deserted(self) -> None:
         """The last member of a cohort has ended; with the last of all, what is under way ends."""
-        moving = self._moving
-        if any(cohort.size for cohort in self._standing.values()) or (moving and moving.size):
+        served = self._served
+        if any(cohort.size for cohort in self._standing.values()) or (served and served.size):
             return
         if self._work is not None:
             self._work.cancel()
-        self._work = self._moving = None
+        self._work = self._served = None
         self._standing.clear()
         self._around.lane_is_empty(self)
 
     def _run(self) -> Steps[None]:
         while (cohort := self._next()) is not None:
+            self._served = cohort
             if not cohort.size:
                 self._standing.pop(cohort.cursor)
             elif cohort.cursor == self._around.position():
@@ -204,7 +208,6 @@ class Lane:
             self._read(cohort)
             return
         del self._standing[cohort.cursor]
-        self._moving = cohort
         paths, (table, owner, _) = Paths(), self.key
         for change in span.changes:
             if change.table == table and change.owner == owner:
@@ -215,7 +218,6 @@ class Lane:
             yield
             yield from self._hand_out(cohort, frames, plans)
         cohort.cursor = span.upto
-        self._moving = None
         yield from self._stand(cohort)
 
     def _route(self, cohort: Cohort, change: Change, paths: Paths) -> Steps[None]:

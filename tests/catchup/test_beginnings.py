@@ -270,3 +270,15 @@ async def test_what_fails_when_the_log_has_answered_ends_that_connection() -> No
         assert sound.ended_with is None
         assert kinds(sound.heard()) == ["subscription_ack", "initial_data_batch"]
         it.requests.disconnect(broken)
+
+
+async def test_a_fault_that_nobody_expected_of_the_log_ends_the_connection_not_the_answer() -> None:
+    log = Shared()
+    async with world(log, [ORDERS]) as it:
+        log.faults = [ValueError("nobody expected this")]
+        client = begin(it, None)
+        await turns()
+        assert client.ended_with is not None
+        assert client.ended_with.code == 1011
+        assert client.written == b""
+        it.requests.disconnect(client)
