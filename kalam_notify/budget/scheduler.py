@@ -24,8 +24,8 @@ threads that store it need the interpreter, which a busy loop does not let go of
 change's steps through the loop would wait for a slice. After a step that took longer than a slice
 should, the loop is left alone for as long as that took.
 
-Work that comes while nothing else waits begins at once, in the turn it came in, but for one slice
-a turn in all: most subscribes are done before their caller returns.
+Work that comes while nothing else waits begins at once, in the turn it came in and before it stands
+in any line, but for one slice a turn in all: most subscribes are done before their caller returns.
 
 Who may use a scarce thing: a few slots, handed round between owners.
 
@@ -223,10 +223,55 @@ class Scheduler:
         account = self._accounts.get(owner)
         if account is None:
             owed = self._owed(owner)
-            account = self._accounts[owner] = _Account(self, owner, -owed)
-            (self._old if owed else self._new).append(account)
+            account = self._open(owner, -owed, self._old if owed else self._new)
         account.put(work, lane)
         return work
+
+    def put_and_begin(
+        self,
+        steps: Steps[T],
+        owner: Owner,
+        lane: Hashable,
+        done: Callable[[Work[T]], None] | None,
+        seconds: float,
+    ) -> tuple[Work[T], float]:
+        """Take work in while nothing waits, and do the first of it: steps for about `seconds`.
+
+        The time that it took is the second answer. What is over by then has stood in no line.
+        """
+        assert not self.waiting
+        assert not self.is_serving
+        work = Work(steps, done)
+        clock = self._clock
+        began = now = clock()
+        self.is_serving = True
+        try:
+            while work._step():
+                now = clock()
+                if now - began >= seconds:
+                    break
+            else:
+                now = clock()
+        finally:
+            self.is_serving = False
+        used = now - began
+        if not work.is_over:
+            credit = self._quantum - used - self._owed(owner)
+            # Its step may have handed in more work of the same owner's.
+            account = self._accounts.get(owner)
+            if account is None:
+                account = self._open(owner, credit, self._new if credit > 0 else self._old)
+            else:
+                account.credit -= used
+            account.put(work, lane)
+        elif used > self._quantum:
+            self._charge(owner, used - self._quantum)
+        return work, used
+
+    def _open(self, owner: Owner, credit: float, queue: "deque[_Account]") -> _Account:
+        account = self._accounts[owner] = _Account(self, owner, credit)
+        queue.append(account)
+        return account
 
     def serve(self, seconds: float | None = None) -> None:
         """Do one slice: steps for about `seconds` (a quantum), never less than one step."""
@@ -245,7 +290,7 @@ class Scheduler:
     def _next(self) -> _Account | None:
         """Who is served next, at the front of its queue; None: nobody has work."""
         passed = 0
-        while queue := self._queue():
+        while queue := self._queue(passed):
             account = queue[0]
             if not account.lanes:
                 queue.popleft()
@@ -257,14 +302,15 @@ class Scheduler:
                 passed = 0
             else:
                 account.credit += self._quantum
-                passed += 1
                 if account.credit <= 0:
+                    passed += 1
                     queue.popleft()
                     self._old.append(account)
         return None
 
-    def _queue(self) -> deque[_Account]:
-        if self._new and (not self._old or self._turn % _OLD_EVERY):
+    def _queue(self, passed: int) -> deque[_Account]:
+        """Whose turn it is; `passed`: how many were passed over already, for they owe."""
+        if self._new and (self._turn % _OLD_EVERY or passed >= len(self._old)):
             return self._new
         return self._old
 
@@ -314,13 +360,25 @@ class Scheduler:
     def _close(self, account: _Account) -> None:
         del self._accounts[account.owner]
         if account.credit < 0:
-            if len(self._debts) >= _MANY_DEBTS:
-                self._drop_repaid()
-            self._debts[account.owner] = (-account.credit, self._clock())
+            self._owe(account.owner, -account.credit)
+
+    def _charge(self, owner: Owner, seconds: float) -> None:
+        account = self._accounts.get(owner)
+        if account is None:
+            self._owe(owner, seconds + self._owed(owner))
+        else:
+            account.credit -= seconds
+
+    def _owe(self, owner: Owner, seconds: float) -> None:
+        if len(self._debts) >= _MANY_DEBTS:
+            self._drop_repaid()
+        self._debts[owner] = (seconds, self._clock())
 
     def _owed(self, owner: Owner) -> float:
-        seconds, since = self._debts.pop(owner, (0.0, 0.0))
-        return max(0.0, seconds - (self._clock() - since)) if seconds else 0.0
+        if owner not in self._debts:
+            return 0.0
+        seconds, since = self._debts.pop(owner)
+        return max(0.0, seconds - (self._clock() - since))
 
     def _drop_repaid(self) -> None:
         now = self._clock()
@@ -351,8 +409,8 @@ class Budget:
         self._scheduler = Scheduler(clock, quantum)
         self._loop = asyncio.get_running_loop()
         self._wanted = asyncio.Event()
-        # Whether a slice was done in this turn already, out of turn.
-        self._has_served = False
+        # Seconds of work that may still begin at once, in the turn it comes in.
+        self._left = quantum
 
     def enter(
         self,
@@ -362,13 +420,20 @@ class Budget:
         done: Callable[[Work[T]], None] | None = None,
     ) -> Work[T]:
         """Have work done; it may be over when this returns. `done` is told, unless cancelled."""
-        is_alone = not self._scheduler and not self._scheduler.is_serving
-        work = self._scheduler.put(steps, owner, lane, done)
-        if is_alone and not self._has_served:
-            self._has_served = True
-            self._loop.call_soon(self._next_turn)
-            self._scheduler.serve()
-        if self._scheduler:
+        scheduler = self._scheduler
+        if scheduler.waiting or scheduler.is_serving or self._left <= 0:
+            work = scheduler.put(steps, owner, lane, done)
+        else:
+            if self._left == self._quantum:
+                self._loop.call_soon(self._next_turn)
+            work, used = scheduler.put_and_begin(steps, owner, lane, done, self._left)
+            self._left -= used
+            if scheduler.waiting and self._left > 0:
+                # What follows on it: more work that its steps have handed in.
+                began = self._clock()
+                scheduler.serve(self._left)
+                self._left -= self._clock() - began
+        if scheduler.waiting:
             self._wanted.set()
         return work
 
@@ -391,7 +456,7 @@ class Budget:
             work.cancel()
 
     def _next_turn(self) -> None:
-        self._has_served = False
+        self._left = self._quantum
 
     async def run(self) -> None:
         """Do what is handed in until cancelled."""

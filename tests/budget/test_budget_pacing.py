@@ -52,6 +52,35 @@ async def test_only_one_slice_is_done_in_the_turn_that_work_comes(budget: Budget
     assert second.is_over
 
 
+async def test_works_that_take_a_part_of_a_slice_are_over_at_once_until_it_is_used(
+    budget: Budget,
+) -> None:
+    clock = budget._clock
+    assert isinstance(clock, Clock)
+
+    def quarter() -> Steps[None]:
+        clock.now += 0.25
+        yield from ()
+
+    for _ in range(3):  # A new slice with each turn of the loop.
+        works = [budget.enter(quarter(), number) for number in range(6)]
+        assert [work.is_over for work in works] == [True] * 4 + [False] * 2
+        while not works[-1].is_over:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+async def test_what_a_work_hands_in_is_begun_in_the_same_turn(budget: Budget) -> None:
+    inner = []
+
+    def outer() -> Steps[None]:
+        inner.append(budget.enter(steps(budget, [], 0), "inner"))
+        yield
+
+    budget.enter(outer(), "outer")
+    assert inner[0].is_over
+
+
 async def test_the_loop_turns_between_slices(budget: Budget) -> None:
     turns: list[int] = []
     seen: list[int] = []

@@ -20,6 +20,13 @@ class Bench:
     def work(self, name: str, owner: str, steps: list[float], lane: str | None = None) -> Work[str]:
         return self.scheduler.put(self._steps(name, steps), owner, lane, self._over)
 
+    def begin(
+        self, name: str, owner: str, steps: list[float], seconds: float = QUANTUM
+    ) -> tuple[Work[str], float]:
+        return self.scheduler.put_and_begin(
+            self._steps(name, steps), owner, None, self._over, seconds
+        )
+
     def _steps(self, name: str, steps: list[float]) -> Steps[str]:
         for number, seconds in enumerate(steps):
             if number:
@@ -239,6 +246,67 @@ def test_work_may_hand_in_work(bench: Bench) -> None:
 
     bench.scheduler.put(steps(), "x", None, lambda _: bench.work("after", "x", [0.1]) and None)
     assert sorted(bench.serve()) == ["after", "after over", "inner", "inner over"]
+
+
+def test_what_comes_while_nothing_waits_is_over_before_it_stands_in_line(bench: Bench) -> None:
+    work, used = bench.begin("a", "x", [0.25] * 3)
+    assert (work.result, used) == ("a", 0.75)
+    assert bench.log == ["a"] * 3 + ["a over"]
+    assert not bench.scheduler
+    assert bench.scheduler.owners == 0
+
+
+def test_what_does_not_end_in_its_time_stands_in_line_with_what_it_has_left(bench: Bench) -> None:
+    work, used = bench.begin("a", "x", [0.25] * 9, seconds=0.5)
+    assert (work.is_over, used) == (False, 0.5)
+    bench.work("b", "y", [0.5] * 4)
+    # Half a quantum, then its turn is over.
+    assert bench.serve(2) == ["a", "a", "b", "b", "a", "a"]
+
+
+@pytest.mark.parametrize("steps", [[10.0], [10.0, 0.5]])
+def test_a_debt_is_made_by_what_is_begun_at_once_as_well(bench: Bench, steps: list[float]) -> None:
+    bench.begin("long", "x", steps)
+    bench.work("b", "y", [0.5] * 100)
+    bench.work("again", "x", [0.5])
+    assert bench.done_until("again").count("b") >= 14
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_a_debt_is_repaid_by_quanta_whoever_comes_anew_meanwhile(bench: Bench, turn: int) -> None:
+    for number in range(turn):
+        bench.work(f"before {number}", f"z{number}", [0.5])
+        bench.serve()
+    bench.begin("long", "x", [10.0, 0.5])
+    bench.work("new", "y", [0.5] * 2)
+    slices = 0
+    while "long" not in bench.serve():
+        slices += 1
+        bench.work("new", f"y{slices}", [0.5] * 2)
+    # Nine quanta beyond its own, of which those who stand in line get one in four.
+    assert slices >= 30
+
+
+def test_work_begun_at_once_may_fail_cancel_itself_and_hand_in_more(bench: Bench) -> None:
+    def fails() -> Steps[str]:
+        yield
+        raise ValueError("no")
+
+    def hands_in() -> Steps[str]:
+        bench.work("inner", "x", [0.1])
+        yield
+        works[0].cancel()
+        yield
+        return "cancelled"
+
+    bench.scheduler.put_and_begin(fails(), "x", None, bench._over, QUANTUM)
+    assert bench.log == ["no"]
+    works: list[Work[str]] = []
+    work, _ = bench.scheduler.put_and_begin(hands_in(), "x", None, bench._over, 0.0)
+    works.append(work)
+    assert bench.serve(2) == ["inner", "inner over"]
+    assert work.is_cancelled
+    assert bench.scheduler.owners == 0
 
 
 def test_at_once_gives_the_result() -> None:
