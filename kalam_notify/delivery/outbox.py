@@ -24,6 +24,9 @@ Whoever may write without asking keeps a copy of one number, `direct_fd`: the de
 outbox is DIRECT and holds nothing, else NO_FD. Every change of it is told to the owner.
 Invariant: bytes written to `direct_fd` never overtake bytes that were taken before.
 
+While its owner hears what has come, in one turn of the loop, the outbox is *corked*: what is said
+meanwhile is held, and `direct_fd` stays, for nobody else writes before the turn is over.
+
 The transport's high-water mark is 0: it calls `pause_writing` as soon as a byte waits, and
 `resume_writing` when none does. A write whose bytes all leave at once pauses nothing, and nothing
 would resume it: so a partial write by itself changes no state, the transport's call does.
@@ -62,6 +65,7 @@ class Outbox:
     __slots__ = (
         "_fd",
         "_held",
+        "_is_corked",
         "_limit",
         "_owner",
         "_queued_ever",
@@ -86,6 +90,7 @@ class Outbox:
         # What is held for the next flush, and how many bytes that is.
         self._held: list[bytes] | None = None
         self.held = 0
+        self._is_corked = False
         # Bytes that ever went through the transport, and how many of them its socket had taken
         # when last looked at.
         self._queued_ever = self._taken_seen = 0
@@ -129,7 +134,9 @@ class Outbox:
     @property
     def is_over_limit(self) -> bool:
         """Whether more is queued than an offer could have made it."""
-        return self.state is _QUEUED and self._transport.get_write_buffer_size() > self._limit
+        return (
+            self.stalled_since is not None and self._transport.get_write_buffer_size() > self._limit
+        )
 
     def stalled_for(self, now: float) -> float:
         """For how many seconds bytes have been queued of which the socket has taken none.
@@ -168,7 +175,7 @@ class Outbox:
         self._owner = None
 
     def _move_direct_fd(self) -> None:
-        is_free = self.state is _DIRECT and self._held is None
+        is_free = self.stalled_since is None and self._held is None
         direct_fd = self._fd if is_free else NO_FD
         if direct_fd != self.direct_fd:
             self.direct_fd = direct_fd
@@ -209,12 +216,31 @@ class Outbox:
         """Take whole frames for the next flush, whatever waits."""
         if self._held is None:
             self._held = []
-            self._move_direct_fd()
+            if not self._is_corked:
+                self._move_direct_fd()
         self._held.append(frames)
         self.held += len(frames)
 
+    def say(self, frames: bytes) -> None:
+        """Like `push`, but while it is corked held until it is not."""
+        if self._is_corked:
+            self.defer(frames)
+        else:
+            self.push(frames)
+
+    def cork(self) -> None:
+        """Hold what is said, until `uncork` in the same turn of the loop."""
+        self._is_corked = True
+
+    def uncork(self) -> None:
+        """Write what was said meanwhile as one piece."""
+        self._is_corked = False
+        self.flush()
+
     def flush(self) -> None:
         """Write what was held as one piece."""
+        if self._held is None:
+            return
         frames = self._take_held()
         if frames:
             self._write(frames)
@@ -267,7 +293,7 @@ class Outbox:
 
     def _queue(self, data: bytes | memoryview) -> None:
         transport = self._transport
-        if self.state is _CLOSED or transport.is_closing():
+        if self._owner is None or transport.is_closing():
             return
         if not transport.get_write_buffer_size():
             # These begin to wait now, whenever the last ones did; the next look starts the clock.

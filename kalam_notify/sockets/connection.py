@@ -72,7 +72,6 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
     __slots__ = (
         "__weakref__",
         "_closing",
-        "_corked",
         "_deadline",
         "_gate",
         "_inbound",
@@ -109,8 +108,6 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
         self._is_half = False
         # Whether the closing handshake has begun.
         self._closing = False
-        # While True, messages of ours are held until flush.
-        self._corked = False
         self._last_seen = shared.clock()
         # By when the present stage must be over: authentication, later the closing handshake.
         self._deadline = self._last_seen + shared.websocket.auth_timeout
@@ -131,12 +128,14 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
 
     def send_frames(self, frames: bytes) -> None:
         """Like `send`, for what is framed already."""
-        self.outbox.defer(frames)
-        if not self._corked:
-            self.flush()
+        self.outbox.say(frames)
+        self._wait_for_room()
 
     def flush(self) -> None:
         self.outbox.flush()
+        self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
         if self.outbox.is_over_limit:
             self._gate.hold(Reason.SEND_BUFFER)
 
@@ -166,7 +165,7 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
         self._shared.manager.connect(self)
         self._shared.wheel.set(self, self._next_deadline(self._last_seen))
         if identity is not None:
-            self._corked = True
+            self.outbox.cork()
             self._verified(identity)
             self._uncork()
         if rest:
@@ -235,7 +234,7 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
 
     def _hear(self) -> None:
         """Handle what has come, until it is through or there is a reason to stop."""
-        self._corked = True
+        self.outbox.cork()
         try:
             self._hear_a_turn()
         except Exception:
@@ -285,7 +284,8 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
         if self._gate.release(reason):
             # The silence was not the client's choice.
             self._last_seen = self._shared.clock()
-            self._hear()
+            if self._inbound.unread:
+                self._hear()
 
     def _next_turn(self) -> None:
         self._go_on(Reason.TURN)
@@ -331,7 +331,8 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
                 case Unsubscribe(subscription_id=name):
                     self._shared.requests.unsubscribe(self, name)
                 case IdentityChanged():
-                    self._undertake(self._shared.requests.identity_changed(self))
+                    if self.subscriptions:
+                        self._undertake(self._shared.requests.identity_changed(self))
                 case Close():
                     self.end(action)
 
@@ -408,7 +409,7 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
 
     def _take_verdict(self, verdict: Identity | AuthenticationFailed | KeysUnavailable) -> None:
         if self._session.state is not State.CLOSED:
-            self._corked = True
+            self.outbox.cork()
             if isinstance(verdict, AuthenticationFailed):
                 self._act(self._session.refused(verdict.message))
             elif isinstance(verdict, KeysUnavailable):
@@ -505,8 +506,8 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
         self._deadline = self._shared.clock() + PARTING
 
     def _uncork(self) -> None:
-        self._corked = False
-        self.flush()
+        self.outbox.uncork()
+        self._wait_for_room()
         self._write_out()
 
     def _write_out(self) -> None:

@@ -16,7 +16,7 @@ when none is left. What was read before the pause waits, unheard, in the connect
 
 import asyncio
 import zlib
-from enum import Enum
+from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from websockets.exceptions import ProtocolError
@@ -231,8 +231,8 @@ def _inflate_late(wire: ServerProtocol) -> None:
         wire.extensions = [_LATE_DEFLATE]
 
 
-class Reason(Enum):
-    """Why a client is not heard at the moment."""
+class Reason(IntEnum):
+    """Why a client is not heard at the moment: one bit each."""
 
     SEND_BUFFER = 1  # answers pile up, for it does not read them
     KEY = 2  # the key its token is signed with is being fetched
@@ -252,7 +252,7 @@ class ReadingGate:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        # The values of the reasons held, added up: there may be 25,000 of these.
+        # The reasons held, added up: there may be 25,000 of these.
         self._held = 0
 
     @property
@@ -260,19 +260,19 @@ class ReadingGate:
         return not self._held
 
     def holds(self, reason: Reason) -> bool:
-        return bool(self._held & reason.value)
+        return bool(self._held & reason)
 
     def hold(self, reason: Reason) -> None:
         """Stop reading for this reason, whatever others there are."""
         if not self._held and not self._transport.is_closing():
             self._transport.pause_reading()
-        self._held |= reason.value
+        self._held |= reason
 
     def release(self, reason: Reason) -> bool:
         """A reason is gone; True: it was the last one, and reading goes on."""
-        if not self._held & reason.value:
+        if not self._held & reason:
             return False
-        self._held &= ~reason.value
+        self._held &= ~reason
         return self._resumes()
 
     def release_all(self) -> bool:

@@ -170,6 +170,43 @@ async def test_held_pieces_go_before_what_is_offered() -> None:
 
 
 @on_both_loops
+async def test_what_is_said_in_a_turn_is_one_piece_and_what_is_offered_meanwhile_comes_behind() -> (
+    None
+):
+    async with connected() as (buffer, peer):
+        outbox = buffer.outbox
+        direct = outbox.direct_fd
+        outbox.cork()
+        outbox.say(b"a")
+        outbox.say(b"b")
+        assert outbox.held == 2
+        assert outbox.direct_fd == direct
+        assert outbox.offer(b"c")
+        outbox.say(b"d")
+        outbox.push(b"e")
+        outbox.say(b"f")
+        assert outbox.hold(b"g")
+        outbox.uncork()
+        outbox.say(b"h")
+        assert (outbox.held, outbox.direct_fd) == (0, direct)
+        assert await read(peer, 8) == b"abcdefgh"
+
+
+@on_both_loops
+async def test_what_was_held_before_a_turn_goes_first_and_keeps_the_direct_way_shut() -> None:
+    async with connected() as (buffer, peer):
+        outbox = buffer.outbox
+        direct = outbox.direct_fd
+        assert outbox.hold(b"a")
+        outbox.cork()
+        assert outbox.direct_fd == -1
+        outbox.say(b"b")
+        outbox.uncork()
+        assert outbox.direct_fd == direct
+        assert await read(peer, 2) == b"ab"
+
+
+@on_both_loops
 async def test_a_peer_that_is_gone_refuses_nothing_and_raises_nothing() -> None:
     async with connected() as (buffer, peer):
         peer.close()
