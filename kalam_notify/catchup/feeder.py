@@ -51,7 +51,6 @@ from kalam_notify.catchup.pages import (
     ReadFaults,
     Reading,
 )
-from kalam_notify.delivery.payload import FrameSet
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.log.base import EventLog, reaches
@@ -103,8 +102,7 @@ def acknowledge(handle: SubscriptionHandle, position: int) -> None:
     """Acknowledge what needs no rows: the ack and an empty, ready batch, both at a position."""
     control = messages.batch_control(0, False, position)
     resumed = None if handle.options is None else True
-    body = messages.batch_body((), control)
-    batch = FrameSet([body], 0, [position]).for_head(batch_head(handle.id, handle.sink.deflates))
+    batch = framed(messages.empty_batch(handle.id, control), handle.sink.deflates, position)
     frames = acknowledgement(handle, control, resumed) + batch
     # First: the write may tell that the socket has drained, and who is still LOADING would begin.
     handle.loaded(position)

@@ -48,10 +48,13 @@ def event_end(body: bytes, seq: int | None, framing: Events) -> bytes:
     return packed(end, framing)
 
 
-def event(payload: bytes, framing: Events, name: bytes | None = None) -> bytes:
-    """A whole event without a position; one with a `name` is no message."""
+def event(
+    payload: bytes, framing: Events, name: bytes | None = None, seq: int | None = None
+) -> bytes:
+    """A whole event; one with a `name` is no message, `seq` is its position."""
     named = b"" if name is None else b"event: %b\n" % name
-    return packed(b"%bdata: %b\n\n" % (named, payload), framing)
+    placed = b"" if seq is None else b"id: %d\n" % seq
+    return packed(b"%bdata: %b\n%b\n" % (named, payload, placed), framing)
 
 
 def packed(text: bytes, framing: Events) -> bytes:

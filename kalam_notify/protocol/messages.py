@@ -185,6 +185,18 @@ def batch_body(rows: Sequence[bytes], control: Mapping[str, Any]) -> bytes:
     return b'"rows":[%b],"batch_control":%b}' % (b",".join(rows), orjson.dumps(control))
 
 
+def empty_batch(subscription_id: str, control: Mapping[str, Any]) -> bytes:
+    """A whole `initial_data_batch` without rows."""
+    return orjson.dumps(
+        {
+            "type": "initial_data_batch",
+            "subscription_id": subscription_id,
+            "rows": (),
+            "batch_control": control,
+        }
+    )
+
+
 MAX_SEQ = 2**53 - 1
 """The largest integer that every JSON reader holds exactly."""
 
@@ -328,6 +340,11 @@ def _head(kind: bytes, subscription_id: str, deflates: Framing) -> Head:
     return DeflatedHead(plain) if deflates else plain
 
 
-def framed(payload: bytes, framing: Framing) -> bytes:
-    """A whole message of one connection's own, such as an acknowledgement."""
-    return event(payload, framing) if isinstance(framing, Events) else text_frame(payload)
+def framed(payload: bytes, framing: Framing, seq: int | None = None) -> bytes:
+    """A whole message of one connection's own, such as an acknowledgement.
+
+    `seq`: the position that it brings its reader to, if it tells one.
+    """
+    if isinstance(framing, Events):
+        return event(payload, framing, seq=seq)
+    return text_frame(payload)

@@ -27,11 +27,9 @@ class TrustedProxies:
         at all nobody is believed: the client is then whoever passed that on.
         """
         nearest = parse_address(peer)
-        if nearest is None:
-            return peer
-        if self._networks and self._trusts(nearest):
-            nearest = self._walk(nearest, forwarded_for)
-        return str(nearest)
+        if nearest is None or not self._networks or not self._trusts(nearest):
+            return _canonical(peer)
+        return str(self._walk(nearest, forwarded_for))
 
     def _walk(self, nearest: IpAddress, forwarded_for: Iterable[str]) -> IpAddress:
         chain = [hop for value in forwarded_for for hop in value.split(",") if hop.strip()]
@@ -64,6 +62,13 @@ def parse_address(text: str) -> IpAddress | None:
         return _unmapped(ipaddress.ip_address(text.partition("%")[0]))
     except ValueError:
         return None
+
+
+@lru_cache(4096)
+def _canonical(text: str) -> str:
+    """The one spelling of an address, or what is none as it is."""
+    address = parse_address(text)
+    return text if address is None else str(address)
 
 
 @lru_cache(4096)

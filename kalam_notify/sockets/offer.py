@@ -32,12 +32,10 @@ class Offer(NamedTuple):
 
     @classmethod
     def of(cls, headers: Headers) -> Self:
-        offered = [
-            name.strip()
-            for value in headers.get_all("sec-websocket-protocol")
-            for name in value.split(",")
-            if name.strip()
-        ]
+        values = headers.get_all("sec-websocket-protocol")
+        if not values:
+            return cls(_of_header(headers), None, True)
+        offered = [name.strip() for value in values for name in value.split(",") if name.strip()]
         place = next((n for n, name in enumerate(offered) if name.lower() == _BEARER), None)
         if place is None:
             first = Subprotocol(offered[0]) if offered else None
@@ -47,5 +45,8 @@ class Offer(NamedTuple):
 
 
 def _of_header(headers: Headers) -> str | None:
-    tokens = map(bearer_token, headers.get_all("authorization"))
-    return next((token for token in tokens if token is not None), None)
+    for value in headers.get_all("authorization"):
+        token = bearer_token(value)
+        if token is not None:
+            return token
+    return None

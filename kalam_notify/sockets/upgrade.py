@@ -376,17 +376,21 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.transport.resume_reading()
-        if failure is None:
-            self._switch(headers, offer, identity, rest)
+        try:
+            if failure is not None:
+                raise failure
+            # What could be let in then may find the server full now.
+            self._admit(headers)
+        except _Refusal as refusal:
+            self._refuse(refusal)
         else:
-            self._refuse(failure)
+            self._switch(headers, offer, identity, rest)
 
     def _switch(
         self, headers: Headers, offer: Offer, identity: Identity | None, rest: bytes
     ) -> None:
         """Answer 101, and be a WebSocket from here on."""
         try:
-            self._admit(headers)
             connection, response = self._accept(headers, offer)
         except _Refusal as refusal:
             self._refuse(refusal)

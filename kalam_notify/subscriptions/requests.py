@@ -156,15 +156,12 @@ class SubscriptionRequests:
         )
         select, params = self._parse(request.sql), _params(request.params)
         yield
-        query = _encoded(self._bind(select, connection.identity, params), options)
+        identity = connection.identity
+        query = _encoded(self._bind(select, identity, params), options)
         yield
         handle = self._start(connection, request.id, select.source.text, params, query, options)
-        handle.notices = self._notices.of(
-            select,
-            query.table,
-            connection.identity,
-            is_declared=self._catalog.is_declared(query.table.id),
-        )
+        is_declared = self._catalog.is_declared(query.table.id)
+        handle.notices = self._notices.of(select, query.table, identity, is_declared=is_declared)
         self._starter.begin(handle)
 
     def explain(
