@@ -217,6 +217,24 @@ def test_a_relation_that_is_not_as_it_was_is_an_event_before_its_changes() -> No
     assert len(stream.told()) == 1
 
 
+def test_what_waits_when_tables_change_is_told_before_and_not_behind_their_copies() -> None:
+    """They may do so amid a transaction that has long been committed, and copies see it whole."""
+    stream = Stream().feed(wal.begin(100, 7), *inserts([1, 2]))
+    piece, altered = stream.transactions.altered()
+    assert isinstance(piece, Piece)
+    assert isinstance(altered, Altered)
+    assert [shown(change) for change in piece.changes] == [
+        'insert {"id":1,"v":"x"}',
+        'insert {"id":2,"v":"x"}',
+    ]
+    assert decode_position(piece.position) == Position("sys", 1, 0, 100, 2)
+    seen = Cut(8, 8, frozenset(), upto=200)
+    stream.transactions.know([table(T, "t", ["id"]), table(H, "h", [])], {NAME: seen})
+    stream.feed(*inserts([3]), wal.insert(H, row(4)), wal.commit(100, 120))
+    assert stream.told() == ['insert {"id":4,"v":"x"}']
+    assert [type(event) for event in stream.transactions.altered()] == [Altered]
+
+
 def test_a_table_that_gets_another_name_or_type_is_not_as_it_was() -> None:
     for changed in (
         wal.relation(T, "u", COLUMNS),

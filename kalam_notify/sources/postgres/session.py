@@ -22,7 +22,6 @@ from msgspec.structs import replace
 from kalam_notify.config.source_settings import SourceSettings
 from kalam_notify.model import TableId
 from kalam_notify.sources.base import (
-    Altered,
     Caught,
     Definition,
     Event,
@@ -221,7 +220,8 @@ class PgSession:
                 yield Caught(self._caught().encode())
             if self._is_altered:
                 self._is_altered = False
-                yield Altered()
+                for event in transactions.altered():
+                    yield event
             await asyncio.sleep(0)
 
     def _caught(self) -> Position:

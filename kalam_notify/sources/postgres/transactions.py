@@ -262,7 +262,14 @@ class Transactions:
         if table is None or fits(table, relation):
             self._set_rows(relation.oid)
             return ()
-        # The rest of what waits is of the table as it was.
+        return self.altered()
+
+    def altered(self) -> Iterable[Event]:
+        """That tables have changed, between any two messages.
+
+        First what waits of a transaction that has come in part: it is of the tables as they were,
+        and a copy that is made of one now has seen it.
+        """
         if self._changes:
             self._done(self._count)
         return [*self._piece(), Altered()]
