@@ -54,12 +54,15 @@ _SYMBOLS = [
     "[",
     "]",
 ]
+# Only single characters are repeated possessively: Python before 3.11.5 goes on behind what a group
+# that is repeated so began to match and did not. Nothing here is gone back over twice.
 _TOKEN = re.compile(
-    rf"""(?:[ \t\r\n\f\v\ufeff\xa0]++ | --[^\n]*+ | /\*(?>[^*/]++|\*(?!/)|/(?!\*))*+\*/)*+
+    rf"""(?: [ \t\r\n\f\v\ufeff\xa0]++ | --[^\n]*+
+          | /\*[^*/]*+ (?: (?:\*(?!/)|/(?!\*)) [^*/]*+ )* \*/ )*
     (   [{_LETTER}][{_LETTER}0-9$]*+
-      | (?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+(?:[{_LETTER}]++)?+
-      | '(?:[^']++|'')*+'
-      | "(?:[^"]++|"")*+"
+      | (?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?(?:[{_LETTER}]++)?
+      | '[^']*+(?:''[^']*+)*'(?!')
+      | "[^"]*+(?:""[^"]*+)*"(?!")
       | \$[0-9]++
       | /\*
       | {"|".join(map(re.escape, _SYMBOLS))}
@@ -69,7 +72,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _LETTERS = re.compile(rf"[{_LETTER}]")
-_NUMBER = re.compile(r"(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+")
+_NUMBER = re.compile(r"(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?")
 _DELIMITED = {"'": "string", '"': "quoted", "$": "param"}
 _WORDS = dict.fromkeys(CURE_BY_WORD, "word") | KEYWORDS
 _KINDS = {symbol: symbol for symbol in _SYMBOLS}

@@ -7,7 +7,7 @@ from sql_helpers import LIMITS, query, where
 
 from kalam_notify.errors import SqlRefused
 from kalam_notify.sql import Limits, parse, parse_explain, parse_policy
-from kalam_notify.sql.lexer import MAX_DEPTH
+from kalam_notify.sql.lexer import _TOKEN, MAX_DEPTH
 
 STATEMENTS = [
     ("", "an empty query"),
@@ -357,3 +357,11 @@ def test_any_heap_of_words_is_read_or_refused(start: str, words: list[str]) -> N
         return
     assert found.matches({"a": 1}) in (True, False)
     assert where(found.sql) == found
+
+
+def test_tokens_need_nothing_of_re_that_older_releases_get_wrong() -> None:
+    """Before Python 3.11.5 a possessive group that did not match moved on all the same."""
+    assert ")*+" not in _TOKEN.pattern
+    assert ")?+" not in _TOKEN.pattern
+    assert ")++" not in _TOKEN.pattern
+    assert "(?>" not in _TOKEN.pattern
