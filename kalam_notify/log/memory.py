@@ -286,7 +286,14 @@ class MemoryLog:
         if self._retention.max_bytes is not None:
             removed += self._trim_bytes(self._retention.max_bytes)
         self._all.drop_upto(self.horizon())
+        self._drop_lone_keys()
         return removed
+
+    def _drop_lone_keys(self) -> None:
+        """Keys of batches that stored nothing have no entry to leave with; all before it has."""
+        first = self.first_seq
+        for seq in [seq for seq in self._batch_keys if seq < first]:
+            self._forget_keys(seq)
 
     def _trim_older(self, scope: Scope, cutoff: float) -> int:
         """Remove entries from the start of a run as long as they are older than a time."""

@@ -146,8 +146,10 @@ async def test_a_mark_that_says_more_is_told_before_anybody_posts(
 ) -> None:
     mark = tmp_path / "data" / "kalam.mark"
     sound = mark.read_bytes()
-    mark.unlink()
-    mark.write_text(f"{2**51:016}\n")
+    # In one step: an empty one is written anew.
+    more = mark.with_name("more")
+    more.write_text(f"{2**51:016}\n")
+    more.rename(mark)
     await told(log, "says more")
     mark.write_bytes(sound)
     await told(log, None)

@@ -109,6 +109,8 @@ async def test_a_batch_whose_transaction_fails_is_stored_not_at_all_and_the_next
     monkeypatch.setattr(sqlite3, "connect", connect)
     log = await started(tmp_path)
     await log.append([put(1)])
+    # Indexes are built by transactions of the same connection.
+    await until(lambda: not log._writer._indexes_due)
     Erring.faults[:] = statements
     with pytest.raises(LogUnavailable, match="could not store the changes"):
         await log.append([put(2, id="a"), put(3)], "key")
@@ -154,6 +156,7 @@ def test_a_file_that_others_have_open_is_waited_for_until_they_have_done(
 ) -> None:
     path = tmp_path / "kalam.db"
     waits: list[float] = []
+    monkeypatch.setattr(schema, "BUSY_SECONDS", 0.5)
     with closing(reading(path)) as other:
 
         def sleep(seconds: float) -> None:
@@ -173,15 +176,16 @@ def test_a_file_that_others_keep_open_is_not_waited_for_for_ever(
 ) -> None:
     path = tmp_path / "kalam.db"
     now = 0.0
+    monkeypatch.setattr(schema, "BUSY_SECONDS", 0.5)
 
     def sleep(_: float) -> None:
         nonlocal now
-        now += 10.0
+        now += 0.2
 
     monkeypatch.setattr(schema, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
     with closing(reading(path)), pytest.raises(sqlite3.OperationalError) as fault:
         schema.open_writer(path, "os")
-    assert schema.BUSY_SECONDS < now <= schema.BUSY_SECONDS + 10
+    assert schema.BUSY_SECONDS < now <= schema.BUSY_SECONDS + 0.2
     assert cure(path, fault.value) == "another program holds the file: end it"
 
 
@@ -392,7 +396,8 @@ def test_a_directory_that_cannot_be_written_is_told_and_looked_at_all_the_same(
     assert "cannot be written by user" in first.text
     assert first.cure is not None
     assert "make it writable" in first.cure
-    assert others == []
+    assert others
+    assert {finding.cure for finding in others} == {None}
 
 
 @pytest.mark.parametrize(("free", "is_fault"), [(-1, True), (0, False), (1, False)])
