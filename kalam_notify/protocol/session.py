@@ -102,6 +102,8 @@ class MessageRate:
 
 
 class State(Enum):
+    __hash__ = object.__hash__  # Enum's own is a call of Python, for each look into a table
+
     UNAUTHENTICATED = "unauthenticated"
     ANONYMOUS = "anonymous"
     AUTHENTICATED = "authenticated"
@@ -109,6 +111,8 @@ class State(Enum):
 
 
 class Event(Enum):
+    __hash__ = object.__hash__
+
     VERIFIED = "verified"  # a token held
     REFUSED = "refused"  # a token did not hold, was another user's, or has been revoked
     AUTH_DEADLINE = "auth deadline"  # auth_timeout passed

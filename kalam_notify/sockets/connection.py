@@ -129,13 +129,11 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
     def send_frames(self, frames: bytes) -> None:
         """Like `send`, for what is framed already."""
         self.outbox.say(frames)
-        self._wait_for_room()
+        if self.outbox.is_over_limit:
+            self._gate.hold(Reason.SEND_BUFFER)
 
     def flush(self) -> None:
         self.outbox.flush()
-        self._wait_for_room()
-
-    def _wait_for_room(self) -> None:
         if self.outbox.is_over_limit:
             self._gate.hold(Reason.SEND_BUFFER)
 
@@ -160,11 +158,12 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
         self.outbox = Outbox(self, transport, self._shared.websocket.send_buffer_bytes)
         self._gate = ReadingGate(transport)
         self.outbox.start(self._last_seen)
-        self._bound_messages()
         self._shared.open_sockets.add(self)
         self._shared.manager.connect(self)
-        self._shared.wheel.set(self, self._next_deadline(self._last_seen))
-        if identity is not None:
+        if identity is None:
+            self._bound_messages()
+            self._shared.wheel.set(self, self._next_deadline(self._last_seen))
+        else:
             self.outbox.cork()
             self._verified(identity)
             self._uncork()
@@ -226,7 +225,8 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
     @property
     def is_admitted(self) -> bool:
         """Whether the client has authenticated, or need not."""
-        return not self.identity.is_anonymous or self._shared.config.auth.anonymous
+        is_known = not self._session.identity.is_anonymous
+        return is_known or self._shared.config.auth.anonymous
 
     def _bound_messages(self) -> None:
         bound = self._shared.websocket.max_message_bytes
@@ -346,7 +346,7 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
 
     def _undertake(self, steps: Steps[None]) -> None:
         """Have the budget do a request; what comes after it on this connection waits."""
-        owner = self.identity.user_id or self.connection_id
+        owner = self._session.identity.user_id or self.connection_id
         work = self._shared.budget.enter(steps, owner, self.connection_id, self._done)
         if not work.is_over:
             self._work = work
@@ -507,8 +507,9 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
 
     def _uncork(self) -> None:
         self.outbox.uncork()
-        self._wait_for_room()
         self._write_out()
+        if self.outbox.is_over_limit:
+            self._gate.hold(Reason.SEND_BUFFER)
 
     def _write_out(self) -> None:
         """Hand what the wire protocol has to say to the transport."""
@@ -528,8 +529,6 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
                 self._transport.write_eof()
             else:
                 self._transport.close()
-        elif self.outbox.is_over_limit:
-            self._gate.hold(Reason.SEND_BUFFER)
 
 
 def _compresses(protocol: ServerProtocol) -> bool:

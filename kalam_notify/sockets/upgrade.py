@@ -120,6 +120,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Whether the request asks for a WebSocket; None: its head has not come whole.
+        self._is_websocket: bool | None = None
         # Bytes of a request's head so far; None while no head is being read.
         self._head_bytes: int | None = 0
         # Whether it stands in shared.half_received.
@@ -158,6 +160,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         super().on_message_begin()
         self._head_bytes = 0
+        self._is_websocket = None
 
     def on_headers_complete(self) -> None:
         if self._wanted is not None:
@@ -176,6 +179,12 @@ class HttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._wanted is None:
             super().on_header(name, value)
+
+    def _should_upgrade(self) -> bool:
+        """Asked by uvicorn and here, four times a handshake, and looked for in the headers once."""
+        if self._is_websocket is None:
+            self._is_websocket = bool(super()._should_upgrade())
+        return self._is_websocket
 
     def on_body(self, body: bytes) -> None:
         if self._wanted is None:

@@ -71,6 +71,11 @@ class Select(msgspec.Struct, frozen=True, eq=False):
     parameters: int
 
     @property
+    def names_any(self) -> bool:
+        """Whether it names any column."""
+        return bool(self.listed) or self.condition is not None
+
+    @property
     def named(self) -> tuple[str, ...]:
         """Every column that it names, each once."""
         names = (*self.listed, *(self.condition.names if self.condition else ()))

@@ -37,6 +37,8 @@ NO_FD = -1
 
 
 class SubscriptionState(Enum):
+    __hash__ = object.__hash__  # Enum's own is a call of Python, for each look into a table
+
     LOADING = "loading"
     CATCHING_UP = "catching_up"
     LIVE = "live"
@@ -44,6 +46,8 @@ class SubscriptionState(Enum):
 
 
 class Event(Enum):
+    __hash__ = object.__hash__
+
     LOADED = "loaded"  # the last page was sent, or there was none to send
     LEVEL = "level"  # the cursor has reached the fan-out's position
     OVERFULL = "overfull"  # the send buffer did not take a change

@@ -12,7 +12,6 @@ them comes as steps of the budget; whoever does them sees to it that requests of
 effect in the order they came.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
@@ -58,11 +57,12 @@ class Notices:
         self, select: Select, table: TableDef, identity: Identity, *, is_declared: bool
     ) -> Sequence[str]:
         """What to tell whoever subscribes to this; nearly always nothing."""
-        if table.columns is not None:
+        if table.columns is not None or (is_declared and not select.names_any):
             return ()
-        with contextlib.suppress(LogUnavailable):  # a slip is not worth a fault
+        try:
             return self._look(select, table, identity, is_declared=is_declared)
-        return ()
+        except LogUnavailable:  # a slip is not worth a fault
+            return ()
 
     def _look(
         self, select: Select, table: TableDef, identity: Identity, *, is_declared: bool
@@ -224,8 +224,9 @@ class SubscriptionRequests:
         query: Query,
         options: Options | None,
     ) -> SubscriptionHandle:
-        # What an old subscription of this name still holds back goes out before the new ack.
-        connection.flush()
+        if name in connection.subscriptions:
+            # What the old one of this name still holds back goes out before the new ack.
+            connection.flush()
         handle, _ = self._manager.subscribe(
             connection,
             name,
