@@ -38,6 +38,9 @@ from kalam_notify.subscriptions.manager import Connection, ConnectionsManager
 from kalam_notify.subscriptions.plans import FilterNode, SubscriptionHandle
 
 MAX_KEPT = 1000
+_SHORT = 200
+# Characters of a query that is parsed, bound and begun in one step, of less than a millisecond.
+
 SECONDS = 1.0
 """A table's newest rows are looked at no more often than this."""
 
@@ -154,11 +157,14 @@ class SubscriptionRequests:
         options = parse_options(
             request.options, batch_size=limits.batch_size, max_batch_size=limits.max_batch_size
         )
+        rests = len(request.sql) > _SHORT
         select, params = self._parse(request.sql), _params(request.params)
-        yield
+        if rests:
+            yield
         identity = connection.identity
         query = _encoded(self._bind(select, identity, params), options)
-        yield
+        if rests:
+            yield
         handle = self._start(connection, request.id, select.source.text, params, query, options)
         is_declared = self._catalog.is_declared(query.table.id)
         handle.notices = self._notices.of(select, query.table, identity, is_declared=is_declared)
