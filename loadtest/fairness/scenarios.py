@@ -198,12 +198,16 @@ class Leaving:
         return [*told, Measurement(case, max(0.0, seconds), "seconds", bar=at_most(0.1))]
 
     async def _busy_until(self) -> float:
-        """When the server last used more than a fifth of a core for 20 ms; nobody else asks."""
+        """When the server last used more than a fifth of a core for 20 ms; nobody else asks.
+
+        Until it has not for a fifth of a second: what it does later, such as giving memory back, is
+        no scan.
+        """
         assert self.server.pid is not None
         last = time.monotonic()
         quiet_since = last
         used = cpu_ns(self.server.pid)
-        while time.monotonic() - quiet_since < 1 and time.monotonic() - last < 60:
+        while time.monotonic() - quiet_since < 0.2 and time.monotonic() - last < 60:
             begun = time.monotonic()
             await asyncio.sleep(0.02)
             now, before = cpu_ns(self.server.pid), used
