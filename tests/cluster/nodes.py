@@ -8,6 +8,7 @@ from typing import Any
 
 from log.log_kit import TABLES
 
+from kalam_notify.errors import LogUnavailable
 from kalam_notify.log import Retention
 from kalam_notify.log.nats.link import Link, NatsPlace
 from kalam_notify.log.nats.nats_log import NatsLog
@@ -48,12 +49,22 @@ async def stopped_for(log: NatsLog, words: str) -> str:
     return reason
 
 
+async def latest(node: NatsLog) -> int:
+    """Where the node's log ends, as soon as it is ready to tell."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await node.latest()
+            except LogUnavailable:
+                await asyncio.sleep(0.005)
+
+
 async def all_equal(*nodes: NatsLog) -> None:
     """Until the nodes have applied the same; then their files have to be equal."""
-    head = max([await node.latest() for node in nodes])
+    head = max([await latest(node) for node in nodes])
     for node in nodes:
         async with asyncio.timeout(30):
-            while await node.latest() < head:
+            while await latest(node) < head:
                 await asyncio.sleep(0.005)
     files = [contents(node) for node in nodes]
     assert all(file == files[0] for file in files)

@@ -108,7 +108,7 @@ class Subscriber:
                 self.listen()
                 self.begin_anew()
                 self._subscribe()
-                self._forget_until_ack()
+                self._listen_from_the_ack_on()
             case 2 | 3:
                 self.connection.is_stuck = True
             case 4 | 5:
@@ -120,9 +120,13 @@ class Subscriber:
             case _:
                 self.listen()
 
-    def _forget_until_ack(self) -> None:
+    def _listen_from_the_ack_on(self) -> None:
+        """A page that another subscriber was just sent comes with the ack."""
         assert self.connection is not None
-        assert all(m["type"] == "subscription_ack" for m in self.connection.heard()[:1])
+        heard = self.connection.heard()
+        assert [message["type"] for message in heard[:1]] in ([], ["subscription_ack"])
+        for message in heard:
+            self.view.apply(message)
 
     def change_claims(self) -> None:
         assert self.connection is not None
