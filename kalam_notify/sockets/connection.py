@@ -56,7 +56,7 @@ PARTING = 0.5
 TURN_WORK = 64 * 1024
 """Bytes of one connection that are heard before all others have had their turn: a millisecond or
 two. A frame counts FRAME_WORK at least, a message MESSAGE_WORK."""
-FRAME_WORK = 256
+FRAME_WORK = 1024
 MESSAGE_WORK = 1024
 
 _CLOSING_TURN = 0.05
