@@ -22,6 +22,7 @@ from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
 from kalam_notify.auth import KeyNotYetKnown
+from kalam_notify.budget import Steps, Work
 from kalam_notify.errors import AuthenticationFailed, KeysUnavailable, SubscriptionRefused
 from kalam_notify.http.answers import error_answer
 from kalam_notify.model import ANONYMOUS, Identity
@@ -127,8 +128,10 @@ class HttpProtocol(HttpToolsProtocol):
         # Whether it stands in shared.half_received.
         self._is_half = False
         self.wheel_tick: int | None = None
-        # What came behind a request whose token awaits its key; None: nothing is awaited.
+        # What came behind a request that waits: for its turn, or its token's key. None: none does.
         self._rest: bytes | None = None
+        # What the request leads to, while that waits for its turn.
+        self._work: Work[None] | None = None
         # Bytes that are left of the body of a request whose upgrade is ignored.
         self._body_left = 0
         # The request for a stream of events that was read; nothing behind it is heard.
@@ -142,6 +145,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(_Refusal(503, "OVERLOADED", "the server has no descriptors left"))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._work is not None:
+            self._work.cancel()
         self.shared.wheel.discard(self)
         self._is_whole()
         super().connection_lost(exc)
@@ -229,7 +234,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserError:
             if self._wanted is not None:
-                self._stream(self._wanted)
+                self._begin_in_turn(self._stream)
                 return
             self._refuse(_Refusal(400, "INVALID_REQUEST", "this is not HTTP"))
             return
@@ -237,7 +242,7 @@ class HttpProtocol(HttpToolsProtocol):
             end = upgrade.args[0]
         else:
             if self._wanted is not None:
-                self._stream(self._wanted)
+                self._begin_in_turn(self._stream)
             elif self._head_bytes is not None:
                 self._bound_head(self._head_bytes + len(data))
             return
@@ -245,9 +250,9 @@ class HttpProtocol(HttpToolsProtocol):
         # as its context, and with it `data`.
         # An upgrade to anything else is ignored, and the request answered as HTTP/1.1.
         if self._wanted is not None:
-            self._stream(self._wanted)
+            self._begin_in_turn(self._stream)
         elif self._should_upgrade():
-            self._upgrade(data[end:])
+            self._begin_in_turn(self._upgrade, data[end:])
         else:
             self._ignore_upgrade(data[end:])
 
@@ -294,17 +299,56 @@ class HttpProtocol(HttpToolsProtocol):
             return False
         return True
 
-    def _stream(self, request: StreamRequest) -> None:
-        """A stream of events was asked for: see whose it is, and begin it."""
+    def _begin_in_turn(self, begin: Callable[[bytes], None], rest: bytes = b"") -> None:
+        """Begin what was asked for as work of the budget, with what came behind the request.
+
+        When thousands come back at once, others go between.
+        """
         if not self._takes_over():
             return
+        owner = ("handshakes", self.client[0] if self.client else "")
+        work = self.shared.budget.enter(self._beginning(begin, rest), owner, None, self._begun)
+        if not work.is_over:
+            self._work = work
+            self._wait(rest)
+
+    def _beginning(self, begin: Callable[[bytes], None], rest: bytes) -> Steps[None]:
+        if self._work is not None:
+            self._work = None
+            rest = self._end_wait()
+        if not self.transport.is_closing():
+            begin(rest)
+        yield from ()
+
+    def _begun(self, work: Work[None]) -> None:
+        if work.error is not None:
+            _log.error("a handshake failed", exc_info=work.error)
+            self.transport.abort()
+
+    def _wait(self, rest: bytes) -> None:
+        """Hear nothing more for a while."""
+        self._rest = rest
+        self._holds(len(rest))
+        self.transport.pause_reading()
+
+    def _end_wait(self) -> bytes:
+        """Go on; answers what came behind the request."""
+        rest, self._rest = self._rest or b"", None
+        self._is_whole()
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+        return rest
+
+    def _stream(self, _: bytes) -> None:
+        """A stream of events was asked for: see whose it is, and begin it."""
+        request = self._wanted
+        assert request is not None
         try:
             self._admit_one(request.headers)
             token = request.token
             identity = ANONYMOUS if token is None else self.shared.verifier.verify(token)
         except KeyNotYetKnown:
-            self._rest = b""
-            self.transport.pause_reading()
+            self._wait(b"")
             self.shared.spawn(self._stream_later(request))
         except (_Refusal, AuthenticationFailed, KeysUnavailable) as refusal:
             self._refuse(_as_refusal(refusal), request.cors)
@@ -319,10 +363,9 @@ class HttpProtocol(HttpToolsProtocol):
         except Exception as fault:
             # This task is the server's: a fault of one connection must not end it.
             failure = _as_refusal(fault)
-        self._rest = None
+        self._end_wait()
         if self.transport.is_closing():
             return
-        self.transport.resume_reading()
         if failure is None:
             self._begin_stream(request, identity)
         else:
@@ -354,17 +397,13 @@ class HttpProtocol(HttpToolsProtocol):
         return b"".join(b"%b: %b\r\n" % (name, value) for name, value in headers)
 
     def _upgrade(self, rest: bytes) -> None:
-        if not self._takes_over():
-            return
         headers = _decoded(self.headers)
         offer = Offer.of(headers)
         try:
             self._admit(headers)
             identity = None if offer.token is None else self.shared.verifier.verify(offer.token)
         except KeyNotYetKnown:
-            self._rest = rest
-            self._holds(len(rest))
-            self.transport.pause_reading()
+            self._wait(rest)
             self.shared.spawn(self._upgrade_later(headers, offer))
         except (_Refusal, AuthenticationFailed, KeysUnavailable) as refusal:
             self._refuse(_as_refusal(refusal))
@@ -380,11 +419,9 @@ class HttpProtocol(HttpToolsProtocol):
         except Exception as fault:
             # This task is the server's: a fault of one connection must not end it.
             failure = _as_refusal(fault)
-        rest, self._rest = self._rest or b"", None
-        self._is_whole()
+        rest = self._end_wait()
         if self.transport.is_closing():
             return
-        self.transport.resume_reading()
         try:
             if failure is not None:
                 raise failure
