@@ -8,6 +8,9 @@ go on from the position in the log. What tables a source has they learn from the
 
 Where nodes share the log, one of the workers who have the lock, each on its own node, has its turn
 within `session`; the others stand by there.
+
+Whose word counts about the tables of a source: its session's, where one is under way in this
+worker, for the log is told after the catalog; else the log's.
 """
 
 import asyncio
@@ -17,6 +20,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,6 +83,8 @@ class Sources:
         self._tables: dict[str, dict[TableId, Definition]] = {one.name: {} for one in self._sources}
         self._access = {one.name: one.access for one in self._sources}
         self._version = -1
+        # The sources whose tables a session in this worker tells.
+        self._in_session: set[str] = set()
         self._followers = [
             _Follower(one, log, directory / f"source-{one.name}.lock", self, on_ingested)
             for one in self._sources
@@ -106,7 +112,7 @@ class Sources:
 
     def _take(self, version: int, states: Mapping[str, SourceState]) -> None:
         self._version = version
-        for name in self._tables:
+        for name in self._tables.keys() - self._in_session:
             tables = states[name].tables if name in states else {}
             self._tables[name] = {table: decode_definition(text) for table, text in tables.items()}
         for one in self._followers:
@@ -144,6 +150,7 @@ class Sources:
 
     def defined(self, source: str, tables: Mapping[TableId, Definition]) -> None:
         """What a source that is followed here has come to; raises StorageFault."""
+        self._in_session.add(source)
         before = self._tables[source]
         self._tables[source] = dict(tables)
         try:
@@ -151,6 +158,11 @@ class Sources:
         except BaseException:
             self._tables[source] = before
             raise
+
+    def session_over(self, source: str) -> None:
+        """What the log has of the source's tables counts again, as of the next look."""
+        self._in_session.discard(source)
+        self._version = -1
 
     def tables(self) -> list[TableDef]:
         """Every table of every source; of two sources' tables of one name the first's."""
@@ -196,6 +208,7 @@ class _Follower:
         self._source = source
         self._event_log = log
         self._lock = lock
+        self._session_over = partial(sources.session_over, source.name)
         self._complaints = Complaints(_log)
         self._is_up = self._was_down = False
         self._runner = Runner(
@@ -230,6 +243,8 @@ class _Follower:
             except* Exception:
                 _log.exception("source %s failed, and is tried again", self.name)
                 self._is_up = False
+            finally:
+                self._session_over()
             # Spread, so that the workers of many machines do not come all at once.
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
             pause = min(pause * 2, LONGEST_PAUSE)
