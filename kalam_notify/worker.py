@@ -137,7 +137,9 @@ class Worker:
         self._revocation_file = RevocationFile(
             config.server.data_dir / REVOCATIONS, self.revocations
         )
-        self.revocations.look = self._revocation_file.look
+        if crew is not None:
+            # Others append to the file, too.
+            self.revocations.look = self._revocation_file.look
         self._authenticator = Authenticator(config.auth, self._new_tokens(config))
 
     def stop(self) -> None:

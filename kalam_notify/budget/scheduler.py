@@ -126,7 +126,8 @@ class Work(Generic[T]):
 
     def _end(self) -> None:
         self.is_over = True
-        self._leave()
+        if self._lane is not None:
+            self._leave()
         try:
             if self._done is not None:
                 self._done(self)
@@ -409,8 +410,11 @@ class Budget:
         self._scheduler = Scheduler(clock, quantum)
         self._loop = asyncio.get_running_loop()
         self._wanted = asyncio.Event()
-        # Seconds of work that may still begin at once, in the turn it comes in.
+        # Seconds of work that may still begin at once, in the turn it comes in; and whether the
+        # next turn makes it a whole quantum again. It does not while most of one is left: a call
+        # back for every short request would have the loop turn twice as often.
         self._left = quantum
+        self._is_refilled = False
 
     def enter(
         self,
@@ -424,8 +428,6 @@ class Budget:
         if scheduler.waiting or scheduler.is_serving or self._left <= 0:
             work = scheduler.put(steps, owner, lane, done)
         else:
-            if self._left == self._quantum:
-                self._loop.call_soon(self._next_turn)
             work, used = scheduler.put_and_begin(steps, owner, lane, done, self._left)
             self._left -= used
             if scheduler.waiting and self._left > 0:
@@ -433,6 +435,9 @@ class Budget:
                 began = self._clock()
                 scheduler.serve(self._left)
                 self._left -= self._clock() - began
+            if self._left < self._quantum / 2 and not self._is_refilled:
+                self._is_refilled = True
+                self._loop.call_soon(self._next_turn)
         if scheduler.waiting:
             self._wanted.set()
         return work
@@ -456,7 +461,7 @@ class Budget:
             work.cancel()
 
     def _next_turn(self) -> None:
-        self._left = self._quantum
+        self._left, self._is_refilled = self._quantum, False
 
     async def run(self) -> None:
         """Do what is handed in until cancelled."""

@@ -275,7 +275,8 @@ class Outbox:
         held, self._held, self.held = self._held, None, 0
         if held is None:
             return b""
-        self._move_direct_fd()
+        if self.direct_fd < 0:
+            self._move_direct_fd()
         return held[0] if len(held) == 1 else b"".join(held)
 
     def _write(self, frames: bytes) -> None:

@@ -152,21 +152,24 @@ class WebSocketConnection(OutboxSink, asyncio.Protocol):
 
     # asyncio.Protocol
 
-    def open(self, transport: asyncio.Transport, identity: Identity | None, rest: bytes) -> None:
-        """Begin, right after the 101: whose token came with it, and the bytes behind it."""
+    def open(
+        self, transport: asyncio.Transport, response: bytes, identity: Identity | None, rest: bytes
+    ) -> None:
+        """Begin, with the 101: whose token came with the request, and the bytes behind it."""
         self._transport = transport
         self.outbox = Outbox(self, transport, self._shared.websocket.send_buffer_bytes)
         self._gate = ReadingGate(transport)
         self.outbox.start(self._last_seen)
         self._shared.open_sockets.add(self)
         self._shared.manager.connect(self)
+        self.outbox.cork()
+        self.outbox.say(response)
         if identity is None:
             self._bound_messages()
             self._shared.wheel.set(self, self._next_deadline(self._last_seen))
         else:
-            self.outbox.cork()
             self._verified(identity)
-            self._uncork()
+        self._uncork()
         if rest:
             self.data_received(rest)
 

@@ -181,10 +181,6 @@ class HttpProtocol(HttpToolsProtocol):
                 return
         super().on_headers_complete()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._wanted is None:
-            super().on_header(name, value)
-
     def _should_upgrade(self) -> bool:
         """Asked by uvicorn and here, four times a handshake, and looked for in the headers once."""
         if self._is_websocket is None:
@@ -444,13 +440,12 @@ class HttpProtocol(HttpToolsProtocol):
         # The parser and this protocol hold each other.
         transport = self.transport
         self.parser = None  # type: ignore[assignment]  # as uvicorn does when a connection ends
-        transport.write(response)
         transport.set_protocol(connection)
         if offer.is_spoken:
-            connection.open(transport, identity, rest)
+            connection.open(transport, response, identity, rest)
             return
         # A browser shows its page nothing of a refused handshake, but a close that has a reason.
-        connection.open(transport, None, b"")
+        connection.open(transport, response, None, b"")
         connection.send(messages.error(messages.PROTOCOL_ERRORS, "UNSUPPORTED", NOT_SPOKEN))
         connection.end(close.SUBPROTOCOL)
 

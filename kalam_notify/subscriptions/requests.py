@@ -108,7 +108,7 @@ _parse_policy = lru_cache(maxsize=1024)(parse_policy)
 
 
 class RequestLimits(Protocol):
-    """What requests read of the configuration; read anew at every request."""
+    """What requests read of a configuration."""
 
     @property
     def batch_size(self) -> int: ...
@@ -149,6 +149,7 @@ class SubscriptionRequests:
     def configure(self, limits: RequestLimits, subscriptions_per_user: int) -> None:
         """Take the limits of a (re)loaded configuration; a count of 0 is no limit."""
         self._limits = limits
+        self._sql_limits = Limits(limits.max_sql_bytes, limits.max_sql_terms)
         self._subscriptions_per_user = subscriptions_per_user
 
     def subscribe(self, connection: Connection, request: SubscriptionRequest) -> Steps[None]:
@@ -177,9 +178,8 @@ class SubscriptionRequests:
 
         `sql` is a SELECT, with or without EXPLAIN before it. Raises SubscriptionRefused.
         """
-        limits = Limits(self._limits.max_sql_bytes, self._limits.max_sql_terms)
         starts = sql.lstrip()[:7].upper() == "EXPLAIN"
-        select = (parse_explain if starts else parse)(sql, limits)
+        select = (parse_explain if starts else parse)(sql, self._sql_limits)
         yield
         query = self._bind(select, identity, _params(params))
         yield
@@ -200,17 +200,16 @@ class SubscriptionRequests:
 
     def limits(self) -> Limits:
         """What a query may be."""
-        return Limits(self._limits.max_sql_bytes, self._limits.max_sql_terms)
+        return self._sql_limits
 
     def _parse(self, sql: str) -> Select:
-        return parse(sql, self.limits())
+        return parse(sql, self._sql_limits)
 
     def _bind(self, select: Select, identity: Identity, params: Sequence[Any]) -> Query:
         table = self._admitted(select.table, identity)
         policy = None
         if table.policy is not None:
-            limits = Limits(self._limits.max_sql_bytes, self._limits.max_sql_terms)
-            policy = _parse_policy(table.policy, limits)
+            policy = _parse_policy(table.policy, self._sql_limits)
         return bind(select, table, identity, policy, params)
 
     def _admitted(self, table_id: TableId, identity: Identity) -> TableDef:

@@ -70,6 +70,27 @@ async def test_works_that_take_a_part_of_a_slice_are_over_at_once_until_it_is_us
         await asyncio.sleep(0)
 
 
+async def test_a_turn_begins_with_half_a_slice_at_least_and_never_has_more_than_one(
+    budget: Budget,
+) -> None:
+    clock = budget._clock
+    assert isinstance(clock, Clock)
+
+    def eighth() -> Steps[None]:
+        clock.now += 0.125
+        yield from ()
+
+    for before in range(1, 8):
+        first = [budget.enter(eighth(), number) for number in range(before)]
+        assert all(work.is_over for work in first)
+        await asyncio.sleep(0)
+        later = [budget.enter(eighth(), number) for number in range(12)]
+        assert 4 <= sum(work.is_over for work in later) <= 8
+        while not later[-1].is_over:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
 async def test_what_a_work_hands_in_is_begun_in_the_same_turn(budget: Budget) -> None:
     inner = []
 

@@ -69,7 +69,7 @@ class Conversation:
         self.connection = WebSocketConnection(self.shared, protocol, "192.0.2.1")
         ours, self.peer = socket.socketpair()
         self.transport = FakeTransport(self.connection, ours if direct else None)
-        self.connection.open(self.transport, None, b"")
+        self.connection.open(self.transport, b"", None, b"")
 
     def hear(self) -> None:
         """The client sends something harmless."""

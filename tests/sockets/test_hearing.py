@@ -123,7 +123,7 @@ class Talk:
         self.connection = WebSocketConnection(server.shared, self.wire, ADDRESS)
         self.transport = FakeTransport(self.connection)
         identity = None if token is None else server.verify(token)
-        self.connection.open(self.transport, identity, b"")
+        self.connection.open(self.transport, b"", identity, b"")
 
     def send(self, *frames: bytes) -> None:
         self.connection.data_received(b"".join(frames))
@@ -139,6 +139,26 @@ class Talk:
     @property
     def is_reading(self) -> bool:
         return self.transport.is_reading
+
+
+@pytest.mark.parametrize("waiting", [b"", b"what was said before"])
+def test_the_handshake_and_the_greeting_leave_as_one_piece(waiting: bytes) -> None:
+    """In this order, behind what waits in the transport."""
+    server = Server()
+    wire = ServerProtocol(state=WireState.OPEN)
+    server.shared.by_address[ADDRESS] += 1
+    connection = WebSocketConnection(server.shared, wire, ADDRESS)
+    transport = FakeTransport(connection)
+    transport.waiting = waiting
+    written: list[bytes] = []
+    write = transport.write
+    transport.write = lambda data: (written.append(data), write(data))  # type: ignore[method-assign]
+    connection.open(transport, b"101\r\n\r\n", server.verify("alice"), b"")
+    transport.take()
+    assert transport.sent == waiting + b"".join(written)
+    assert len(written) == 1
+    assert written[0].startswith(b"101\r\n\r\n\x81")
+    assert b'"auth_success"' in written[0]
 
 
 def text(**message: Any) -> bytes:
