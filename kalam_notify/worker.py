@@ -228,6 +228,7 @@ class Worker:
             self.stats,
             self.budget,
             position=partial(attrgetter("position"), self.service),
+            is_quiet=self.service.is_quiet,
             waiters=self.service.waiters,
             batch_grace=lambda: self.config.websocket.batch_grace,
         )

@@ -54,6 +54,7 @@ from kalam_notify.catchup.pages import (
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.log.base import EventLog, reaches
+from kalam_notify.model import Owner, TableId
 from kalam_notify.protocol import close, messages
 from kalam_notify.protocol.messages import batch_head, framed
 from kalam_notify.subscriptions.manager import ConnectionsManager
@@ -304,7 +305,8 @@ class Snapshots:
 class Feeder:
     """Feeds the subscriptions that are behind. Works while `run` runs.
 
-    `position` tells the fan-out's, which calls the `waiters` once, when it has moved;
+    `position` tells the fan-out's, which calls the `waiters` once, when it has moved, and
+    `is_quiet` whether a table is known not to have changed between a cursor and there.
     `batch_grace` (seconds) is read at every page.
     """
 
@@ -316,6 +318,7 @@ class Feeder:
         budget: Budget,
         *,
         position: Callable[[], int],
+        is_quiet: Callable[[TableId, Owner, int], bool],
         waiters: MutableMapping[Hashable, Callable[[], None]],
         batch_grace: Callable[[], float],
     ) -> None:
@@ -323,6 +326,7 @@ class Feeder:
         self.stats = stats
         self.budget = budget
         self.position = position
+        self.is_quiet = is_quiet
         self._waiters = waiters
         self.faults = ReadFaults()
         self.asking = Asking(self.disable)
@@ -437,7 +441,11 @@ class Feeder:
         """All rows have been sent, or there were none: the log tells the rest."""
         if handle.state is not _CATCHING_UP or handle.undertaking is not None:
             return  # it has ended, or was woken while its last page was written
-        if handle.cursor == self.position() and not handle.plan.node.is_demoted:
+        plan = handle.plan
+        if not plan.node.is_demoted and (
+            handle.cursor == self.position()
+            or self.is_quiet(plan.table.id, plan.owner, handle.cursor)
+        ):
             handle.level()
             return
         self.stats.catch_ups += 1

@@ -63,8 +63,9 @@ class Surroundings(Protocol):
     budget: Budget
     faults: ReadFaults
     asking: Asking
-    # The fan-out's.
+    # The fan-out's; and whether a table is known not to have changed between a cursor and there.
     position: Callable[[], int]
+    is_quiet: Callable[[TableId, TableOwner, int], bool]
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
 
@@ -284,6 +285,8 @@ class Lane:
         known here, not at the position.
         """
         log = self._around.log
+        if self._around.is_quiet(self.key.table, self.key.owner, cohort.cursor):
+            return Span((), self._around.position())
         position = min(self._around.position(), log.last_seq)
         held = log.recent(cohort.cursor, _LOOKED_THROUGH)
         if held is None or position <= cohort.cursor:

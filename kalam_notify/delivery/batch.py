@@ -11,6 +11,9 @@ The fan-out collects a batch this way, catching up a span of the log.
 
 Natural batching: everything that waits, bounded, made into one write per socket.
 
+When which table changed last is noted on the way: who comes back to a table that has not changed
+since need not look through the log for it.
+
 What plans see of a batch is collected along shared paths. Filters that cost more than
 their share of the fan-out's time are not asked at all: where a change shows that there are such
 filters, the batch ends before it and names them in `too_dear`, for the service to demote them
@@ -143,6 +146,40 @@ class Batch:
         self.passes = 0
         # Filters to demote before anything else is prepared.
         self.too_dear: Sequence[FilterNode] = ()
+
+
+_MOST_NOTED = 10_000
+
+
+class Newest:
+    """When the rows of each table (of each owner) changed last, as far back as is known.
+
+    Bounded: where there are too many to be noted, what is known begins anew.
+    """
+
+    __slots__ = ("_seqs", "_since")
+
+    def __init__(self, position: int) -> None:
+        # What has not changed since then is not in `_seqs`.
+        self._since = position
+        self._seqs: dict[tuple[TableId, Owner], int] = {}
+
+    def note(self, changes: Iterable[Change]) -> None:
+        """Take in the changes that are next in the log."""
+        seqs = self._seqs
+        for change in changes:
+            seqs[change.table, change.owner] = change.seq
+        if len(seqs) > _MOST_NOTED:
+            self.begin_anew(max(seqs.values()))
+
+    def begin_anew(self, position: int) -> None:
+        """Know nothing of what was before a position."""
+        self._since = position
+        self._seqs.clear()
+
+    def is_quiet(self, table: TableId, owner: Owner, after: int) -> bool:
+        """Whether nothing has changed since a position; False where that is not known."""
+        return after >= self._since and self._seqs.get((table, owner), 0) <= after
 
 
 def prepare(

@@ -38,14 +38,20 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
-from kalam_notify.delivery.batch import MAX_BATCH_BYTES, MAX_BATCH_SECONDS, Batch, prepare
+from kalam_notify.delivery.batch import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_SECONDS,
+    Batch,
+    Newest,
+    prepare,
+)
 from kalam_notify.delivery.chunks import ChunkSender, Job
 from kalam_notify.delivery.payload import FrameSet
 from kalam_notify.delivery.ring import Ring
 from kalam_notify.delivery.stats import FanoutStats
 from kalam_notify.errors import Compacted, LogUnavailable
 from kalam_notify.log.base import EventLog
-from kalam_notify.model import Change
+from kalam_notify.model import Change, Owner, TableId
 from kalam_notify.subscriptions.manager import ConnectionsManager
 from kalam_notify.subscriptions.plans import FilterNode, Plan, Sink, SubscriptionHandle
 
@@ -210,6 +216,7 @@ class NotificationService:
         self._clock = clock
         # Everything up to here has been prepared for the handles that were live.
         self.position = log.last_seq
+        self._newest = Newest(self.position)
         self._shared = SharedScan()
         self._user = SharedScan()
         # Batches that have not come around yet, in order.
@@ -237,6 +244,10 @@ class NotificationService:
     def is_idle(self) -> bool:
         """Whether everything up to the position has been handed to those who were live."""
         return not self.under_way
+
+    def is_quiet(self, table: TableId, owner: Owner, after: int) -> bool:
+        """Whether no row has changed between `after` and the position; False: it may have."""
+        return after <= self.position and self._newest.is_quiet(table, owner, after)
 
     async def run(self) -> None:
         """The worker loop; ends only by cancellation."""
@@ -287,6 +298,7 @@ class NotificationService:
         for handle in fallen:
             handle.overfull(self.position)
         self.position = max(self.position, self._log.last_seq)
+        self._newest.begin_anew(self.position)
         self.on_fallen(fallen)
         self._tell_waiters()
 
@@ -365,6 +377,8 @@ class NotificationService:
         self._too_dear += batch.too_dear
         if not batch.taken:
             return bool(self.under_way) or self._take()
+        taken = self._ahead[start : start + batch.taken]
+        self._newest.note(taken)
         # From this line on, a subscription that goes live has the batch behind it.
         self.position = batch.upto
         self._join(batch)
@@ -373,7 +387,7 @@ class NotificationService:
             self.on_broken(node, error)
         self._done += batch.taken
         # The log keeps recent changes in memory; nearly all of them are never read again.
-        for change in self._ahead[start : self._done]:
+        for change in taken:
             _forget(change)
         if self.waiters:
             self._tell_waiters()

@@ -208,7 +208,7 @@ def test_memory_that_ends_before_the_position_tells_nothing_of_what_lies_between
 ) -> None:
     """The fan-out reads from the file what memory could not hold, and is ahead of it then."""
     log = SimpleNamespace(last_seq=ends_at, recent=lambda after, limit: ())
-    around = SimpleNamespace(log=log, position=lambda: 296)
+    around = SimpleNamespace(log=log, position=lambda: 296, is_quiet=lambda *_: False)
     lane = Lane(around, LaneKey(ORDERS.id, "", None))  # type: ignore[arg-type]
     span = lane._recent(Cohort(280))
     assert (None if span is None else span.upto) == upto

@@ -40,6 +40,7 @@ class World:
             self.stats,
             self.budget,
             position=lambda: self.service.position,
+            is_quiet=self.service.is_quiet,
             waiters=self.service.waiters,
             batch_grace=lambda: settings.batch_grace,
         )
