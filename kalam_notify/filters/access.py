@@ -87,14 +87,19 @@ def access_paths(predicate: Expression) -> list[Access]:
 
 def all_paths(predicate: Expression) -> list[Access]:
     """Every way to find a predicate, the preferred one first; at least that of asking it."""
-    operands = predicate.args if isinstance(predicate, Call) and predicate.op == "and" else ()
-    candidates = sorted(_candidates(operands or (predicate,)), key=lambda each: each.cost)
+    is_and = isinstance(predicate, Call) and predicate.op == "and"
+    operands = predicate.args if isinstance(predicate, Call) and is_and else (predicate,)
+    candidates = [*_candidates(operands)]
     if not candidates:
         return [Access(None, predicate, float("inf"))]
-    return [_access(candidate, operands or (predicate,)) for candidate in candidates]
+    if len(candidates) > 1:
+        candidates.sort(key=lambda each: each.cost)
+    return [_access(candidate, operands) for candidate in candidates]
 
 
-def _access(candidate: "_Candidate", operands: Iterable[Expression]) -> Access:
+def _access(candidate: "_Candidate", operands: Sequence[Expression]) -> Access:
+    if len(operands) == 1:
+        return Access(candidate.terms, None if candidate.covers else operands[0], candidate.cost)
     covered = set(map(id, candidate.covers))
     rest = [operand for operand in operands if id(operand) not in covered]
     return Access(candidate.terms, conjunction(rest) if rest else None, candidate.cost)
@@ -126,7 +131,10 @@ def _candidates(operands: Iterable[Expression]) -> Iterable[_Candidate]:
         place, other = place_of(operand.args[0]), operand.args[-1]
         if place is None or not isinstance(other, Constant):
             continue
-        if operand.op in ("=", "in"):
+        if operand.op == "=" and other.kind in _FAMILY:
+            # What _values gives; most filters are just this.
+            yield _Candidate((Equals(place, other.value),), (operand,), 1.0)
+        elif operand.op in ("=", "in"):
             yield from _values(place, operand)
         elif operand.op == "like":
             yield from _prefix(place, operand)

@@ -204,14 +204,10 @@ def _table(grammar: Grammar) -> tuple[TableId, frozenset[tuple[str, ...]]]:
             "a table's name of three parts" if name.qualifier else "a table without its namespace"
         )
         grammar.refuse(f"{parts}; write FROM namespace.table", start)
-    namespace, table = (
-        text if kind == "quoted" else _folded(text)
-        for kind, text in (
-            (grammar.kinds[start + step], grammar.text(start + step)) for step in (0, 2)
-        )
-    )
+    # namespace . table
+    namespace, table = _part(grammar, start), _part(grammar, start + 2)
     found = table_id(namespace, table)
-    if found is None or not all(_is_name(grammar, start + step) for step in (0, 2)):
+    if found is None or not (_is_name(grammar, start) and _is_name(grammar, start + 2)):
         grammar.refuse(
             f"{namespace[:40]}.{table[:40]} is no table's name; write namespace.table in letters, "
             'digits and _, other names in double quotes: public."User"',
@@ -223,6 +219,12 @@ def _table(grammar: Grammar) -> tuple[TableId, frozenset[tuple[str, ...]]]:
     if is_marked or grammar.kinds[grammar.at] in ("name", "quoted"):
         return found, frozenset(((grammar.identifier(),),))
     return found, frozenset(((table,), (namespace, table)))
+
+
+def _part(grammar: Grammar, at: int) -> str:
+    """A part of a table's name: in double quotes as written, else folded."""
+    text = grammar.text(at)
+    return text if grammar.kinds[at] == "quoted" else _folded(text)
 
 
 def _is_name(grammar: Grammar, at: int) -> bool:
