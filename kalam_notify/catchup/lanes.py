@@ -22,6 +22,7 @@ that waits for the file, for the fan-out or after a fault keeps nobody's place.
 
 Invariant: between two spans a cohort is in `_standing` under its cursor; while one is handed out it
     is not, and nobody joins it. So whoever is a member at its end has seen all of it.
+Invariant: a cohort with members is in `_standing` or `_served`.
 Invariant: a handle becomes LIVE only in a step in which its cohort's cursor equals the position.
 """
 
@@ -103,8 +104,10 @@ class Lane:
         self._payer: Owner = ("commons", key.table, key.owner) if key.payer is None else key.payer
         self._is_commons = key.payer is None
         self._standing: dict[int, Cohort] = {}
-        # The cohort that is being taken on, or was the last to be.
+        # The cohort that is being taken on, or whose members move to another, or was the last to.
         self._served: Cohort | None = None
+        # What is under way, and the work that it is once it has come to its first rest.
+        self._is_going = False
         self._work: Work[None] | None = None
         self._spans = 0
 
@@ -125,11 +128,16 @@ class Lane:
 
     def go(self) -> None:
         """Something may be possible that was not before."""
-        if self._work is None or self._work.is_over:
-            self._work = self._around.budget.enter(self._run(), self._payer, self.key, self._rested)
+        if self._is_going:
+            return
+        # Before it begins: its first steps may call this again.
+        self._is_going = True
+        work = self._around.budget.enter(self._run(), self._payer, self.key, self._rested)
+        if not work.is_over:
+            self._work = work
 
     def _rested(self, work: Work[None]) -> None:
-        self._work = None
+        self._is_going, self._work = False, None
         if work.error is not None:
             _log.error("catching up in %s failed", self.key.table, exc_info=work.error)
             if self._served is not None:
@@ -146,6 +154,7 @@ class Lane:
             return
         if self._work is not None:
             self._work.cancel()
+            self._is_going = False
         self._work = self._served = None
         self._standing.clear()
         self._around.lane_is_empty(self)
@@ -269,7 +278,8 @@ class Lane:
             return
         if other.size < cohort.size and not other.is_reading:
             self._standing[cohort.cursor] = cohort
-            cohort = other
+            # It stands nowhere now, and still has members.
+            self._served = cohort = other
         for handle in cohort:
             if handle.undertaking is cohort:
                 cohort.remove(handle)
