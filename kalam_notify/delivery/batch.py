@@ -80,8 +80,9 @@ class Paths:
 
     def __init__(self) -> None:
         self._paths: dict[Plan, _Path] = {}
-        # Where the plans of one table, owner and projection start.
-        self._roots: dict[tuple[object, object, object], _Path] = {}
+        # Where the plans of one table, owner and projection start; and of one key, for a table may
+        # be under way from one definition to another.
+        self._roots: dict[tuple[object, object, object, object], _Path] = {}
 
     def take(self, plan: Plan, change: Change, seen: Delta) -> None:
         """A plan sees a change."""
@@ -91,10 +92,11 @@ class Paths:
         self._paths[plan] = path.on(change, seen)
 
     def _root(self, plan: Plan) -> _Path:
-        key = (plan.table.id, plan.owner, plan.projection)
+        table = plan.table
+        key = (table.id, plan.owner, plan.projection, table.primary_key)
         root = self._roots.get(key)
         if root is None:
-            root = self._roots[key] = _Path(RowEncoder(plan.table, plan.projection))
+            root = self._roots[key] = _Path(RowEncoder(table, plan.projection))
         return root
 
     def plans(self) -> Iterable[Plan]:

@@ -135,6 +135,14 @@ class TableDef(msgspec.Struct, frozen=True):
     def is_keyed(self) -> bool:
         return bool(self.primary_key)
 
+    def reads_as(self, other: "TableDef") -> bool:
+        """Whether rows look alike through both definitions, whatever else they say."""
+        return self is other or (
+            self.kind == other.kind
+            and self.primary_key == other.primary_key
+            and self.columns == other.columns
+        )
+
     def admits(self, identity: Identity) -> bool:
         """Whether this identity may subscribe: by role for SHARED, any known user for USER."""
         if self.is_shared:

@@ -297,7 +297,7 @@ class ConnectionsManager:
         key = (query.table.id, owner)
         plans = self._plans.get(key)
         if plans is None:
-            plans = self._plans[key] = TablePlans(query.table, owner, self.counts)
+            plans = self._plans[key] = TablePlans(owner, self.counts)
             plans.index.on_broken = self._note_broken
         return plans.acquire(query, payer)
 

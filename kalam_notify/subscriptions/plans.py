@@ -372,6 +372,7 @@ class Plan(LiveList):
         counts: Counts,
     ) -> None:
         super().__init__(counts)
+        # The newest definition that reads as the one it was made for.
         self.table = table
         self.owner = owner
         self.node = node
@@ -415,9 +416,10 @@ class FilterNode:
     def is_used(self) -> bool:
         return bool(self.plans)
 
-    def plan_for(self, projection: Projection) -> Plan | None:
+    def plan_for(self, projection: Projection, table: TableDef) -> Plan | None:
+        """The plan of a projection; while a table is defined anew, of one of its definitions."""
         for plan in self.plans:
-            if plan.projection == projection:
+            if plan.projection == projection and plan.table.reads_as(table):
                 return plan
         return None
 
@@ -425,11 +427,10 @@ class FilterNode:
 class TablePlans:
     """The plans of one SHARED table, or of one owner's rows of a USER table."""
 
-    __slots__ = ("_counts", "_nodes", "index", "owner", "shares", "table")
+    __slots__ = ("_counts", "_nodes", "index", "owner", "shares")
 
-    def __init__(self, table: TableDef, owner: Owner, counts: Counts) -> None:
+    def __init__(self, owner: Owner, counts: Counts) -> None:
         self._counts = counts
-        self.table = table
         self.owner = owner
         self.index: FilterIndex[FilterNode] = FilterIndex()
         self.shares = Shares(self.index)
@@ -448,11 +449,12 @@ class TablePlans:
         if node is None:
             node = self._nodes[query.filter.key] = FilterNode(query.filter, payer)
             self.shares.admit(node)
-        plan = node.plan_for(query.projection)
+        plan = node.plan_for(query.projection, query.table)
         if plan is None:
-            plan = Plan(self.table, self.owner, node, query.projection, self._counts)
+            plan = Plan(query.table, self.owner, node, query.projection, self._counts)
             node.plans.append(plan)
             self._counts.demoted += node.is_demoted
+        plan.table = query.table
         plan.subscribers += 1
         return plan
 
@@ -483,4 +485,4 @@ class TablePlans:
     def find(self, query: Query) -> Plan | None:
         """The plan that a query would share, if somebody has asked the same."""
         node = self._nodes.get(query.filter.key)
-        return None if node is None else node.plan_for(query.projection)
+        return None if node is None else node.plan_for(query.projection, query.table)

@@ -166,6 +166,10 @@ class SubscriptionRequests:
         query = _encoded(self._bind(select, identity, params), options)
         if rests:
             yield
+            while self._catalog.get(query.table.id) != query.table:
+                # Defined anew meanwhile: those who are subscribed already are told, and only they.
+                query = _encoded(self._bind(select, identity, params), options)
+                yield
         handle = self._start(connection, request.id, select.source.text, params, query, options)
         is_declared = self._catalog.is_declared(query.table.id)
         handle.notices = self._notices.of(select, query.table, identity, is_declared=is_declared)
@@ -287,11 +291,15 @@ class SubscriptionRequests:
             yield
             query = self._bind(select, connection.identity, handle.params)
             query = _encoded(query, handle.options)
-            if handle.is_closed or (
-                query.table == plan.table
+            if handle.is_closed:
+                return
+            if (
+                query.table.reads_as(plan.table)
                 and query.filter.key == plan.filter.key
                 and query.projection == plan.projection
             ):
+                # Whatever else has changed of it, such as its indexes.
+                plan.table = query.table
                 return
             options = _afresh(handle.options)
             renewed = self._start(connection, handle.id, handle.sql, handle.params, query, options)

@@ -63,7 +63,7 @@ class Member:
 @pytest.mark.parametrize("seed", range(10))
 def test_cohorts_see_what_the_fan_out_sees(seed: int, demoted: bool) -> None:
     rng = random.Random(seed)
-    plans, cohort = TablePlans(TABLE, "", Counts()), Cohort(0)
+    plans, cohort = TablePlans("", Counts()), Cohort(0)
     for condition in CONDITIONS:
         for more in ("", " AND 1 = 1 + a - a", " OR a = b AND b = a + 0"):
             select = parse(f"SELECT * FROM app.t WHERE {condition}{more}", Limits(1 << 16, 512))

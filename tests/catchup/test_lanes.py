@@ -268,7 +268,7 @@ class TestDemoted:
             assert at_once(it.requests.explain(ALL, user("x")))[1]["demoted"] is False
 
     async def test_each_demotion_waits_twice_as_long(self) -> None:
-        plans = TablePlans(ORDERS, "", Counts())
+        plans = TablePlans("", Counts())
         node = plans.acquire(query("pad LIKE '%x%'")).node
         shares = plans.shares
         waits = []

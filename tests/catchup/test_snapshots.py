@@ -441,7 +441,7 @@ def key(limit: int) -> PageKey:
     return PageKey(PLANS.acquire(query), limit, 0, None)
 
 
-PLANS = TablePlans(ORDERS, "", Counts())
+PLANS = TablePlans("", Counts())
 
 
 def page_of(size: int) -> EncodedPage:

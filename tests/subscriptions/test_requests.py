@@ -372,6 +372,97 @@ def test_only_subscriptions_of_tables_that_changed_are_checked(desk: Desk) -> No
     assert second.subscriptions["s"].plan.table == typed
 
 
+KEY_AND_TYPES = msgspec.structs.replace(
+    ORDERS, primary_key=("k",), columns={"k": parse_type("bigint"), "v": parse_type("text")}
+)
+
+
+def test_with_others_on_the_table_everybody_sees_its_new_definition(desk: Desk) -> None:
+    """Those who are checked one after another, whoever comes meanwhile, and whoever comes later."""
+    sql = "SELECT k FROM app.orders"
+    early = [desk.connect(user(f"u{n}")) for n in range(3)]
+    before = [desk.subscribe(one, sql, options={"on_gap": "snapshot"}) for one in early]
+    desk.catalog.replace([KEY_AND_TYPES])
+    steps = desk.requests.tables_changed({ORDERS.id})
+    while before[0].plan is early[0].subscriptions["s"].plan:
+        next(steps)
+    amid = desk.subscribe(desk.connect(user("amid")), sql)
+    assert early[2].subscriptions["s"] is before[2]
+    at_once(steps)
+    later = desk.subscribe(desk.connect(user("later")), sql)
+    plans = {handle.plan for handle in (amid, later, *(one.subscriptions["s"] for one in early))}
+    (plan,) = plans
+    assert plan.table == KEY_AND_TYPES
+    assert plan.projection.schema(plan.table) == [
+        {"name": "k", "data_type": "BigInt", "index": 0, "flags": ["pk"]}
+    ]
+    assert {handle.plan.table for handle in before} == {ORDERS}
+
+
+@pytest.mark.parametrize("others", [0, 1, 2])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"indexes": (("status",),)},
+        {"max_age": 60.0},
+        {"access": "restricted"},
+        {"policy": "status = status OR status IS NULL OR TRUE"},
+    ],
+)
+def test_a_definition_that_shows_the_same_rows_ends_nobody_then_or_at_a_refresh(
+    desk: Desk, changed: dict[str, Any], others: int
+) -> None:
+    crowd = [desk.connect(user(role=Role.SERVICE, iat=1)) for _ in range(1 + others)]
+    handles = [desk.subscribe(connection) for connection in crowd]
+    definition = msgspec.structs.replace(ORDERS, **changed)
+    desk.catalog.replace([definition])
+    at_once(desk.requests.tables_changed({ORDERS.id}))
+    for refresh in range(2, 4):
+        for connection in crowd:
+            connection.identity = user(role=Role.SERVICE, iat=refresh)
+            at_once(desk.requests.identity_changed(connection))
+    assert [connection.subscriptions["s"] for connection in crowd] == handles
+    assert not any(connection.heard() for connection in crowd)
+    # Its next snapshot uses the new indexes.
+    assert {handle.plan.table.indexes for handle in handles} == {definition.indexes}
+
+
+@pytest.mark.parametrize("rests", [1, 2])
+@pytest.mark.parametrize(
+    ("definition", "outcome"),
+    [
+        (msgspec.structs.replace(ORDERS, policy="tenant = CLAIM('tenant')"), "bound anew"),
+        (KEY_AND_TYPES, "INVALID_SQL"),
+        (msgspec.structs.replace(ORDERS, access="dba"), "UNAUTHORIZED"),
+        (None, "NOT_FOUND"),
+        (msgspec.structs.replace(ORDERS, indexes=(("x",),)), "bound anew"),
+    ],
+)
+def test_a_table_that_changes_while_a_long_query_is_bound_is_seen_as_it_is(
+    desk: Desk, definition: TableDef | None, outcome: str, rests: int
+) -> None:
+    """Nobody checks it afterwards: the others have been by then."""
+    where = " OR ".join(f"x = {number}" for number in range(100))
+    connection = desk.connect(user(tenant="t1"))
+    request = SubscriptionRequest("s", f"SELECT * FROM app.orders WHERE {where}", None, None)
+    steps = desk.requests.subscribe(connection, request)
+    for _ in range(rests):
+        next(steps)
+    desk.catalog.replace([] if definition is None else [definition])
+    at_once(desk.requests.tables_changed({ORDERS.id}))
+    if outcome == "bound anew":
+        at_once(steps)
+        plan = connection.subscriptions["s"].plan
+        assert plan.table == definition
+        assert plan.filter.matches({"x": 1}) is (definition.policy is None)
+        assert plan.filter.matches({"x": 1, "tenant": "t1"})
+    else:
+        with pytest.raises(SubscriptionRefused) as refusal:
+            at_once(steps)
+        assert refusal.value.code == outcome
+        assert connection.subscriptions == {}
+
+
 def test_a_query_that_a_new_definition_rules_out_ends_with_the_reason(desk: Desk) -> None:
     connection = desk.connect()
     sql = "SELECT * FROM app.orders WHERE status = 'open'"

@@ -43,7 +43,7 @@ def insert(**values: Any) -> Change:
 
 @pytest.fixture
 def plans() -> TablePlans:
-    return TablePlans(ORDERS, "", Counts())
+    return TablePlans("", Counts())
 
 
 def add(plans: TablePlans, condition: str, payer: str = "alice") -> FilterNode:
@@ -188,7 +188,7 @@ def rows(dice: random.Random) -> Iterator[dict[str, Any]]:
 def test_every_way_of_asking_finds_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the index alone, by the clock, and with few filters met."""
     dice = random.Random(seed)
-    plans = TablePlans(ORDERS, "", Counts())
+    plans = TablePlans("", Counts())
     for _ in range(dice.choice([5, 60, 400])):
         add(plans, dice.choice(CONDITIONS).format(dice.randrange(60)))
     images = rows(dice)

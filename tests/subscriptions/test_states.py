@@ -29,7 +29,7 @@ TABLE = TableDef(TableId("app.orders"), "shared", "public", ("id",))
 
 def fresh_handle() -> SubscriptionHandle:
     query = bind(parse("SELECT * FROM app.orders", Limits(100, 10)), TABLE, ANONYMOUS)
-    plan = TablePlans(TABLE, SHARED, Counts()).acquire(query)
+    plan = TablePlans(SHARED, Counts()).acquire(query)
     live_query_id = LiveQueryId(UserId(""), ConnectionId(1), "s")
     return SubscriptionHandle(live_query_id, FakeConnection(), plan, "", None)
 
