@@ -18,7 +18,10 @@ through the transport, which keeps the order and says when it has drained.
 Beside these, bytes can be *held*: taken, but written only at the next flush, so that several
 messages become one system call. Held bytes are nobody's fault; only *queued* ones, which stand in
 the transport, say anything about the peer's reading. A peer is slow when bytes are queued and its
-socket has taken none of them for a while: `stalled_for` tells how long.
+socket has taken none of them for a while: `stalled_for` tells how long. What our own kernel has
+taken says little: its buffer grows to megabytes and asks for more when a third of it is free, so a
+peer that reads steadily takes nothing from the transport for minutes. So what the kernel still
+holds counts as not taken, where it can be asked (SIOCOUTQ, tcp(7)).
 
 Whoever may write without asking keeps a copy of one number, `direct_fd`: the descriptor while the
 outbox is DIRECT and holds nothing, else NO_FD. Every change of it is told to the owner.
@@ -37,7 +40,10 @@ and asyncio close it only after `connection_lost`, where the owner calls `close`
 
 import asyncio
 import os
+import sys
 from enum import Enum
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Protocol
 
 from kalam_notify.subscriptions.plans import NO_FD, SubscriptionHandle, set_direct_fd
@@ -69,6 +75,7 @@ class Outbox:
         "_limit",
         "_owner",
         "_queued_ever",
+        "_socket_fd",
         "_taken_seen",
         "_transport",
         "direct_fd",
@@ -85,15 +92,19 @@ class Outbox:
         self._transport = transport
         self._limit = limit
         is_plain = transport.get_extra_info("sslcontext") is None
+        sock = transport.get_extra_info("socket")
+        # Whose kernel buffer is asked about; NO_FD: nobody's.
+        self._socket_fd: int = NO_FD if sock is None else sock.fileno()
         # Where bytes go without the transport; NO_FD: nowhere but through it.
-        self._fd: int = transport.get_extra_info("socket").fileno() if is_plain else NO_FD
+        self._fd = self._socket_fd if is_plain else NO_FD
         # What is held for the next flush, and how many bytes that is.
         self._held: list[bytes] | None = None
         self.held = 0
         self._is_corked = False
-        # Bytes that ever went through the transport, and how many of them its socket had taken
-        # when last looked at.
-        self._queued_ever = self._taken_seen = 0
+        # Bytes that ever went through the transport, and how many of them the peer had taken when
+        # last looked at (but for a constant); None: the next look begins.
+        self._queued_ever = 0
+        self._taken_seen: int | None = 0
         # Since when (monotonic seconds) queued bytes have not been seen to move; None: the
         # transport has not called for a pause.
         self.stalled_since: float | None = None
@@ -146,10 +157,13 @@ class Outbox:
         queued = self._transport.get_write_buffer_size()
         if not queued or self.stalled_since is None:
             return 0.0
-        taken = self._queued_ever - queued
+        taken = self._taken(queued)
         if taken != self._taken_seen:
             self._taken_seen, self.stalled_since = taken, now
         return now - self.stalled_since
+
+    def _taken(self, queued: int) -> int:
+        return self._queued_ever - queued - _unacknowledged(self._socket_fd)
 
     # What the transport and its owner tell
 
@@ -157,7 +171,7 @@ class Outbox:
         """Bytes wait in the transport from `now` on."""
         if self.state is not _CLOSED:
             self.stalled_since = now
-            self._taken_seen = self._queued_ever - self._transport.get_write_buffer_size()
+            self._taken_seen = self._taken(self._transport.get_write_buffer_size())
             self._move_direct_fd()
 
     def drained(self) -> None:
@@ -170,7 +184,7 @@ class Outbox:
         """Write nothing any more; what was held is dropped, and the owner let go."""
         self.stalled_since = None
         self._held, self.held = None, 0
-        self._fd = NO_FD
+        self._fd = self._socket_fd = NO_FD
         self._move_direct_fd()
         self._owner = None
 
@@ -298,7 +312,7 @@ class Outbox:
             return
         if not transport.get_write_buffer_size():
             # These begin to wait now, whenever the last ones did; the next look starts the clock.
-            self._taken_seen = -1
+            self._taken_seen = None
         self._queued_ever += len(data)
         transport.write(data)
 
@@ -310,6 +324,16 @@ class Outbox:
         """
         queued = self._transport.get_write_buffer_size()
         return queued > 0 and queued + more > self._limit
+
+
+def _unacknowledged(fd: int) -> int:
+    """Bytes that the kernel holds for a socket's peer; 0 where it does not tell."""
+    if fd < 0 or not sys.platform.startswith("linux"):
+        return 0
+    try:
+        return int.from_bytes(ioctl(fd, TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 class OutboxSink:

@@ -1,8 +1,11 @@
 """An outbox by itself: every state and event, on a fake clock and a transport driven by hand."""
 
+import contextlib
 import os
 import socket
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from helpers.transports import FakeTransport
@@ -16,11 +19,13 @@ LIMIT = 100
 class Owner:
     """Keeps an outbox as a connection does, and a copy of its descriptor."""
 
-    def __init__(self, *, tls: bool) -> None:
+    def __init__(
+        self, *, tls: bool, pair: tuple[socket.socket, socket.socket] | None = None
+    ) -> None:
         self.now = 1000.0
         self.moves: list[int] = []
         self.drains = 0
-        ours, self.peer = socket.socketpair()
+        ours, self.peer = pair or socket.socketpair()
         self.peer.setblocking(False)
         self.ours = ours
         ours.setblocking(False)
@@ -237,3 +242,39 @@ def test_time_before_bytes_were_queued_does_not_count_though_the_transport_had_p
     assert owner.outbox.stalled_for(owner.now) <= 1.0
     owner.now += 5
     assert 5.0 <= owner.outbox.stalled_for(owner.now) <= 6.0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="SIOCOUTQ is Linux's")
+def test_a_peer_that_reads_what_the_kernel_holds_is_not_slow() -> None:
+    """The transport sees nothing of it: megabytes later the kernel will ask for more."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        peer = socket.create_connection(listening.getsockname())
+        ours, _ = listening.accept()
+    with ours, peer:
+        ours.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(1 << 16))
+        owner = Owner(tls=False, pair=(ours, peer))
+        peer.settimeout(10)
+        owner.transport.room = 0
+        owner.outbox.push(b"12345")
+        owner.now += 5
+        assert owner.outbox.stalled_for(owner.now) == 5.0
+        for _ in range(3):
+            owner.now += 7
+            _until(lambda: bool(peer.recv(1 << 18)) and owner.outbox.stalled_for(owner.now) == 0.0)
+        _until(lambda: _passes(owner, 3) == 3.0)
+        assert owner.outbox.queued == 5
+
+
+def _passes(owner: Owner, seconds: float) -> float:
+    owner.now += seconds
+    return owner.outbox.stalled_for(owner.now)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """The kernel acknowledges in its own time."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
