@@ -7,12 +7,14 @@
 Every answer has a `position`, which is the next request's `from`. A poll is a connection like any
 other to the manager, the fan-out and the feeder, for as long as its request lasts; it keeps the
 messages as events (protocol/events.py), each with its position, and tells them as a JSON array. The
-position is the ETag: whoever has this answer is told 304 while there is no other.
+position, and what is looked at, is the ETag: whoever has this answer is told 304 while there is no
+other.
 """
 
 import asyncio
 import re
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -34,7 +36,7 @@ from kalam_notify.sockets.asked import (
 )
 from kalam_notify.sockets.context import Shared
 from kalam_notify.sockets.poll import Poll
-from kalam_notify.subscriptions.plans import SubscriptionHandle, SubscriptionState
+from kalam_notify.subscriptions.plans import Plan, SubscriptionHandle, SubscriptionState
 
 LONGEST_WAIT = 25.0
 """Seconds that a request waits for a change; less than most proxies wait for an answer."""
@@ -143,6 +145,8 @@ class PollEndpoint:
         if not poll.subscriptions and poll.error is not None:
             raise SubscriptionRefused(*poll.error)
         handle = next(iter(poll.subscriptions.values()), None)
+        if handle is not None:
+            answer.view = _view(handle.plan)
         if handle is not None and handle.snapshot is not None:
             await self._pages(poll, handle, answer)
             return
@@ -199,6 +203,8 @@ class _Answer:
         self._cors = cors_headers(headers.get("origin"))
         self._separator = b'{"messages":['
         self.has_begun = False
+        # What is looked at: of two views of one position each has a tag of its own.
+        self.view = ""
 
     async def whole(self, payloads: list[bytes]) -> None:
         if await self.is_known():
@@ -231,7 +237,7 @@ class _Answer:
 
     @property
     def _tag(self) -> str:
-        return f'"{self._poll.position or 0}"'
+        return f'"{self._poll.position or 0}-{self.view}"'
 
     async def some(self, payloads: list[bytes]) -> None:
         """Write messages, and wait until they have left."""
@@ -280,6 +286,12 @@ def _go_on(poll: Poll) -> None:
     if poll.ended.code == 1008:
         raise _Over(error_answer(401, poll.ended.reason))
     raise _Over(_overloaded(poll.ended.reason or "the client has gone"))
+
+
+def _view(plan: Plan) -> str:
+    """What a caller sees of a table: filter, policy and claims in it, columns, their types."""
+    seen = (plan.filter.key, plan.owner, plan.projection, plan.projection.schema(plan.table))
+    return blake2b(repr(seen).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def _waits_for_changes(poll: Poll, handle: SubscriptionHandle, payloads: list[bytes]) -> bool:

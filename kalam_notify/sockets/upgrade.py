@@ -123,13 +123,20 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         # Whether the request asks for a WebSocket; None: its head has not come whole.
         self._is_websocket: bool | None = None
-        # Bytes of a request's head so far; None while no head is being read.
+        # Bytes of a request's head so far; None while no head is being read. And those that came in
+        # one read with it, of which some belong to the request before.
         self._head_bytes: int | None = 0
+        self._behind_bytes = 0
+        # Whether the present read has ended a request.
+        self._has_ended = False
         # Whether it stands in shared.half_received.
         self._is_half = False
         self.wheel_tick: int | None = None
-        # What came behind a request that waits: for its turn, or its token's key. None: none does.
+        # What came behind a request that waits: for its turn, its token's key, or the answers to
+        # those before it. None: none does.
         self._rest: bytes | None = None
+        # What the request leads to, while those answers are still to be written.
+        self._after_answers: Callable[[bytes], None] | None = None
         # What the request leads to, while that waits for its turn.
         self._work: Work[None] | None = None
         # Bytes that are left of the body of a request whose upgrade is ignored.
@@ -164,7 +171,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._wanted is not None:
             return
         super().on_message_begin()
-        self._head_bytes = 0
+        self._head_bytes = self._behind_bytes = 0
         self._is_websocket = None
 
     def on_headers_complete(self) -> None:
@@ -192,6 +199,7 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._has_ended = True
         # Where an upgrade is ignored, the parser knows nothing of the body: see _ignore_upgrade.
         is_ignored = self.parser.should_upgrade() and not self._should_upgrade()
         if self._wanted is None and not is_ignored:
@@ -226,6 +234,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._take_body(data)
             return
         self._unset_keepalive_if_required()
+        self._has_ended = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -240,7 +249,7 @@ class HttpProtocol(HttpToolsProtocol):
             if self._wanted is not None:
                 self._begin_in_turn(self._stream)
             elif self._head_bytes is not None:
-                self._bound_head(self._head_bytes + len(data))
+                self._bound_head(len(data))
             return
         # Not in the handler above: a fault that is met on the way, and kept, would keep this one
         # as its context, and with it `data`.
@@ -278,30 +287,43 @@ class HttpProtocol(HttpToolsProtocol):
                 self.data_received(rest)
 
     def _bound_head(self, size: int) -> None:
-        """Part of a head has come: `size` bytes of it by now."""
-        self._head_bytes = size
+        """Part of a head has come, in a read of `size` bytes."""
+        assert self._head_bytes is not None
+        if self._has_ended:
+            # How much of it is the head's nobody knows; the next read tells.
+            self._behind_bytes = size
+        else:
+            self._head_bytes += size
         if self.wheel_tick is None:
             self._expect_request()
-        self._holds(size)
-        if size > MAX_HEAD_BYTES:
+        self._holds(self._head_bytes + self._behind_bytes)
+        if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(_Refusal(431, "TOO_LARGE", "the request's head is too large"))
 
-    def _takes_over(self) -> bool:
-        """Take the connection from the application; False: it is closed instead."""
-        self.connections.discard(self)
-        if self.pipeline or (self.cycle is not None and not self.cycle.response_complete):
-            # The answer to the request before would end up in the middle of the frames.
-            self.transport.close()
-            return False
-        return True
+    @property
+    def _is_answering(self) -> bool:
+        """Whether requests before the present one are still to be answered."""
+        return bool(self.pipeline) or not (self.cycle is None or self.cycle.response_complete)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        begin = self._after_answers
+        if begin is not None and not self._is_answering and not self.transport.is_closing():
+            self._after_answers = None
+            self._unset_keepalive_if_required()
+            self._begin_in_turn(begin, self._end_wait())
 
     def _begin_in_turn(self, begin: Callable[[bytes], None], rest: bytes = b"") -> None:
         """Begin what was asked for as work of the budget, with what came behind the request.
 
-        When thousands come back at once, others go between.
+        When thousands come back at once, others go between. The answers to the requests before it
+        would end up in the middle of the frames, so they are waited for.
         """
-        if not self._takes_over():
+        if self._is_answering:
+            self._after_answers = begin
+            self._wait(rest)
             return
+        self.connections.discard(self)
         owner = ("handshakes", self.client[0] if self.client else "")
         work = self.shared.budget.enter(self._beginning(begin, rest), owner, None, self._begun)
         if not work.is_over:

@@ -1,6 +1,7 @@
 """Handshakes that wait for their turn: what came behind them, who goes meanwhile, what fails."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
@@ -16,7 +17,7 @@ from websockets.frames import Frame, Opcode
 from kalam_notify.config import Config, parse_address
 from kalam_notify.endpoints import Sockets
 from kalam_notify.sockets.listeners import bind
-from kalam_notify.sockets.upgrade import HttpProtocol
+from kalam_notify.sockets.upgrade import MAX_HEAD_BYTES, HttpProtocol
 from kalam_notify.worker import Worker
 
 SECONDS = 20
@@ -102,6 +103,81 @@ async def test_a_stream_waits_for_its_turn_as_well(door: Door) -> None:
     door.budget.do()
     async with asyncio.timeout(SECONDS):
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 ")
+    writer.close()
+    await door.until(lambda: door.is_empty)
+
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [1, 2, 5])
+@pytest.mark.parametrize("asks", [UPGRADE + ping(b"behind"), STREAM])
+async def test_requests_before_an_upgrade_are_answered_first(
+    door: Door, monkeypatch: pytest.MonkeyPatch, before: int, asks: bytes
+) -> None:
+    """All in one read; and the time that a connection may be idle does not go on afterwards."""
+    idle: list[object] = []
+    monkeypatch.setattr(HttpProtocol, "timeout_keep_alive_handler", idle.append)
+    reader, writer = await door.connect()
+    writer.write(HEALTH * before + asks)
+    await door.until(lambda: door.budget.works)
+    door.budget.do()
+    async with asyncio.timeout(SECONDS):
+        for _ in range(before):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            (length,) = [line for line in head.lower().split(b"\r\n") if b"content-length" in line]
+            await reader.readexactly(int(length.split(b":")[1]))
+        head = await reader.readuntil(b"\r\n\r\n")
+        if asks == STREAM:
+            assert head.startswith(b"HTTP/1.1 ")
+        else:
+            assert head.startswith(b"HTTP/1.1 101 ")
+            assert await reader.readexactly(len(pong(b"behind"))) == pong(b"behind")
+            for _ in range(3):
+                writer.write(ping(b"later"))
+                assert await reader.readexactly(len(pong(b"later"))) == pong(b"later")
+    assert not idle
+    writer.close()
+    await door.until(lambda: door.is_empty)
+
+
+async def test_who_goes_before_the_answers_are_written_leaves_nothing_behind(door: Door) -> None:
+    for _ in range(20):
+        _, writer = await door.connect()
+        writer.write(HEALTH * 3 + UPGRADE + ping(b"behind"))
+        writer.close()
+    await door.until(lambda: door.is_empty)
+    door.budget.do()
+    await door.until(lambda: door.is_empty)
+
+
+@pytest.mark.parametrize("first", [MAX_HEAD_BYTES - 200, MAX_HEAD_BYTES, 4 * MAX_HEAD_BYTES])
+async def test_a_long_request_is_not_held_against_the_head_behind_it(
+    door: Door, first: int
+) -> None:
+    """The body and part of the next head come in one read; the rest of it comes later."""
+    body = b"x" * first
+    post = b"POST /nowhere HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % len(body)
+    reader, writer = await door.connect()
+    writer.write(post + body + HEALTH[:20])
+    async with asyncio.timeout(SECONDS):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 404 ")
+        writer.write(HEALTH[20:])
+        assert b"HTTP/1.1 200 " in await reader.readuntil(b"HTTP/1.1 200 OK\r\n")
+    writer.close()
+    await door.until(lambda: door.is_empty)
+
+
+async def test_a_head_behind_another_request_is_bounded_all_the_same(door: Door) -> None:
+    reader, writer = await door.connect()
+    writer.write(HEALTH + HEALTH[:20])
+    async with asyncio.timeout(SECONDS):
+        await reader.readuntil(b"HTTP/1.1 200 OK\r\n")
+        writer.write(b"x" * (MAX_HEAD_BYTES + 100))
+        # Refused and closed; a reset may overtake the answer.
+        with contextlib.suppress(ConnectionResetError):
+            assert b"HTTP/1.1 431 " in await reader.read()
     writer.close()
     await door.until(lambda: door.is_empty)
 
