@@ -27,6 +27,7 @@ from kalam_notify.store.files import LogTime
 from kalam_notify.store.filtering import Candidate, LoopFilter
 from kalam_notify.store.pages import fill_page, keep_matching
 from kalam_notify.store.retention import TRIM_SECONDS, Retention, age_classes
+from kalam_notify.store.sampling import LARGE_ROW
 
 Scope = tuple[TableId, Owner]
 
@@ -138,7 +139,7 @@ class MemoryLog:
         rows = [stored.row for stored in newest]
         recent = self.recent(self.last_seq - 20) or ()
         rows += [change.row for change in recent if change.row and change.table == table.id]
-        return frozenset(name for row in rows for name in row.values)
+        return frozenset(name for row in rows if len(row.json) < LARGE_ROW for name in row.values)
 
     def _require_open(self) -> None:
         if not self._open:

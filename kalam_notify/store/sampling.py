@@ -1,37 +1,53 @@
-"""Which columns the newest rows of a table have: enough to tell whoever misspells one."""
+"""Which columns the newest rows of a table have: enough to tell whoever misspells one.
+
+This is asked on the event loop. So large rows are passed over, where their size is known without a
+look at them; of those that have outlived their changes, whose size is not, two are looked at.
+"""
 
 from sqlite3 import Connection
 
 from kalam_notify.model import Owner, TableDef
 from kalam_notify.store.access import stored_table
-from kalam_notify.store.rows import STANDING, TEXT, WITH_TEXT
+from kalam_notify.store.rows import STANDING
 
-_CURRENT = f"""
-SELECT {TEXT} AS row FROM rows_by_seq AS r {WITH_TEXT}
-WHERE r.tbl = ?1 AND r.owner = ?2 AND {STANDING} ORDER BY r.seq DESC
-"""
-_EVENTS = """
-SELECT row FROM log WHERE tbl = ?1 AND owner = ?2 AND row IS NOT NULL ORDER BY seq DESC
-"""
 ROWS = 20
 """Newest rows that are looked at."""
 
-# Large rows are passed over: this is asked on the event loop.
-_SAMPLE = """
-SELECT DISTINCT each.key FROM (
-    {rows} LIMIT {count}
-) AS newest, json_each(newest.row) AS each
-WHERE length(newest.row) < 65536
+LARGE_ROW = 8 * 1024
+"""Bytes of a change whose row is not looked at."""
+
+_CURRENT = f"""
+SELECT r.seq AS seq FROM rows_by_seq AS r
+WHERE r.tbl = ?1 AND r.owner = ?2 AND {STANDING} ORDER BY r.seq DESC
+"""
+_EVENTS = """
+SELECT seq FROM log WHERE tbl = ?1 AND owner = ?2 AND row IS NOT NULL ORDER BY seq DESC
+"""
+_OF_CHANGES = f"""
+SELECT DISTINCT each.key FROM ({{newest}} LIMIT {ROWS}) AS newest
+CROSS JOIN log AS l ON l.seq = newest.seq AND l.size < {LARGE_ROW}
+CROSS JOIN json_each(l.row) AS each
+"""
+_OF_KEPT = f"""
+SELECT DISTINCT each.key FROM ({_CURRENT} LIMIT 2) AS newest
+CROSS JOIN kept AS k ON k.seq = newest.seq AND length(k.row) < {LARGE_ROW}
+CROSS JOIN json_each(k.row) AS each
 """
 
 
 def newest_columns(connection: Connection, table: TableDef, owner: Owner) -> frozenset[str] | None:
-    """Names that one of the newest rows has, NULL or not; None: the table has never had data."""
+    """Names that one of the newest rows has, NULL or not; empty where none was looked at.
+
+    None: the table has never had data.
+    """
     stored = stored_table(connection, table.id)
     if stored is None:
         return None
-    sql = _SAMPLE.format(rows=_CURRENT if table.is_keyed else _EVENTS, count=ROWS)
-    found = connection.execute(sql, (stored.number, owner))
+    sought = (stored.number, owner)
+    sql = _OF_CHANGES.format(newest=_CURRENT if table.is_keyed else _EVENTS)
+    found = connection.execute(sql, sought).fetchall()
+    if not found and table.is_keyed:
+        found = connection.execute(_OF_KEPT, sought).fetchall()
     return frozenset(_text(name) for (name,) in found)
 
 

@@ -80,18 +80,19 @@ class Notices:
     def _names(
         self, table: TableDef, owner: Owner, named: set[str], *, is_declared: bool
     ) -> frozenset[str] | None:
-        """The names of the table's rows; None: there are none yet."""
+        """The names of the table's rows, `named` where they are not known; None: no such table."""
         asked, known = self._known.get((table.id, owner), (-SECONDS, None))
         if known is not None and known >= named:
             return known
         now = self._clock()
         if now - asked >= SECONDS and (named or not is_declared):
             found = self._columns_of(table, owner)
-            known = known if not found else frozenset(found) | (known or frozenset())
+            known = known if found is None else frozenset(found) | (known or frozenset())
             if len(self._known) >= MAX_KEPT:
                 self._known.clear()
             self._known[table.id, owner] = now, known
-        return known
+        # A table without rows, or with large ones only, has told nothing.
+        return known if known is None or known else frozenset(named)
 
 
 _CREATED = "its first change will create it, so look at the name if you expect rows"

@@ -52,6 +52,17 @@ def test_a_table_that_is_not_there_yet_is_told() -> None:
     assert told(notices, "status = 'open'", declared=False) == []
 
 
+def test_rows_that_were_not_looked_at_say_nothing() -> None:
+    """All of them are large, or have gone: the table is there, and what it has is not known."""
+    rows = Rows(())
+    notices = Notices(rows.columns_of, lambda: rows.now)
+    for declared in (False, True):
+        assert told(notices, "status = 'open'", declared=declared) == []
+    assert rows.asked == 1
+    rows.columns, rows.now = {"state"}, rows.now + 2
+    assert told(notices, "status = 'open'", declared=False) != []
+
+
 def test_rows_are_looked_at_once_in_a_while() -> None:
     rows = Rows({"id"})
     notices = Notices(rows.columns_of, lambda: rows.now)
