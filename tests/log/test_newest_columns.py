@@ -39,7 +39,7 @@ async def test_large_rows_are_passed_over_and_the_table_is_there_all_the_same(
         await log.append([event(pad=large)])
         assert log.newest_columns(ORDERS, SHARED) == frozenset()
         assert log.newest_columns(EVENTS, SHARED) == frozenset()
-        await log.append([put(7, small=1)])
+        await log.append([put(100, small=1)])
         assert log.newest_columns(ORDERS, SHARED) == {"id", "small"}
     finally:
         await log.close()
