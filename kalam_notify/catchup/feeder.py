@@ -68,6 +68,7 @@ from kalam_notify.subscriptions.plans import (
 
 _log = logging.getLogger("kalam_notify.catchup")
 _LOADING, _CATCHING_UP = SubscriptionState.LOADING, SubscriptionState.CATCHING_UP
+_LIVE = SubscriptionState.LIVE
 
 
 EXPIRED = "the log does not reach back to that position; subscribe again without `from`"
@@ -334,6 +335,8 @@ class Feeder:
         self._snapshots = Snapshots(self, batch_grace)
         self._lanes: dict[LaneKey, Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        # Counts what decides who is first.
+        self._drains = 0
 
     async def run(self) -> None:
         """Own what is under way until cancelled."""
@@ -372,10 +375,17 @@ class Feeder:
         return self._snapshots.want_page(handle, last_seq)
 
     def drained(self, sink: Sink) -> None:
-        """A sink has handed everything to its socket: whoever is behind on it can go on."""
-        for handle in [*sink.subscriptions.values()]:
-            if handle.state is not SubscriptionState.LIVE:
-                self.wake(handle)
+        """A sink has handed everything to its socket: whoever is behind on it can go on.
+
+        Another one first each time, for the first may fill the socket again.
+        """
+        behind = [one for one in sink.subscriptions.values() if one.state is not _LIVE]
+        if len(behind) > 1:
+            self._drains += 1
+            first = self._drains % len(behind)
+            behind = behind[first:] + behind[:first]
+        for handle in behind:
+            self.wake(handle)
 
     def is_at_head(self, handle: SubscriptionHandle) -> bool:
         """Whether a subscription that is behind for good has been told all that there is."""

@@ -324,11 +324,17 @@ class HttpProtocol(HttpToolsProtocol):
             self._wait(rest)
             return
         self.connections.discard(self)
-        owner = ("handshakes", self.client[0] if self.client else "")
+        owner = ("handshakes", self._client_address())
         work = self.shared.budget.enter(self._beginning(begin, rest), owner, None, self._begun)
         if not work.is_over:
             self._work = work
             self._wait(rest)
+
+    def _client_address(self) -> str:
+        """Whose connection it is, as far as the proxies in front are believed."""
+        forwarded = (value for name, value in self.headers if name == b"x-forwarded-for")
+        peer = self.client[0] if self.client else ""
+        return self.shared.proxies.client(peer, (value.decode("latin-1") for value in forwarded))
 
     def _beginning(self, begin: Callable[[bytes], None], rest: bytes) -> Steps[None]:
         if self._work is not None:
@@ -395,7 +401,7 @@ class HttpProtocol(HttpToolsProtocol):
             wanted = request.subscription
             if identity.is_anonymous and not self.shared.config.auth.anonymous:
                 raise SubscriptionRefused("AUTH_REQUIRED", "this wants a token")
-            address = self._count_address(request.headers)
+            address = self._count_address()
         except SubscriptionRefused as refusal:
             status = STATUS.get(refusal.code, 400)
             self.transport.write(refusal_of(headers, status, refusal.code, refusal.message))
@@ -501,7 +507,7 @@ class HttpProtocol(HttpToolsProtocol):
         if response.status_code != 101:
             body = response.body.decode() if response.body else ""
             raise _Refusal(response.status_code, "INVALID_REQUEST", body.strip())
-        address = self._count_address(headers)
+        address = self._count_address()
         connection = WebSocketConnection(shared, protocol, address)
         return connection, response.serialize()
 
@@ -513,11 +519,10 @@ class HttpProtocol(HttpToolsProtocol):
         if version != "1.1":
             raise _Refusal(505, "INVALID_REQUEST", "a WebSocket begins with HTTP/1.1")
 
-    def _count_address(self, headers: Headers) -> str:
+    def _count_address(self) -> str:
         shared = self.shared
-        peer = self.client[0] if self.client else ""
         # One string for all from there.
-        address = sys.intern(shared.proxies.client(peer, headers.get_all("x-forwarded-for")))
+        address = sys.intern(self._client_address())
         if shared.is_full_for(address):
             raise _Refusal(429, "RATE_LIMITED", "too many connections from this address")
         shared.by_address[address] += 1

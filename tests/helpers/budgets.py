@@ -24,8 +24,11 @@ class Later:
 
     def __init__(self) -> None:
         self.works: list[Work[Any]] = []
+        # Of all that was ever handed in.
+        self.owners: list[Any] = []
 
     def enter(self, steps: Any, owner: Any, lane: Any = None, done: Any = None) -> Work[Any]:
+        self.owners.append(owner)
         work: Work[Any] = Work(steps, done)
         self.works.append(work)
         return work

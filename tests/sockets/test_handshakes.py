@@ -62,7 +62,8 @@ class Door:
 @pytest.fixture
 async def door(tmp_path: Path) -> AsyncIterator[Door]:
     config = Config()
-    server = msgspec.structs.replace(config.server, data_dir=tmp_path)
+    proxies = ("127.0.0.1",)
+    server = msgspec.structs.replace(config.server, data_dir=tmp_path, trusted_proxies=proxies)
     auth = msgspec.structs.replace(config.auth, anonymous=True)
     log = msgspec.structs.replace(config.log, url="memory:")
     config = msgspec.structs.replace(config, auth=auth, log=log, server=server)
@@ -104,6 +105,20 @@ async def test_a_stream_waits_for_its_turn_as_well(door: Door) -> None:
     async with asyncio.timeout(SECONDS):
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 ")
     writer.close()
+    await door.until(lambda: door.is_empty)
+
+
+@pytest.mark.parametrize("asks", [UPGRADE, STREAM])
+async def test_behind_a_proxy_each_client_has_its_own_turn(door: Door, asks: bytes) -> None:
+    clients = [b"192.0.2.1", b"192.0.2.1, 192.0.2.2", b"192.0.2.1"]
+    for count, client in enumerate(clients, start=1):
+        _, writer = await door.connect()
+        writer.write(asks[:-2] + b"X-Forwarded-For: %b\r\n\r\n" % client)
+        await door.until(lambda count=count: len(door.budget.owners) == count)
+        writer.close()
+    first, second, again = door.budget.owners
+    assert first == again != second
+    door.budget.do()
     await door.until(lambda: door.is_empty)
 
 
