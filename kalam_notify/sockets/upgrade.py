@@ -135,6 +135,8 @@ class HttpProtocol(HttpToolsProtocol):
         # What came behind a request that waits: for its turn, its token's key, or the answers to
         # those before it. None: none does.
         self._rest: bytes | None = None
+        # Whose connection it is, once it is no plain request's any more.
+        self._address = ""
         # What the request leads to, while those answers are still to be written.
         self._after_answers: Callable[[bytes], None] | None = None
         # What the request leads to, while that waits for its turn.
@@ -324,7 +326,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._wait(rest)
             return
         self.connections.discard(self)
-        owner = ("handshakes", self._client_address())
+        # One string for all from there.
+        self._address = sys.intern(self._client_address())
+        owner = ("handshakes", self._address)
         work = self.shared.budget.enter(self._beginning(begin, rest), owner, None, self._begun)
         if not work.is_over:
             self._work = work
@@ -520,9 +524,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise _Refusal(505, "INVALID_REQUEST", "a WebSocket begins with HTTP/1.1")
 
     def _count_address(self) -> str:
-        shared = self.shared
-        # One string for all from there.
-        address = sys.intern(self._client_address())
+        shared, address = self.shared, self._address
         if shared.is_full_for(address):
             raise _Refusal(429, "RATE_LIMITED", "too many connections from this address")
         shared.by_address[address] += 1
