@@ -57,7 +57,9 @@ async def test_connections_of_all_workers_are_told_page_by_page(
         found = rows(server, "connections", user="ann", limit=5)
         assert len(found) == len({one["id"] for one in found}) == 12
         assert {one["user"] for one in found} == {"ann"}
-        assert len({one["id"].partition("-")[0] for one in found}) == min(workers, 3)
+        # The kernel spreads connections as it likes: all of twelve at one of three is not to be.
+        spread = len({one["id"].partition("-")[0] for one in found})
+        assert spread == 1 if workers == 1 else 1 < spread <= workers
         assert sorted(one["subscriptions"] for one in found) == [0] * 11 + [1]
         assert {one["role"] for one in found} == {"user"}
         assert {one["address"] for one in found} == {"127.0.0.1"}
