@@ -230,7 +230,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._rest is not None:
-            self._rest += data  # what TLS had read before reading was paused
+            # What TLS had read before reading was paused; or uvicorn has resumed it for a request
+            # before this one.
+            self._rest += data
+            self._holds(len(self._rest))
+            self.transport.pause_reading()
             return
         if self._body_left:
             self._take_body(data)

@@ -157,6 +157,22 @@ async def test_requests_before_an_upgrade_are_answered_first(
     await door.until(lambda: door.is_empty)
 
 
+async def test_what_comes_while_answers_are_awaited_is_not_read_without_end(door: Door) -> None:
+    """Reading is resumed for the requests before, whose answers nobody reads."""
+    long = b"GET /v1/openapi.json HTTP/1.1\r\nHost: here\r\n\r\n"
+    _, writer = await door.connect()
+    writer.write(long * 400 + UPGRADE)
+    for _ in range(64):
+        writer.write(bytes(1 << 20))
+        for _ in range(50):
+            await asyncio.sleep(0)
+    assert not door.budget.works
+    assert writer.transport.get_write_buffer_size() > 32 << 20
+    assert door.shared.half_received.total < 4 << 20
+    writer.transport.abort()
+    await door.until(lambda: door.is_empty)
+
+
 async def test_who_goes_before_the_answers_are_written_leaves_nothing_behind(door: Door) -> None:
     for _ in range(20):
         _, writer = await door.connect()
