@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -189,8 +190,23 @@ class Listener:
         self._shared.wheel.discard(self)
         for connection in list(self.state.connections):
             connection.shutdown()
+        await self._answered(grace)
         if self.state.tasks:
-            await asyncio.wait(list(self.state.tasks), timeout=grace)
+            # Who does not read its answers would keep the process from ending, for uvicorn takes a
+            # cancellation for a fault of the application and goes on.
+            for connection in list(self.state.connections):
+                connection.transport.abort()
+            await self._answered(_LAST_SECONDS)
+
+    async def _answered(self, seconds: float) -> None:
+        """Wait until every request is answered, those in line as well; at most so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.state.tasks:
+                    await asyncio.wait(list(self.state.tasks))
+
+
+_LAST_SECONDS = 1.0
 
 
 def _protocol_class(shared: Shared, websocket: bool) -> type[HttpProtocol]:

@@ -41,6 +41,7 @@ class Door:
 
     def __init__(self, worker: Worker) -> None:
         (listener,) = worker._listening
+        self.listener = listener
         self.port: int = listener._socket.getsockname()[1]
         self.shared: Any = listener._shared
         self.budget = self.shared.budget = Later()
@@ -171,6 +172,17 @@ async def test_what_comes_while_answers_are_awaited_is_not_read_without_end(door
     assert door.shared.half_received.total < 4 << 20
     writer.transport.abort()
     await door.until(lambda: door.is_empty)
+
+
+async def test_who_does_not_read_its_answers_keeps_nobody_from_ending(door: Door) -> None:
+    long = b"GET /v1/openapi.json HTTP/1.1\r\nHost: here\r\n\r\n"
+    _, writer = await door.connect()
+    writer.write(long * 400)
+    await door.until(lambda: door.listener.state.tasks)
+    await door.listener.stop(0.05)
+    assert not door.listener.state.tasks
+    assert not door.listener.state.connections
+    writer.close()
 
 
 async def test_who_goes_before_the_answers_are_written_leaves_nothing_behind(door: Door) -> None:
