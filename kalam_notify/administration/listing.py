@@ -4,7 +4,7 @@ What belongs on a page is found first (finding.py); then each is told, with a re
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -20,7 +20,7 @@ from kalam_notify.budget import Budget, Steps
 from kalam_notify.errors import LogUnavailable
 from kalam_notify.filters import Explanation, FilterIndex
 from kalam_notify.model import SHARED, ConnectionId, Owner, TableDef, TableId
-from kalam_notify.model.tables import Catalog
+from kalam_notify.model.tables import Catalog, SeenColumns
 from kalam_notify.sql.tree import Call, Expression
 from kalam_notify.subscriptions.manager import Connection, ConnectionsManager
 from kalam_notify.subscriptions.plans import FilterNode, Plan, SubscriptionHandle, SubscriptionState
@@ -76,7 +76,7 @@ class Lists:
         *,
         worker: int,
         life: str,
-        newest_columns: Callable[[TableDef, Owner], Collection[str] | None],
+        newest_columns: Callable[[TableDef, Owner], SeenColumns | None],
         ingested: Callable[[TableId], int],
     ) -> None:
         self._manager = manager
@@ -218,7 +218,8 @@ class Lists:
         if table.columns is not None or not table.is_shared:
             return []
         try:
-            return sorted(self._newest_columns(table, SHARED) or ())
+            seen = self._newest_columns(table, SHARED)
+            return [] if seen is None else sorted(seen.names)
         except LogUnavailable:
             return []
 

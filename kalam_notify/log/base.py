@@ -30,6 +30,7 @@ from kalam_notify.model import Change, Owner, PostedChange, TableDef, TableId
 from kalam_notify.model.changes import Appended
 from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.model.sourced import SourceMark, SourceState
+from kalam_notify.model.tables import SeenColumns
 from kalam_notify.store.base import Matches, Page, PageRequest, Span
 from kalam_notify.store.retention import Retention
 
@@ -197,7 +198,7 @@ class EventLog(Protocol):
         the log's own entries, also when `as_of` is given and `after` is below it.
         """
 
-    def newest_columns(self, table: TableDef, owner: Owner) -> Collection[str] | None:
+    def newest_columns(self, table: TableDef, owner: Owner) -> SeenColumns | None:
         """Names that one of the newest rows has; None: there has been no row, or nobody knows.
 
         Answered at once, for it is asked while a subscription is made. Raises LogUnavailable.

@@ -20,6 +20,7 @@ from kalam_notify.model import SHARED, Change, Owner, PostedChange, Row, TableDe
 from kalam_notify.model.changes import Appended, RowKey, Seen, Stored, refuse_unfit, settle_batch
 from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.model.sourced import SourceMark, SourceState
+from kalam_notify.model.tables import SeenColumns
 from kalam_notify.store.access import Shape
 from kalam_notify.store.base import Matches, Page, PageRequest, Span
 from kalam_notify.store.catalog import shape_changed
@@ -132,14 +133,16 @@ class MemoryLog:
     def _holds(self, table: TableId) -> bool:
         return self._rows.has_any(table) or any(scope[0] == table for scope in self._runs)
 
-    def newest_columns(self, table: TableDef, owner: Owner) -> Collection[str] | None:
+    def newest_columns(self, table: TableDef, owner: Owner) -> SeenColumns | None:
         if not self._holds(table.id):
             return None
         newest = sorted(self._rows.of((table.id, owner)), key=lambda stored: stored.seq)[-20:]
         rows = [stored.row for stored in newest]
         recent = self.recent(self.last_seq - 20) or ()
         rows += [change.row for change in recent if change.row and change.table == table.id]
-        return frozenset(name for row in rows if len(row.json) < LARGE_ROW for name in row.values)
+        small = [row for row in rows if len(row.json) < LARGE_ROW]
+        names = frozenset(name for row in small for name in row.values)
+        return SeenColumns(names, len(small) == len(rows))
 
     def _require_open(self) -> None:
         if not self._open:

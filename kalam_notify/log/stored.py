@@ -26,6 +26,7 @@ from kalam_notify.log.writing import PendingAppends
 from kalam_notify.model import Change, Owner, TableDef, TableId
 from kalam_notify.model.hints import NO_HINTS, Hints
 from kalam_notify.model.sourced import SourceState
+from kalam_notify.model.tables import SeenColumns
 from kalam_notify.store import pages, reader, schema
 from kalam_notify.store.access import may_look_up
 from kalam_notify.store.base import Matches, Page, PageRequest, Span
@@ -149,7 +150,7 @@ class StoredLog:
         with self._pool.connection() as connection:
             refuse_changed_shapes(connection, tables)
 
-    def newest_columns(self, table: TableDef, owner: Owner) -> Collection[str] | None:
+    def newest_columns(self, table: TableDef, owner: Owner) -> SeenColumns | None:
         self._require_open()
         with self._pool.connection() as connection:
             return newest_columns(connection, table, owner)

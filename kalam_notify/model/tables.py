@@ -155,6 +155,13 @@ def auto_created(table: TableId) -> TableDef:
     return TableDef(id=table, kind="shared", access="public", primary_key=("id",))
 
 
+class SeenColumns(NamedTuple):
+    """Names that the newest rows of a table have; `are_all`: each of those rows was looked at."""
+
+    names: frozenset[str]
+    are_all: bool
+
+
 class Catalog:
     """The tables of this server. One object for the life of the process; `replace` reloads it.
 

@@ -340,9 +340,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _client_address(self) -> str:
         """Whose connection it is, as far as the proxies in front are believed."""
-        forwarded = (value for name, value in self.headers if name == b"x-forwarded-for")
         peer = self.client[0] if self.client else ""
-        return self.shared.proxies.client(peer, (value.decode("latin-1") for value in forwarded))
+        if self._wanted is not None:
+            # The headers of requests behind it have been read as well.
+            forwarded = self._wanted.headers.get_all("x-forwarded-for")
+        else:
+            named = (value for name, value in self.headers if name == b"x-forwarded-for")
+            forwarded = [value.decode("latin-1") for value in named]
+        return self.shared.proxies.client(peer, forwarded)
 
     def _beginning(self, begin: Callable[[bytes], None], rest: bytes) -> Steps[None]:
         if self._work is not None:
@@ -392,6 +397,8 @@ class HttpProtocol(HttpToolsProtocol):
         identity, failure = ANONYMOUS, None
         try:
             identity = await self.shared.verifier.authenticate(request.token or "")
+            # It may have taken a while.
+            self._admit_one(request.headers)
         except Exception as fault:
             # This task is the server's: a fault of one connection must not end it.
             failure = _as_refusal(fault)

@@ -23,7 +23,7 @@ from kalam_notify.budget import Steps
 from kalam_notify.errors import LogUnavailable, SubscriptionRefused
 from kalam_notify.filters import FilterIndex, Query, bind
 from kalam_notify.model import SHARED, Identity, Owner, TableDef, TableId
-from kalam_notify.model.tables import Catalog
+from kalam_notify.model.tables import Catalog, SeenColumns
 from kalam_notify.protocol import messages
 from kalam_notify.protocol.messages import (
     UNREACHABLE,
@@ -44,7 +44,7 @@ _SHORT = 200
 SECONDS = 1.0
 """A table's newest rows are looked at no more often than this."""
 
-ColumnsOf = Callable[[TableDef, Owner], Collection[str] | None]
+ColumnsOf = Callable[[TableDef, Owner], SeenColumns | None]
 
 
 class Notices:
@@ -53,8 +53,8 @@ class Notices:
     def __init__(self, columns_of: ColumnsOf, clock: Callable[[], float] = time.monotonic) -> None:
         self._columns_of = columns_of
         self._clock = clock
-        # When it was asked, and the names that were there then or before.
-        self._known: dict[tuple[TableId, Owner], tuple[float, frozenset[str] | None]] = {}
+        # When it was asked, and the names that were there then or before; None: there is no table.
+        self._known: dict[tuple[TableId, Owner], tuple[float, SeenColumns | None]] = {}
 
     def of(
         self, select: Select, table: TableDef, identity: Identity, *, is_declared: bool
@@ -82,17 +82,21 @@ class Notices:
     ) -> frozenset[str] | None:
         """The names of the table's rows, `named` where they are not known; None: no such table."""
         asked, known = self._known.get((table.id, owner), (-SECONDS, None))
-        if known is not None and known >= named:
-            return known
+        if known is not None and known.names >= named:
+            return known.names
         now = self._clock()
         if now - asked >= SECONDS and (named or not is_declared):
             found = self._columns_of(table, owner)
-            known = known if found is None else frozenset(found) | (known or frozenset())
+            if found is not None:
+                before = frozenset[str]() if known is None else known.names
+                known = SeenColumns(found.names | before, found.are_all)
             if len(self._known) >= MAX_KEPT:
                 self._known.clear()
             self._known[table.id, owner] = now, known
-        # A table without rows, or with large ones only, has told nothing.
-        return known if known is None or known else frozenset(named)
+        if known is None:
+            return None
+        # Rows that were passed over may have what the others have not, and no rows tell nothing.
+        return known.names if known.names and known.are_all else frozenset(named)
 
 
 _CREATED = "its first change will create it, so look at the name if you expect rows"

@@ -18,7 +18,7 @@ from kalam_notify.administration.questions import Listing, Place
 from kalam_notify.budget import Scheduler, Steps, at_once
 from kalam_notify.filters import bind
 from kalam_notify.model import ConnectionId, Identity, Role, TableDef, TableId, UserId
-from kalam_notify.model.tables import Catalog
+from kalam_notify.model.tables import Catalog, SeenColumns
 from kalam_notify.model.types import parse_type
 from kalam_notify.sql import Limits, parse
 from kalam_notify.subscriptions.manager import Connection, ConnectionsManager
@@ -101,7 +101,7 @@ class Stage:
             self.budget,  # type: ignore[arg-type]
             worker=2,
             life="00c0de",
-            newest_columns=lambda table, owner: ["n", "text"],
+            newest_columns=lambda table, owner: SeenColumns(frozenset(("n", "text")), False),
             ingested=lambda table: 7,
         )
 

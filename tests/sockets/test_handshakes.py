@@ -123,6 +123,18 @@ async def test_behind_a_proxy_each_client_has_its_own_turn(door: Door, asks: byt
     await door.until(lambda: door.is_empty)
 
 
+async def test_what_a_later_request_says_of_its_client_is_not_the_streams(door: Door) -> None:
+    """Both in one read, on one connection of a proxy's."""
+    _, writer = await door.connect()
+    for client in (b"192.0.2.1", b"192.0.2.9"):
+        writer.write(STREAM[:-2] + b"X-Forwarded-For: %b\r\n\r\n" % client)
+    await door.until(lambda: door.budget.works)
+    assert door.budget.owners == [("handshakes", "192.0.2.1")]
+    writer.close()
+    door.budget.do()
+    await door.until(lambda: door.is_empty)
+
+
 HEALTH = b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from kalam_notify.errors import LogUnavailable
 from kalam_notify.model import ANONYMOUS, Owner, TableDef, TableId
+from kalam_notify.model.tables import SeenColumns
 from kalam_notify.model.types import ColumnType
 from kalam_notify.sql import Limits, parse
 from kalam_notify.subscriptions.requests import Notices
@@ -16,12 +17,14 @@ class Rows:
 
     def __init__(self, columns: Collection[str] | None) -> None:
         self.columns = columns
+        # Whether all of them were looked at.
+        self.are_all = True
         self.asked = 0
         self.now = 100.0
 
-    def columns_of(self, table: TableDef, owner: Owner) -> Collection[str] | None:
+    def columns_of(self, table: TableDef, owner: Owner) -> SeenColumns | None:
         self.asked += 1
-        return self.columns
+        return None if self.columns is None else SeenColumns(frozenset(self.columns), self.are_all)
 
 
 def told(
@@ -63,6 +66,18 @@ def test_rows_that_were_not_looked_at_say_nothing() -> None:
     assert told(notices, "status = 'open'", declared=False) != []
 
 
+def test_rows_of_which_some_were_passed_over_say_nothing_either() -> None:
+    """What was not looked at may have the column; what has been seen is known all the same."""
+    rows = Rows({"id", "small"})
+    rows.are_all = False
+    notices = Notices(rows.columns_of, lambda: rows.now)
+    assert told(notices, "doc IS NOT NULL") == []
+    assert told(notices, "small = 1") == []
+    assert rows.asked == 1
+    rows.are_all, rows.now = True, rows.now + 2
+    assert told(notices, "doc IS NOT NULL") != []
+
+
 def test_rows_are_looked_at_once_in_a_while() -> None:
     rows = Rows({"id"})
     notices = Notices(rows.columns_of, lambda: rows.now)
@@ -85,7 +100,7 @@ def test_declared_columns_need_no_notice() -> None:
 
 
 def test_a_log_that_cannot_be_read_costs_the_notice_only() -> None:
-    def broken(table: TableDef, owner: Owner) -> Collection[str] | None:
+    def broken(table: TableDef, owner: Owner) -> SeenColumns | None:
         raise LogUnavailable("gone")
 
     assert told(Notices(broken), "status = 'open'") == []
