@@ -82,7 +82,22 @@ def explain(text: str, index: int, rules: Rules) -> ChangeRefused:
         return invalid_json("nested too deeply", index)
     except ChangeRefused as refusal:
         return invalid_json(refusal.message, index)
+    # Before anything of it is said again, names in `field` for one.
+    if "\\u" in text and not _is_unicode(raw):
+        return invalid_json("a text is not Unicode", index)
     return _Examination(index, rules).verdict(raw)
+
+
+def _is_unicode(raw: object) -> bool:
+    """Whether no text of it, names included, is half a surrogate pair."""
+    try:
+        json.dumps(raw, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    except RecursionError:
+        # So deep that it is refused for that.
+        return True
+    return True
 
 
 class _Examination:

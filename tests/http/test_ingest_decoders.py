@@ -208,6 +208,11 @@ BAD_JSON = [
     b'{"table":"app.orders","change_type":"insert","row_data":{"id":1,"a":' + b"[" * DEEP,
     b'{"table":"app.orders","change_type":"insert","row_data":{"id":1,"a":"\\ud800"}}',
     b'{"table":"app.orders","change_type":"insert","row_data":{"id":1,"\\udc00\\ud800":1}}',
+    *(
+        b'{"table":"app.orders","change_type":"insert","row_data":{"id":1,"%b":1}%b}' % (name, rest)
+        for name in (rb"\ud800", rb"_\ud800", rb"a\uDFFF")
+        for rest in (b"", b',"change_type":"nope"', b',"change_type":"insert"', b',"user_id":7')
+    ),
     b'{"table":"app.orders","change_type":"insert","row_data":{"id":1,"a":"\xff"}}',
     b'{"table":"app.orders","change_type":"insert","row_data":{"id":1},"unknown":"\xc3"}',
     b'{"table":"app.orders","change_type":"insert","row_data":{"id":1,"a":"\x01"}}',
