@@ -19,7 +19,7 @@ behind it gets the new batch when it comes round again.
 
             the walk
                v
-    |..........+---------------|      batch 1 set out from the start
+    |..........+---------------|      batch 1 began at the start
     |----------+...............|      batch 2 joined here: as much is before it as behind
      alone      together with 1
 

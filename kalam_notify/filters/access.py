@@ -87,8 +87,9 @@ def access_paths(predicate: Expression) -> list[Access]:
 
 def all_paths(predicate: Expression) -> list[Access]:
     """Every way to find a predicate, the preferred one first; at least that of asking it."""
-    is_and = isinstance(predicate, Call) and predicate.op == "and"
-    operands = predicate.args if isinstance(predicate, Call) and is_and else (predicate,)
+    operands: Sequence[Expression] = (predicate,)
+    if isinstance(predicate, Call) and predicate.op == "and":
+        operands = predicate.args
     candidates = [*_candidates(operands)]
     if not candidates:
         return [Access(None, predicate, float("inf"))]

@@ -123,7 +123,7 @@ class Entry(Generic[T]):
         # The compiled residual and its data; None: what was met is TRUE.
         self.test: Test | None = None
         self.data: tuple[Any, ...] = ()
-        # Which of the filter's rival paths it is filed by.
+        # Which of the filter's access paths it is filed by.
         self.choice = 0
         # Whether one row can lead here by more than one term.
         self.many = False
